@@ -1,0 +1,154 @@
+//! `ClusterView` + change -> `ClusterView`, pure. Unknown keys are ignored, unreadable values are named.
+
+use crate::ids::{Epoch, NodeName, Revision};
+use crate::keyspace::{Key, Keyspace};
+use crate::records::{
+    FailoverRecord, FailsafeRecord, HistoryRecord, MemberRecord, RecordError, StatusRecord, SyncRecord,
+};
+use crate::settings::{ClusterSettings, SettingWarning};
+use crate::store::{KeyEvent, KeyValue, Snapshot};
+use crate::view::{ClusterView, ConfigDocument, LeaderKey, Member, Versioned};
+
+/// The view a snapshot shows. The last good configuration of `before` stays when the new one is unreadable
+/// (trap 14: garbage in `config` must not become the defaults).
+pub fn from_snapshot(space: &Keyspace, snapshot: &Snapshot, before: Option<&ClusterView>) -> ClusterView {
+    let mut view = ClusterView { revision: snapshot.revision, ..ClusterView::default() };
+    for kv in &snapshot.keys {
+        put(&mut view, space, kv);
+    }
+    if view.config.is_none()
+        && view.malformed.contains_key(&space.path(&Key::Config))
+        && let Some(before) = before
+    {
+        view.config.clone_from(&before.config);
+    }
+    view
+}
+
+/// Applies one change. Changes at or below the view's revision were seen already and are ignored, so a watch
+/// that repeats itself or goes back in time cannot undo anything; changes of one revision must arrive
+/// together, through [`apply_all`].
+pub fn apply(view: &mut ClusterView, space: &Keyspace, event: &KeyEvent) {
+    apply_all(view, space, std::slice::from_ref(event));
+}
+
+/// Applies changes in order, those of one revision together.
+pub fn apply_all(view: &mut ClusterView, space: &Keyspace, events: &[KeyEvent]) {
+    let seen = view.revision;
+    for event in events.iter().filter(|e| e.revision() > seen) {
+        match event {
+            KeyEvent::Put(kv) => put(view, space, kv),
+            KeyEvent::Delete { key, .. } => delete(view, space, key),
+        }
+        view.revision = view.revision.max(event.revision());
+    }
+}
+
+/// Notes that nothing changed up to `revision`.
+pub fn progress(view: &mut ClusterView, revision: Revision) {
+    view.revision = view.revision.max(revision);
+}
+
+fn put(view: &mut ClusterView, space: &Keyspace, kv: &KeyValue) {
+    let Some(key) = space.parse(&kv.key) else { return };
+    let result = read(view, &key, kv);
+    let path = space.path(&key);
+    match result {
+        Ok(()) => {
+            view.malformed.remove(&path);
+        }
+        Err(RecordError(why)) => {
+            if key != Key::Config {
+                forget(view, &key);
+            }
+            view.malformed.insert(path, why);
+        }
+    }
+}
+
+fn read(view: &mut ClusterView, key: &Key, kv: &KeyValue) -> Result<(), RecordError> {
+    let bytes = &kv.value;
+    match key {
+        Key::Initialize => view.initialize = Some(text(bytes)?),
+        Key::Config => view.config = Some(versioned(kv, config(bytes)?)),
+        Key::Leader => {
+            let name = text(bytes)?;
+            if name.is_empty() {
+                return Err(RecordError("the leader key names nobody".to_owned()));
+            }
+            view.leader = Some(LeaderKey {
+                name: NodeName::new(name),
+                epoch: Epoch(kv.create_revision.0),
+                lease: kv.lease,
+            });
+        }
+        Key::Member(name) => {
+            let member = Member { record: MemberRecord::parse(bytes)?, lease: kv.lease };
+            view.members.insert(name.clone(), member);
+        }
+        Key::Status => view.status = Some(StatusRecord::parse(bytes)?),
+        // `status` wins where both exist; a leader that writes only the old key leaves `status` absent.
+        Key::OptimeLeader => {
+            if view.status.is_none() {
+                view.status = Some(StatusRecord::parse(bytes)?);
+            }
+        }
+        Key::History => view.history = Some(HistoryRecord::parse(bytes)?),
+        Key::Failover => {
+            let record = FailoverRecord::parse(bytes)?;
+            view.failover_revision = Some(kv.mod_revision);
+            view.failover = (!record.is_empty()).then(|| versioned(kv, record));
+        }
+        Key::Sync => view.sync = Some(versioned(kv, SyncRecord::parse(bytes)?)),
+        Key::Failsafe => view.failsafe = Some(FailsafeRecord::parse(bytes)?),
+    }
+    Ok(())
+}
+
+fn delete(view: &mut ClusterView, space: &Keyspace, path: &[u8]) {
+    let Some(key) = space.parse(path) else { return };
+    view.malformed.remove(&space.path(&key));
+    forget(view, &key);
+}
+
+fn forget(view: &mut ClusterView, key: &Key) {
+    match key {
+        Key::Initialize => view.initialize = None,
+        Key::Config => view.config = None,
+        Key::Leader => view.leader = None,
+        Key::Member(name) => {
+            view.members.remove(name);
+        }
+        Key::Status => view.status = None,
+        Key::OptimeLeader => {}
+        Key::History => view.history = None,
+        Key::Failover => {
+            view.failover = None;
+            view.failover_revision = None;
+        }
+        Key::Sync => view.sync = None,
+        Key::Failsafe => view.failsafe = None,
+    }
+}
+
+fn versioned<T>(kv: &KeyValue, value: T) -> Versioned<T> {
+    Versioned { value, mod_revision: kv.mod_revision }
+}
+
+fn text(bytes: &[u8]) -> Result<String, RecordError> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|e| RecordError(e.to_string()))
+}
+
+fn config(bytes: &[u8]) -> Result<ConfigDocument, RecordError> {
+    let json: serde_json::Value = serde_json::from_slice(bytes)?;
+    if !json.is_object() {
+        return Err(RecordError("the dynamic configuration is not an object".to_owned()));
+    }
+    let (settings, _) = ClusterSettings::from_json(&json);
+    Ok(ConfigDocument { json, settings })
+}
+
+/// What was passed over in the configuration of `view`, for the log.
+pub fn config_warnings(view: &ClusterView) -> Vec<SettingWarning> {
+    view.config.as_ref().map(|c| ClusterSettings::from_json(&c.value.json).1).unwrap_or_default()
+}
