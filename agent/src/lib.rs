@@ -1,1 +1,21 @@
-//! stub
+//! `pgvane-agent`: one per PostgreSQL node, lease-based failover driven by events.
+//!
+//! # The safety argument
+//!
+//! A node may accept writes only while the leader key carries its name under its own live lease, or while
+//! every other member has promised not to race (S1, S3). All deadlines count from *before* the renewal was
+//! sent, on a clock that also runs while the machine sleeps ([`pgvane_cluster::clock`], [`timing`]), so the
+//! store can only keep the lease longer than this node believes. Three lines end writes in time, each able to
+//! act alone:
+//!
+//! 1. [`decide`] stops PostgreSQL cleanly when a renewal is late. It is pure: the same code runs in
+//!    production and in the simulation.
+//! 2. `guard`, a separate process, holds the deadline and kills PostgreSQL when it passes, whatever happened
+//!    to this process.
+//! 3. The renewal itself depends on the decision loop: `keepalive` sends nothing unless the loop has just
+//!    turned, so a stuck agent loses its lease instead of leading for ever.
+//!
+//! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
+
+pub mod decide;
+pub mod timing;

@@ -1,0 +1,130 @@
+//! What this node says of itself in the keys it owns; pure, from the same world as the decision.
+
+use pgvane_cluster::ids::{Epoch, Timeline};
+use pgvane_cluster::records::{
+    FailsafeRecord, MemberRecord, MemberRole, MemberState, NativeMember, PATRONI_VERSION, StatusRecord,
+};
+use pgvane_cluster::view::ClusterView;
+
+use super::action::Action;
+use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
+
+/// What never changes while the agent runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// `postgres://host:port/database`, without credentials.
+    pub conn_url: String,
+    /// `http://host:port/patroni`.
+    pub api_url: String,
+    /// The agent's own version.
+    pub version: String,
+}
+
+/// This node's member record.
+pub fn member(world: &World, identity: &Identity) -> MemberRecord {
+    let mut record = MemberRecord::new(state(world), role(world));
+    record.conn_url = Some(identity.conn_url.clone());
+    record.api_url = Some(identity.api_url.clone());
+    record.version = Some(PATRONI_VERSION.to_owned());
+    record.tags = world.tags.clone();
+    record.pause = world.settings.pause.then_some(true);
+    record.pgvane = Some(NativeMember {
+        version: identity.version.clone(),
+        serving_epoch: serving_epoch(world).map(|e| e.0),
+    });
+    if let (Process::Running, Some(sql)) = (world.local.process, &world.local.sql) {
+        record.xlog_location = Some(sql.position);
+        record.timeline = Some(sql.timeline).filter(|t| *t > Timeline(0));
+        if sql.in_recovery {
+            record.receive_lsn = sql.received;
+            record.replay_lsn = sql.replayed;
+            record.replication_state = sql.streaming.then(|| "streaming".to_owned());
+        } else if sql.checkpointed.is_some_and(|t| t < sql.timeline) {
+            record.checkpoint_after_promote = Some(false);
+        }
+    }
+    record
+}
+
+/// What PostgreSQL is doing, in the contract's words.
+pub fn state(world: &World) -> MemberState {
+    let ongoing = world.local.ongoing.get(&Slot::Postgres).map(|o| o.what);
+    let doing = |action: &str| ongoing == Some(action);
+    if doing(Action::Bootstrap.label()) {
+        return MemberState::Initializing;
+    }
+    if doing("clone") || doing("rejoin") && world.local.process == Process::Absent {
+        return MemberState::CreatingReplica;
+    }
+    match world.local.process {
+        Process::Running if doing("stop_to_hand_over") || doing("stop") => MemberState::Stopping,
+        Process::Running => MemberState::Running,
+        Process::Starting { .. } => MemberState::Starting,
+        Process::Stopping => MemberState::Stopping,
+        Process::Absent if world.memory.crashed_at.is_some() => MemberState::Crashed,
+        Process::Absent => MemberState::Stopped,
+    }
+}
+
+/// What this node is, in the contract's words.
+pub fn role(world: &World) -> MemberRole {
+    if matches!(world.local.data, DataDir::Absent | DataDir::Spoiled) {
+        return MemberRole::Uninitialized;
+    }
+    match (world.local.process, world.local.role) {
+        (Process::Running, LocalRole::Primary) if promotes(world) => MemberRole::Promoted,
+        (Process::Running | Process::Starting { .. }, LocalRole::Primary) => MemberRole::Primary,
+        (Process::Stopping, LocalRole::Primary) => MemberRole::Demoted,
+        (Process::Absent, _) if super::data::is_stopped_primary(world) => MemberRole::Demoted,
+        _ => MemberRole::Replica,
+    }
+}
+
+fn promotes(world: &World) -> bool {
+    world.local.ongoing.get(&Slot::Postgres).is_some_and(|o| o.what == "promote")
+        || world.local.sql.as_ref().is_some_and(|sql| sql.in_recovery)
+}
+
+/// The reign this node serves writes in, when it does: key, lease, guard and PostgreSQL all agree.
+pub fn serving_epoch(world: &World) -> Option<Epoch> {
+    let view = world.dcs.last_view()?;
+    let epoch = match world.holder(view) {
+        Holder::Me(key) => key.epoch,
+        Holder::MyName(_) | Holder::Nobody | Holder::Other(_) => return None,
+    };
+    let guarded = world.settings.pause || world.local.guard == (Guard::Armed { epoch });
+    let serving = state(world) == MemberState::Running && role(world) == MemberRole::Primary;
+    (guarded && serving).then_some(epoch)
+}
+
+/// The leader's `status`, when this node leads and knows its position. Slots are filled in by the caller.
+pub fn status(world: &World) -> Option<(Epoch, StatusRecord)> {
+    let epoch = serving_epoch(world)?;
+    let optime = world.local.sql.as_ref().filter(|sql| !sql.in_recovery)?.position;
+    Some((epoch, StatusRecord { optime, slots: None, retain_slots: None }))
+}
+
+/// The failsafe list as it should be, when this node leads, failsafe_mode is on and the key says otherwise:
+/// every member with an API address.
+pub fn failsafe(world: &World) -> Option<(Epoch, FailsafeRecord)> {
+    let Dcs::Known(view) = &world.dcs else { return None };
+    let epoch = serving_epoch(world).filter(|_| world.settings.failsafe_mode)?;
+    let list = failsafe_list(view);
+    (view.failsafe.as_ref() != Some(&list)).then_some((epoch, list))
+}
+
+fn failsafe_list(view: &ClusterView) -> FailsafeRecord {
+    let members = view.members.iter();
+    FailsafeRecord(members.filter_map(|(name, m)| Some((name.clone(), m.record.api_url.clone()?))).collect())
+}
+
+/// Whether `new` must be written at once: everything but positions that merely moved on.
+pub fn is_urgent(old: &MemberRecord, new: &MemberRecord) -> bool {
+    let still = |record: &MemberRecord| MemberRecord {
+        xlog_location: None,
+        receive_lsn: None,
+        replay_lsn: None,
+        ..record.clone()
+    };
+    still(old) != still(new)
+}

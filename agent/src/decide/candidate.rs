@@ -1,0 +1,174 @@
+//! May this node lead, and is it the best? A total order without ties, over live positions.
+//!
+//! Order: the newer timeline, then the further position, then the higher priority, then the smaller name.
+//! Timelines come first because a server that never followed the last promotion may hold a longer history
+//! that was never acknowledged to anybody (trap 3).
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::{Lsn, NodeName, Timeline};
+use pgvane_cluster::records::MemberState;
+use pgvane_cluster::view::ClusterView;
+
+use super::action::Reason;
+use super::world::{Peer, Slot, Sql, World};
+
+/// How old the others' answers may be when a node campaigns on them.
+const ANSWERS_MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How long an equal candidate waits for each one that goes before it, so that one transaction is enough.
+const RANK_DELAY: Duration = Duration::from_millis(100);
+
+/// How long the candidate an operator named is waited for.
+const NAMED_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the others are asked again while one of them is waited for.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What a node concludes about itself while nobody leads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Create the leader key.
+    Campaign,
+    /// The others' positions are needed first.
+    Ask,
+    /// Not now; judge again at this time.
+    Wait(Reason, Tick),
+}
+
+/// Judges this node, a running standby (or a primary that all others vouch for).
+pub fn judge(world: &World, view: &ClusterView) -> Verdict {
+    let now = world.now;
+    let since = world.memory.leaderless_since.unwrap_or(now);
+    let never = now + world.timing.renew_interval;
+    if let Some(vouch) = &world.memory.vouch {
+        return Verdict::Wait(Reason::WeVouchedFor(vouch.leader.clone()), vouch.until);
+    }
+    let Some(sql) = &world.local.sql else {
+        return Verdict::Wait(Reason::PositionUnknown, now + super::SOON);
+    };
+    if world.may_write() {
+        // All others vouch for us (safety would have stopped us otherwise): the key is ours to renew.
+        return Verdict::Campaign;
+    }
+    if let Some(reason) = forbidden(world, view, sql) {
+        return Verdict::Wait(reason, never);
+    }
+    let request = view.failover.as_ref().map(|f| &f.value).filter(|r| r.scheduled_at.is_none());
+    let named = request.and_then(|r| r.member.as_ref());
+    if named == Some(&world.me) {
+        // The operator's word, and a leader that handed over has seen that we hold everything.
+        return Verdict::Campaign;
+    }
+    let patience = since + NAMED_PATIENCE;
+    let was_leader = request.and_then(|r| r.leader.as_ref()) == Some(&world.me);
+    if now < patience && (named.is_some() || was_leader) {
+        let who = named.cloned().unwrap_or_else(|| world.me.clone());
+        return Verdict::Wait(Reason::CandidateNamed(who), patience);
+    }
+    if is_too_far_behind(world, view, sql) {
+        return Verdict::Wait(Reason::TooFarBehind, never);
+    }
+    if let Some(leader) = released_cleanly(world, view, sql) {
+        return after_release(world, view, &leader, since);
+    }
+    if world.peers.asked_at < since || now.since(world.peers.asked_at) > ANSWERS_MAX_AGE {
+        return Verdict::Ask;
+    }
+    compare(world, sql, since)
+}
+
+fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
+    if !world.tags.may_lead() {
+        return Some(Reason::NoFailoverTag);
+    }
+    let listed = |f: &pgvane_cluster::records::FailsafeRecord| f.0.is_empty() || f.0.contains_key(&world.me);
+    if world.settings.failsafe_mode && !view.failsafe.as_ref().is_none_or(listed) {
+        return Some(Reason::NotInFailsafe);
+    }
+    let in_sync = view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(&world.me));
+    if world.settings.synchronous_mode && !in_sync {
+        return Some(Reason::NotSynchronous);
+    }
+    has_diverged(view, sql.timeline, sql.position).then_some(Reason::Diverged)
+}
+
+fn is_too_far_behind(world: &World, view: &ClusterView, sql: &Sql) -> bool {
+    let lag = view.status.as_ref().map_or(0, |s| s.optime.bytes_since(sql.position));
+    lag > world.settings.maximum_lag_on_failover
+}
+
+/// Whether a server at `position` of `timeline` holds WAL that the cluster's history does not: it went past
+/// the point where the next timeline began.
+pub fn has_diverged(view: &ClusterView, timeline: Timeline, position: Lsn) -> bool {
+    let ended = view.history.as_ref().and_then(|h| h.0.iter().find(|e| e.timeline == timeline));
+    ended.is_some_and(|entry| position > entry.switch_lsn)
+}
+
+/// The leader that released the key after a clean stop, when we hold everything it wrote: nobody can be ahead.
+fn released_cleanly(world: &World, view: &ClusterView, sql: &Sql) -> Option<NodeName> {
+    let leader = world.memory.last_leader.clone().filter(|l| *l != world.me)?;
+    let record = &view.members.get(&leader)?.record;
+    let optime = view.status.as_ref()?.optime;
+    (record.state == MemberState::Stopped && optime > Lsn(0) && sql.position >= optime).then_some(leader)
+}
+
+/// All of equal standing by their records: each waits for those with a higher priority or a smaller name.
+fn after_release(world: &World, view: &ClusterView, leader: &NodeName, since: Tick) -> Verdict {
+    let mine = (Reverse(world.tags.failover_priority()), &world.me);
+    let before: Vec<&NodeName> = view
+        .members
+        .iter()
+        .filter(|(name, m)| **name != world.me && *name != leader && m.record.tags.may_lead())
+        .filter(|(_, m)| m.record.state == MemberState::Running)
+        .filter(|(name, m)| (Reverse(m.record.tags.failover_priority()), *name) < mine)
+        .map(|(name, _)| name)
+        .collect();
+    wait_for_turn(world, since, &before)
+}
+
+fn wait_for_turn(world: &World, since: Tick, before: &[&NodeName]) -> Verdict {
+    let turn = since + RANK_DELAY * u32::try_from(before.len()).unwrap_or(u32::MAX);
+    match before.first() {
+        Some(first) if world.now < turn => Verdict::Wait(Reason::AfterPeer((*first).clone()), turn),
+        Some(_) | None => Verdict::Campaign,
+    }
+}
+
+/// Compares our live position with the others'.
+fn compare(world: &World, sql: &Sql, since: Tick) -> Verdict {
+    let ask_again = world.peers.asked_at + ASK_AGAIN;
+    let again = |reason| {
+        if world.now >= ask_again && world.free(Slot::Peers) {
+            Verdict::Ask
+        } else {
+            Verdict::Wait(reason, ask_again)
+        }
+    };
+    let mut before = Vec::new();
+    for (name, answer) in world.peers.answers.iter().filter(|(name, _)| **name != world.me) {
+        let Peer::Answered { is_primary, running, timeline, position, tags } = answer else { continue };
+        if *is_primary {
+            return again(Reason::PrimaryAlive(name.clone()));
+        }
+        if !running || !tags.may_lead() {
+            continue;
+        }
+        let theirs = (timeline.unwrap_or(sql.timeline), *position);
+        let ours = (sql.timeline, sql.position);
+        if theirs > ours {
+            // Never for ever: a member that is ahead but cannot reach the store would block everybody.
+            if world.now.since(since) < world.settings.ttl {
+                return again(Reason::BehindPeer(name.clone()));
+            }
+        } else if theirs == ours
+            && (Reverse(tags.failover_priority()), name)
+                < (Reverse(world.tags.failover_priority()), &world.me)
+        {
+            before.push(name);
+        }
+    }
+    wait_for_turn(world, since, &before)
+}

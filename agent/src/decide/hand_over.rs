@@ -1,0 +1,152 @@
+//! Handing leadership over without losing a row: check, checkpoint, stop, confirm, release.
+//!
+//! The key is kept until a candidate is known to hold the shutdown checkpoint; if none does in time,
+//! PostgreSQL starts again here and the request is dropped. So a planned change never loses a commit (S2).
+
+use std::time::Duration;
+
+use pgvane_cluster::ids::{Lsn, NodeName};
+use pgvane_cluster::records::FailoverRecord;
+use pgvane_cluster::view::{ClusterView, LeaderKey, Versioned};
+
+use super::action::{Action, Decision, Reason, Request};
+use super::memory::HandOver;
+use super::world::{LocalRole, Peer, Process, Slot, World};
+
+/// How old the answers of the others may be when a hand-over begins.
+const ANSWERS_MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How long the candidates get to confirm the shutdown checkpoint.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(2);
+
+/// The next step of a hand-over, when one is wanted or under way.
+pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Option<Decision> {
+    let wanted = view.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+    if let Some(HandOver { request, stopped: Some((at, lsn)), .. }) = world.memory.hand_over
+        && world.local.process == Process::Absent
+    {
+        return Some(finish(world, view, key, request, (at, lsn)));
+    }
+    if world.memory.shutdown {
+        return None;
+    }
+    let request = wanted?;
+    let serving = world.local.process == Process::Running && world.local.role == LocalRole::Primary;
+    if !serving {
+        return None;
+    }
+    Some(begin(world, view, request))
+}
+
+/// Judges the operator's request and takes its next step.
+fn begin(world: &World, view: &ClusterView, request: &Versioned<FailoverRecord>) -> Decision {
+    let record = &request.value;
+    let clear = |reason| world.act(Action::ClearRequest { revision: request.mod_revision }, reason);
+    if record.leader.as_ref().is_some_and(|leader| *leader != world.me) {
+        return clear(Reason::RequestForAnotherLeader);
+    }
+    if record.member.as_ref() == Some(&world.me) {
+        return clear(Reason::RequestForLeader);
+    }
+    prepare(world, view, Request::Operator(request.mod_revision), record.member.as_ref(), clear)
+}
+
+/// The steps before the stop, the same for an operator's request and for the agent's own end.
+pub(super) fn prepare(
+    world: &World,
+    view: &ClusterView,
+    request: Request,
+    named: Option<&NodeName>,
+    give_up: impl Fn(Reason) -> Decision,
+) -> Decision {
+    let prepared = world.memory.hand_over.filter(|h| h.request == request).is_some_and(|h| h.checkpointed);
+    if prepared {
+        return world.act(Action::StopToHandOver { request }, Reason::RequestedBy(request));
+    }
+    if world.now.since(world.peers.asked_at) > ANSWERS_MAX_AGE {
+        return world.act(Action::PollPeers, Reason::RequestedBy(request));
+    }
+    let floor = Lsn(view
+        .status
+        .as_ref()
+        .map_or(0, |s| s.optime.0)
+        .saturating_sub(world.settings.maximum_lag_on_failover));
+    if ready(world, view, named, floor).is_none() {
+        return give_up(Reason::NoCandidate);
+    }
+    world.act(Action::Checkpoint { request }, Reason::RequestedBy(request))
+}
+
+/// After the stop: release once a candidate has everything, start again when none has in time.
+fn finish(
+    world: &World,
+    view: &ClusterView,
+    key: &LeaderKey,
+    request: Request,
+    (stopped_at, shutdown_lsn): (pgvane_cluster::clock::Tick, Option<Lsn>),
+) -> Decision {
+    let named = match request {
+        Request::Operator(_) => view.failover.as_ref().and_then(|f| f.value.member.clone()),
+        Request::Shutdown => None,
+    };
+    let confirmed = (world.peers.asked_at >= stopped_at)
+        .then_some(shutdown_lsn)
+        .flatten()
+        .and_then(|lsn| ready(world, view, named.as_ref(), lsn));
+    if let Some(candidate) = confirmed {
+        let release = Action::Release { epoch: key.epoch, optime: shutdown_lsn };
+        return world.act(release, Reason::CandidateReady(candidate.clone()));
+    }
+    let late = shutdown_lsn.is_none() || world.now.since(stopped_at) > CONFIRM_LIMIT;
+    if late {
+        return match request {
+            // Nobody has it all: serving on loses nothing.
+            Request::Operator(_) => world.guarded(key.epoch, Action::StartPrimary, Reason::HandOverTimeout),
+            Request::Shutdown => {
+                let release = Action::Release { epoch: key.epoch, optime: shutdown_lsn };
+                world.act(release, Reason::HandOverTimeout)
+            }
+        };
+    }
+    if !world.free(Slot::Peers) {
+        return world.wait_briefly(Reason::Busy(Slot::Peers));
+    }
+    world.act(Action::PollPeers, Reason::RequestedBy(request))
+}
+
+/// The named candidate, or the best of all, among those that may lead and have WAL up to `floor`.
+fn ready<'a>(
+    world: &'a World,
+    view: &ClusterView,
+    named: Option<&NodeName>,
+    floor: Lsn,
+) -> Option<&'a NodeName> {
+    let in_sync = |name: &NodeName| {
+        !world.settings.synchronous_mode
+            || view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(name))
+    };
+    world
+        .peers
+        .answers
+        .iter()
+        .filter(|(name, _)| **name != world.me && named.is_none_or(|n| n == *name) && in_sync(name))
+        .filter_map(|(name, answer)| match answer {
+            Peer::Answered { is_primary: false, running: true, position, tags, .. }
+                if tags.may_lead() && *position >= floor =>
+            {
+                Some((name, *position))
+            }
+            Peer::Answered { .. } | Peer::Unreachable => None,
+        })
+        .max_by_key(|(name, position)| (*position, std::cmp::Reverse(*name)))
+        .map(|(name, _)| name)
+}
+
+/// Whether any other member could lead at all, by the records.
+pub(super) fn somebody_else(world: &World, view: &ClusterView) -> bool {
+    view.members.iter().any(|(name, m)| {
+        *name != world.me
+            && m.record.tags.may_lead()
+            && m.record.state == pgvane_cluster::records::MemberState::Running
+    })
+}

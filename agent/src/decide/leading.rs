@@ -1,0 +1,95 @@
+//! We hold the leader key: become primary, stay primary, or hand over. Keeps S3.
+
+use pgvane_cluster::view::{ClusterView, LeaderKey};
+
+use super::action::{Action, Decision, Reason};
+use super::hand_over;
+use super::world::{DataDir, Dcs, Guard, LocalRole, Process, World};
+
+/// The step of a leader.
+pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
+    let Some(authority) = world.authority().filter(|a| !a.is_late(world.now)) else {
+        // The renewal decides within moments: it succeeds, or the store says the lease is gone.
+        return world.wait_briefly(Reason::RenewalLate);
+    };
+    if let Some(vouch) = &world.memory.vouch {
+        // A campaign whose answer was lost may win after we promised another leader to stand aside.
+        return world.wait_until(vouch.until, Reason::WeVouchedFor(vouch.leader.clone()));
+    }
+    if let Some(decision) = hand_over::check(world, view, key) {
+        return decision;
+    }
+    match world.local.process {
+        Process::Absent => restart(world, key),
+        Process::Starting { since } => {
+            let spent = world.now.since(since) > world.settings.primary_start_timeout
+                && !world.settings.primary_start_timeout.is_zero();
+            if spent && hand_over::somebody_else(world, view) {
+                let how = super::StopMode::Immediate;
+                return world.act(Action::Stop { how }, Reason::StartTimeout);
+            }
+            world.wait(Reason::Starting)
+        }
+        Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
+        Process::Running => match world.local.role {
+            LocalRole::Standby => {
+                world.guarded(authority.epoch, Action::Promote { epoch: key.epoch }, Reason::WonKey)
+            }
+            LocalRole::Unknown => world.wait_briefly(Reason::PositionUnknown),
+            LocalRole::Primary => serve(world, view, key),
+        },
+    }
+}
+
+/// Our name under a lease we do not hold: a predecessor's key. One transaction makes it ours or shows that it
+/// is not.
+pub(super) fn take_over(world: &World) -> Decision {
+    match world.lease {
+        super::world::OwnLease::None => world.wait_briefly(Reason::NoLease),
+        super::world::OwnLease::Held { .. } => world.act(Action::TakeOverKey, Reason::KeyUnderOldLease),
+    }
+}
+
+fn serve(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
+    if world.local.guard != (Guard::Armed { epoch: key.epoch }) {
+        return world.act(Action::ArmGuard { epoch: key.epoch }, Reason::GuardNotArmed);
+    }
+    if view.config.is_none() {
+        return world.act(Action::WriteConfig, Reason::ConfigMissing);
+    }
+    world.wait(Reason::Leading)
+}
+
+/// PostgreSQL does not run and we hold the key. Handing over now would lose what the standbys have not
+/// received, so it is restarted in place until primary_start_timeout is spent (0: hand over at once).
+fn restart(world: &World, key: &LeaderKey) -> Decision {
+    let limit = world.settings.primary_start_timeout;
+    let spent = world.memory.crashed_at.is_some_and(|at| world.now.since(at) >= limit);
+    let others = match &world.dcs {
+        Dcs::Known(view) => hand_over::somebody_else(world, view),
+        Dcs::Unknown { .. } => false,
+    };
+    if spent && others {
+        return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartTimeout);
+    }
+    match &world.local.data {
+        DataDir::Present(control) if !control.standby => {
+            world.guarded(key.epoch, Action::StartPrimary, Reason::Crashed)
+        }
+        DataDir::Present(_) => match world.stale_guard() {
+            Some(decision) => decision,
+            None => world.act(Action::StartStandby { upstream: None }, Reason::NotRunning),
+        },
+        DataDir::Absent | DataDir::Spoiled | DataDir::Unreadable(_) => world.wait(Reason::CannotServe),
+    }
+}
+
+/// The same while the store is away but our right to lead is not: only PostgreSQL itself is looked after.
+pub(super) fn keep_serving(world: &World, key: &LeaderKey) -> Decision {
+    match world.local.process {
+        Process::Absent => restart(world, key),
+        Process::Starting { .. } => world.wait(Reason::Starting),
+        Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
+        Process::Running => world.wait(Reason::Vouched),
+    }
+}

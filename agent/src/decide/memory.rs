@@ -1,0 +1,179 @@
+//! What is remembered between decisions: promises, failures, the steps of a hand-over. Changed only here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
+
+use super::action::Request;
+use super::world::{Dcs, Local, Process, Slot};
+
+/// The other members' promise to us: nobody of them races for `ttl` from their answer on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Consent {
+    /// When the question was sent, earlier than any of the promises began.
+    pub asked_at: Tick,
+    /// How long each promised.
+    pub ttl: Duration,
+    /// The reign it was asked for.
+    pub epoch: Epoch,
+}
+
+/// Our promise to a leader: we do not race before `until`. Kept on disk, so that it survives this agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vouch {
+    /// Whom we vouched for.
+    pub leader: NodeName,
+    /// Until when.
+    pub until: Tick,
+}
+
+/// A hand-over in its steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandOver {
+    /// What asked for it.
+    pub request: Request,
+    /// Whether the checkpoint that shortens the stop was made.
+    pub checkpointed: bool,
+    /// When PostgreSQL had stopped, and where its WAL ended; `None` for the position after an unclean stop.
+    pub stopped: Option<(Tick, Option<Lsn>)>,
+}
+
+/// When a slot may be used again after failures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pause {
+    /// Not before.
+    pub until: Tick,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// What is remembered between decisions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Memory {
+    /// The promise of the others.
+    pub consent: Option<Consent>,
+    /// When they were last asked for it.
+    pub consent_asked_at: Option<Tick>,
+    /// Our promise.
+    pub vouch: Option<Vouch>,
+    /// Since when the store has said that nobody leads.
+    pub leaderless_since: Option<Tick>,
+    /// Who led last, as far as this agent saw.
+    pub last_leader: Option<NodeName>,
+    /// When PostgreSQL ended unasked while we led; cleared when it serves again.
+    pub crashed_at: Option<Tick>,
+    /// The hand-over under way.
+    pub hand_over: Option<HandOver>,
+    /// Whether the agent was told to stop.
+    pub shutdown: bool,
+    /// Whether this agent created `initialize`.
+    pub may_bootstrap: bool,
+    /// Since when a running standby has not streamed although a leader is there.
+    pub not_streaming_since: Option<Tick>,
+    /// Slots that failed and may not be used for a while.
+    pub pauses: BTreeMap<Slot, Pause>,
+}
+
+/// What an effect came to, as far as later decisions need it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It did what it was for.
+    Done(Slot),
+    /// It did not.
+    Failed(Slot),
+    /// `initialize` was created by us.
+    WonInitialize,
+    /// The checkpoint before a hand-over was made.
+    Checkpointed(Request),
+    /// PostgreSQL stopped for a hand-over.
+    StoppedToHandOver {
+        /// What it was for.
+        request: Request,
+        /// Where the WAL ended, when the stop was clean.
+        shutdown_lsn: Option<Lsn>,
+    },
+    /// The leader key of our reign is gone, or another's: the hand-over is complete.
+    Released,
+    /// All members vouch for us.
+    Consented(Consent),
+    /// Some member does not, or did not answer.
+    NotConsented,
+    /// PostgreSQL ended unasked.
+    PostgresEnded,
+    /// The operator's request was cleared.
+    RequestCleared,
+}
+
+/// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl Memory {
+    /// Takes in what an effect came to.
+    pub fn absorb(&mut self, now: Tick, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done(slot) => {
+                self.pauses.remove(slot);
+            }
+            Outcome::Failed(slot) => self.pause(now, *slot),
+            Outcome::WonInitialize => self.may_bootstrap = true,
+            Outcome::Checkpointed(request) => {
+                self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped: None });
+            }
+            Outcome::StoppedToHandOver { request, shutdown_lsn } => {
+                let stopped = Some((now, *shutdown_lsn));
+                self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped });
+            }
+            Outcome::Released | Outcome::RequestCleared => self.hand_over = None,
+            Outcome::Consented(consent) => self.consent = Some(*consent),
+            // Promises already given stay valid until their own end.
+            Outcome::NotConsented => {}
+            Outcome::PostgresEnded => self.crashed_at = self.crashed_at.or(Some(now)),
+        }
+    }
+
+    fn pause(&mut self, now: Tick, slot: Slot) {
+        let failures = self.pauses.get(&slot).map_or(0, |p| p.failures) + 1;
+        let length = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE);
+        self.pauses.insert(slot, Pause { until: now + length, failures });
+    }
+
+    /// Takes in what is seen: who leads, whether a standby streams, whether PostgreSQL is back.
+    pub fn note(&mut self, now: Tick, dcs: &Dcs, local: &Local, me: &NodeName) {
+        if let Dcs::Known(view) = dcs {
+            match &view.leader {
+                Some(key) => {
+                    self.leaderless_since = None;
+                    self.last_leader = Some(key.name.clone());
+                    if key.name != *me {
+                        self.hand_over = None;
+                        self.crashed_at = None;
+                        self.consent = None;
+                    }
+                }
+                None => self.leaderless_since = self.leaderless_since.or(Some(now)),
+            }
+        }
+        if local.process == Process::Running {
+            self.crashed_at = None;
+        }
+        let starved = local.process == Process::Running
+            && local.sql.as_ref().is_some_and(|sql| sql.in_recovery && !sql.streaming);
+        self.not_streaming_since = if starved { self.not_streaming_since.or(Some(now)) } else { None };
+        if self.vouch.as_ref().is_some_and(|v| v.until <= now) {
+            self.vouch = None;
+        }
+    }
+
+    /// Promises `leader` not to race for `ttl` from now on.
+    pub fn promise(&mut self, now: Tick, leader: NodeName, ttl: Duration) -> &Vouch {
+        self.vouch.insert(Vouch { leader, until: now + ttl })
+    }
+
+    /// When `slot` may be used again; `None` when it may be used now.
+    pub fn paused_until(&self, now: Tick, slot: Slot) -> Option<Tick> {
+        self.pauses.get(&slot).map(|p| p.until).filter(|until| *until > now)
+    }
+}

@@ -1,0 +1,37 @@
+//! Nobody holds the leader key: take part in the race, or stand aside.
+
+use pgvane_cluster::view::ClusterView;
+
+use super::action::{Action, Decision, Reason};
+use super::candidate::{self, Verdict};
+use super::data;
+use super::world::{OwnLease, Process, World};
+
+/// The step of a node while nobody leads.
+pub(super) fn decide(world: &World, view: &ClusterView) -> Decision {
+    if let Some(decision) = world.stale_guard() {
+        return decision;
+    }
+    if world.lease == OwnLease::None {
+        return world.wait_briefly(Reason::NoLease);
+    }
+    match world.local.process {
+        // The first leader of a new cluster starts its data as it is, on the first timeline.
+        Process::Absent if data::is_virgin(view) && data::is_stopped_primary(world) => {
+            world.act(Action::Campaign, Reason::NewCluster)
+        }
+        // Whatever it was, it comes up as a standby and races by its position.
+        Process::Absent => world.act(Action::StartStandby { upstream: None }, Reason::NotRunning),
+        Process::Starting { .. } => world.wait(Reason::Starting),
+        Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
+        Process::Running => race(world, view),
+    }
+}
+
+fn race(world: &World, view: &ClusterView) -> Decision {
+    match candidate::judge(world, view) {
+        Verdict::Campaign => world.act(Action::Campaign, Reason::BestCandidate),
+        Verdict::Ask => world.act(Action::PollPeers, Reason::RaceNeedsAnswers),
+        Verdict::Wait(reason, until) => world.wait_until(until, reason),
+    }
+}
