@@ -1,0 +1,53 @@
+//! Gives a lease back: one attempt, on a thread of its own, so that the guard's loop never waits for a network.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use pgvane_cluster::ids::LeaseId;
+use pgvane_cluster::store::Store;
+use pgvane_cluster::store::etcd::EtcdStore;
+
+use super::protocol::StoreAccess;
+
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// How one attempt ended.
+pub(super) struct Answer {
+    pub(super) lease: LeaseId,
+    pub(super) result: Result<(), String>,
+}
+
+/// Starts an attempt. Its [`Answer`] is sent before a byte is written to `wake`.
+pub(super) fn start(access: StoreAccess, lease: LeaseId, answers: Sender<Answer>, mut wake: UnixStream) {
+    let attempt = std::thread::Builder::new().name("guard-revoke".to_owned()).spawn({
+        let (answers, wake) = (answers.clone(), wake.try_clone());
+        move || {
+            let result = revoke(&access, lease);
+            let _ = answers.send(Answer { lease, result });
+            if let Ok(mut wake) = wake {
+                let _ = wake.write(&[1]);
+            }
+        }
+    });
+    if let Err(e) = attempt {
+        let _ = answers.send(Answer { lease, result: Err(format!("no thread: {e}")) });
+        let _ = wake.write(&[1]);
+    }
+}
+
+fn revoke(access: &StoreAccess, lease: LeaseId) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("no runtime: {e}"))?;
+    runtime.block_on(async {
+        let attempt = async {
+            let store = EtcdStore::connect(access.etcd_options()).await.map_err(|e| e.to_string())?;
+            store.revoke(lease).await.map_err(|e| e.to_string())
+        };
+        tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or_else(|_| Err("no answer within 1s".to_owned()))
+    })
+}
