@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 use serde::{Deserialize, Serialize};
 
 /// The longest line either side takes; a longer one ends the connection.
@@ -81,6 +82,22 @@ pub struct StoreAccess {
     /// Password.
     #[serde(default)]
     pub password: Option<String>,
+}
+
+impl StoreAccess {
+    /// The same in the store's own terms.
+    pub fn etcd_options(&self) -> EtcdOptions {
+        let tls = EtcdTls {
+            ca: self.cacert.clone(),
+            identity: self.cert.clone().zip(self.key.clone()),
+            server_name: None,
+        };
+        EtcdOptions {
+            tls: self.endpoints.iter().any(|e| e.starts_with("https:")).then_some(tls),
+            user: self.username.clone().zip(self.password.clone()),
+            ..EtcdOptions::new(self.endpoints.clone())
+        }
+    }
 }
 
 impl std::fmt::Debug for StoreAccess {

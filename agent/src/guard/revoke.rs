@@ -44,10 +44,10 @@ fn revoke(access: &StoreAccess, lease: LeaseId) -> Result<(), String> {
         .build()
         .map_err(|e| format!("no runtime: {e}"))?;
     runtime.block_on(async {
-        let attempt = async {
-            let store = EtcdStore::connect(access.etcd_options()).await.map_err(|e| e.to_string())?;
-            store.revoke(lease).await.map_err(|e| e.to_string())
-        };
-        tokio::time::timeout(ATTEMPT, attempt).await.unwrap_or_else(|_| Err("no answer within 1s".to_owned()))
+        let store = EtcdStore::new(access.etcd_options());
+        match tokio::time::timeout(ATTEMPT, store.revoke(lease)).await {
+            Ok(result) => result.map_err(|e| e.to_string()),
+            Err(_) => Err("no answer within 1s".to_owned()),
+        }
     })
 }
