@@ -1,0 +1,232 @@
+//! The real etcd behind [`Store`]. Only this folder names the etcd client.
+//!
+//! The client library's defaults leave every timeout off and recover neither watches nor leases, so all of
+//! that is here: one connection at a time, the next endpoint after any failure, every call bounded, answers of
+//! stale members refused by raft term.
+
+mod connection;
+mod watch;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use etcd_client::{
+    Client, Compare as EtcdCompare, CompareOp, DeleteOptions, GetOptions, LeaseKeepAliveStream, LeaseKeeper,
+    PutOptions, Txn as EtcdTxn, TxnOp,
+};
+use tokio::sync::Mutex;
+
+use self::connection::{Connections, Retry};
+pub use self::watch::EtcdWatch;
+use super::{Compare, KeepAlive, KeyValue, Lease, Snapshot, Store, StoreError, Txn, TxnOutcome, Write};
+use crate::clock::Tick;
+use crate::ids::{LeaseId, Revision};
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// `http://host:port`, `https://host:port` or `host:port` of each member.
+    pub endpoints: Vec<String>,
+    /// TLS, for https endpoints.
+    pub tls: Option<EtcdTls>,
+    /// User and password.
+    pub user: Option<(String, String)>,
+    /// Bound on a TCP and TLS handshake.
+    pub connect_timeout: Duration,
+    /// Bound on one call over all endpoints it tries.
+    pub request_timeout: Duration,
+}
+
+/// Certificates for etcd.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdTls {
+    /// CA certificate file, PEM; the system's roots where absent.
+    pub ca: Option<PathBuf>,
+    /// Client certificate and key files, PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name to verify instead of the endpoint's host.
+    pub server_name: Option<String>,
+}
+
+impl EtcdOptions {
+    /// Options with the default bounds: 1 s to connect, 2 s for a call.
+    pub fn new(endpoints: Vec<String>) -> EtcdOptions {
+        EtcdOptions {
+            endpoints,
+            tls: None,
+            user: None,
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl std::fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .finish_non_exhaustive()
+    }
+}
+
+/// etcd. Cheap to create: it connects when it is first asked something.
+pub struct EtcdStore {
+    connections: Connections,
+    keepers: Mutex<HashMap<LeaseId, Keeper>>,
+}
+
+/// The open keep-alive stream of one lease, and the connection it belongs to.
+struct Keeper {
+    generation: u64,
+    ask: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+}
+
+impl EtcdStore {
+    /// Does not connect yet, so it cannot fail; certificate files are read at the first connection.
+    pub fn new(options: EtcdOptions) -> EtcdStore {
+        EtcdStore { connections: Connections::new(options), keepers: Mutex::default() }
+    }
+}
+
+impl Store for EtcdStore {
+    type Watch = EtcdWatch;
+
+    async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        self.connections
+            .call(Retry::Always, |mut client: Client| async move {
+                let asked_at = Tick::now();
+                let mut answer = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
+                let header = answer.take_header();
+                let revision = Revision(header.as_ref().map_or(0, etcd_client::ResponseHeader::revision));
+                let keys = answer.kvs().iter().map(key_value).collect();
+                Ok((header, Snapshot { revision, keys, asked_at }))
+            })
+            .await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
+        watch::open(&self.connections, prefix, from).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
+        let txn = etcd_txn(txn);
+        self.connections
+            .call(Retry::UnlessSent, |mut client: Client| {
+                let txn = txn.clone();
+                async move {
+                    let mut answer = client.txn(txn).await?;
+                    let header = answer.take_header();
+                    let revision = Revision(header.as_ref().map_or(0, etcd_client::ResponseHeader::revision));
+                    Ok((header, TxnOutcome { succeeded: answer.succeeded(), revision }))
+                }
+            })
+            .await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        // A grant whose answer was lost leaves a lease without keys behind, which expires by itself.
+        self.connections
+            .call(Retry::Always, |mut client: Client| async move {
+                let mut answer = client.lease_grant(seconds, None).await?;
+                let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
+                Ok((answer.take_header(), Lease { id: LeaseId(answer.id()), ttl }))
+            })
+            .await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<KeepAlive, StoreError> {
+        let known = self.keepers.lock().await.remove(&lease);
+        // A stream is taken out while it is used: one that fails or is cancelled half way is never used again.
+        let result = self
+            .connections
+            .call_with(Retry::Always, known, |client: Client, generation, known: Option<Keeper>| async move {
+                let mut keeper = match known.filter(|k| k.generation == generation) {
+                    Some(keeper) => keeper,
+                    None => {
+                        let (ask, answers) = client.lease_client().keep_alive(lease.0).await?;
+                        Keeper { generation, ask, answers }
+                    }
+                };
+                keeper.ask.keep_alive().await?;
+                let answer = keeper.answers.message().await?;
+                let mut answer = answer.ok_or_else(connection::stream_ended)?;
+                let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
+                Ok((answer.take_header(), (ttl, keeper)))
+            })
+            .await;
+        match result {
+            Ok((ttl, _)) if ttl.is_zero() => Ok(KeepAlive::Gone),
+            Ok((ttl, keeper)) => {
+                self.keepers.lock().await.insert(lease, keeper);
+                Ok(KeepAlive::Renewed { ttl })
+            }
+            Err(StoreError::LeaseNotFound) => Ok(KeepAlive::Gone),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
+        let asked = self.connections.call(Retry::Always, |mut client: Client| async move {
+            let mut answer = client.lease_time_to_live(lease.0, None).await?;
+            // Negative: the lease is gone.
+            let left = u64::try_from(answer.ttl()).ok().filter(|s| *s > 0).map(Duration::from_secs);
+            Ok((answer.take_header(), left))
+        });
+        match asked.await {
+            Err(StoreError::LeaseNotFound) => Ok(None),
+            other => other,
+        }
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.keepers.lock().await.remove(&lease);
+        let asked = self.connections.call(Retry::Always, |mut client: Client| async move {
+            let mut answer = client.lease_revoke(lease.0).await?;
+            Ok((answer.take_header(), ()))
+        });
+        match asked.await {
+            Err(StoreError::LeaseNotFound) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+fn key_value(kv: &etcd_client::KeyValue) -> KeyValue {
+    KeyValue {
+        key: kv.key().to_vec(),
+        value: kv.value().to_vec(),
+        create_revision: Revision(kv.create_revision()),
+        mod_revision: Revision(kv.mod_revision()),
+        lease: (kv.lease() != 0).then(|| LeaseId(kv.lease())),
+    }
+}
+
+fn etcd_txn(txn: Txn) -> EtcdTxn {
+    let when: Vec<EtcdCompare> = txn
+        .when
+        .into_iter()
+        .map(|compare| match compare {
+            Compare::Absent(key) => EtcdCompare::create_revision(key, CompareOp::Equal, 0),
+            Compare::ValueIs(key, value) => EtcdCompare::value(key, CompareOp::Equal, value),
+            Compare::ModRevisionIs(key, r) => EtcdCompare::mod_revision(key, CompareOp::Equal, r.0),
+            Compare::CreateRevisionIs(key, r) => EtcdCompare::create_revision(key, CompareOp::Equal, r.0),
+        })
+        .collect();
+    let then: Vec<TxnOp> = txn
+        .then
+        .into_iter()
+        .map(|write| match write {
+            Write::Put(key, value, lease) => {
+                let options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
+                TxnOp::put(key, value, options)
+            }
+            Write::Delete(key) => TxnOp::delete(key, Some(DeleteOptions::new())),
+        })
+        .collect();
+    EtcdTxn::new().when(when).and_then(then)
+}
