@@ -19,3 +19,8 @@
 
 pub mod decide;
 pub mod timing;
+pub mod config;
+pub mod guard;
+pub mod history;
+pub mod postgres;
+pub mod vouch;

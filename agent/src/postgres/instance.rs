@@ -1,0 +1,173 @@
+//! Where the local PostgreSQL is and how its programs are run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use pgvane_cluster::ids::NodeName;
+use tokio::process::Command;
+
+use crate::config::{HostPort, NewUser, Role};
+
+/// The local PostgreSQL: paths, addresses, credentials.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// This member's name: its application_name as a replica.
+    pub member: NodeName,
+    /// The cluster's name.
+    pub scope: String,
+    /// The data directory; absolute.
+    pub data_dir: PathBuf,
+    /// PostgreSQL's programs.
+    pub bin_dir: PathBuf,
+    /// `listen_addresses`.
+    pub listen_addresses: String,
+    /// `port`.
+    pub port: u16,
+    /// Where clients and members reach it.
+    pub connect_address: HostPort,
+    /// The database the agent connects to.
+    pub database: String,
+    /// Who the agent is.
+    pub superuser: Role,
+    /// Who replicas are.
+    pub replication: Role,
+    /// Who pg_rewind is.
+    pub rewind: Role,
+    /// The password file of replicas and tools.
+    pub pgpass: PathBuf,
+    /// Directory of the Unix socket; TCP is used where absent.
+    pub socket_dir: Option<PathBuf>,
+    /// Local parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// Local pg_hba lines; none: the file is left alone.
+    pub pg_hba: Vec<String>,
+    /// initdb options, with their dashes.
+    pub initdb: Vec<String>,
+    /// Roles of a new cluster.
+    pub users: Vec<NewUser>,
+    /// Command run once for a new cluster.
+    pub post_bootstrap: Option<String>,
+}
+
+/// Why something could not be done to PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// A file or process.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was attempted.
+        what: String,
+        /// The system's answer.
+        error: std::io::Error,
+    },
+    /// A program of PostgreSQL failed.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// SQL failed.
+    #[error("SQL: {0}")]
+    Sql(String),
+    /// It took too long.
+    #[error("{0} took too long")]
+    TimedOut(&'static str),
+    /// The server ended while it was starting.
+    #[error("PostgreSQL did not start; the end of its log:\n{0}")]
+    DidNotStart(String),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl PostgresError {
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> PostgresError {
+        let what = what.into();
+        move |error| PostgresError::Io { what, error }
+    }
+}
+
+impl From<tokio_postgres::Error> for PostgresError {
+    fn from(error: tokio_postgres::Error) -> PostgresError {
+        PostgresError::Sql(error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string))
+    }
+}
+
+impl Instance {
+    /// The path of a PostgreSQL program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin_dir.join(name)
+    }
+
+    /// The server's own log, beside the data directory: it outlives a clone.
+    pub fn log_file(&self) -> PathBuf {
+        let name = self.data_dir.file_name().unwrap_or_default().to_string_lossy();
+        self.data_dir.with_file_name(format!("{name}.log"))
+    }
+
+    /// A program of PostgreSQL with its environment set: plain messages, our password file, nothing of
+    /// systemd's. It is ended when its future is dropped.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.program(name));
+        command
+            .env("LC_ALL", "C")
+            .env("PGPASSFILE", &self.pgpass)
+            .env("PGCONNECT_TIMEOUT", "5")
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs a program to its end; its output when it succeeded, the end of it as the error when not.
+    pub async fn run(&self, program: &'static str, mut command: Command) -> Result<String, PostgresError> {
+        let output = command.output().await.map_err(PostgresError::io(format!(
+            "{} cannot be run; is bin_dir right?",
+            self.program(program).display()
+        )))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            Err(PostgresError::Program { program, output: tail(&all, 20) })
+        }
+    }
+
+    /// Connection settings for the local server as the superuser.
+    pub fn local(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        match &self.socket_dir {
+            Some(dir) => config.host_path(dir),
+            None => config.host(self.local_host()),
+        };
+        config
+            .port(self.port)
+            .user(&self.superuser.username)
+            .dbname(&self.database)
+            .application_name("pgvane agent")
+            .connect_timeout(std::time::Duration::from_secs(3));
+        if let Some(password) = &self.superuser.password {
+            config.password(password.reveal());
+        }
+        config
+    }
+
+    fn local_host(&self) -> &str {
+        let first = self.listen_addresses.split(',').map(str::trim).find(|a| !a.is_empty());
+        match first {
+            None | Some("*" | "0.0.0.0") => "127.0.0.1",
+            Some("::") => "::1",
+            Some(address) => address,
+        }
+    }
+}
+
+/// The last `lines` lines of `text`.
+pub(super) fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -1,0 +1,14 @@
+//! Everything the agent does to its local PostgreSQL. Effects only: nothing here knows who leads.
+
+pub mod bootstrap;
+pub mod clone;
+pub mod control;
+pub mod controldata;
+pub mod instance;
+pub mod probe;
+pub mod process;
+pub mod rewind;
+pub mod settings;
+pub mod slots;
+
+pub use instance::{Instance, PostgresError};

@@ -1,0 +1,218 @@
+//! Did our history part from the leader's, and if so: pg_rewind (contract 8.3).
+
+use std::fs;
+use std::path::PathBuf;
+
+use pgvane_cluster::ids::{Lsn, Timeline};
+use pgvane_cluster::records::HistoryEntry;
+use tokio_postgres::NoTls;
+
+use super::controldata::ControlData;
+use super::{Instance, PostgresError};
+use crate::config::HostPort;
+use crate::history;
+
+/// What is compared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaderHistory {
+    /// The timeline it writes.
+    pub timeline: Timeline,
+    /// The timeline its last checkpoint was on; below `timeline` pg_rewind would be fooled (trap 10).
+    pub checkpointed: Timeline,
+    /// The timelines before.
+    pub ended: Vec<HistoryEntry>,
+}
+
+/// What the comparison says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Our WAL is part of the leader's history.
+    CanFollow,
+    /// It is not, or cannot be known to be.
+    NeedsRewind,
+}
+
+/// What pg_rewind came to.
+#[derive(Debug)]
+pub enum Rewound {
+    /// The data follow the leader's history.
+    Done,
+    /// It cannot be tried here; the text says why.
+    Impossible(String),
+    /// It failed; the directory may be unusable.
+    Failed(PostgresError),
+}
+
+/// Compares a stopped server's pg_control with the leader's history.
+///
+/// A server that was shut down cleanly as a primary has nothing after its shutdown checkpoint, so it can follow
+/// when the leader's history goes past the start of that record. A standby can when it has replayed no further
+/// than the point where its timeline ended. One that crashed as a primary may have WAL beyond what pg_control
+/// tells, so it never can without a look at its WAL, which is pg_rewind's job.
+pub fn compare(local: &ControlData, leader: &LeaderHistory) -> Verdict {
+    let is_standby = local.state.ends_with("recovery") && local.state != "in crash recovery";
+    let (timeline, position) = if is_standby && local.min_recovery > Lsn(0) {
+        (local.min_recovery_timeline.max(local.timeline), local.min_recovery)
+    } else {
+        (local.timeline, local.checkpoint)
+    };
+    if timeline == leader.timeline {
+        return Verdict::CanFollow;
+    }
+    let ended = leader.ended.iter().find(|e| e.timeline == timeline).map(|e| e.switch_lsn);
+    match ended {
+        Some(switch) if is_standby && position <= switch => Verdict::CanFollow,
+        Some(switch) if local.is_clean() && !is_standby && switch > position => Verdict::CanFollow,
+        Some(_) | None => Verdict::NeedsRewind,
+    }
+}
+
+/// Asks the leader for its history, as the rewind user: the functions it needs are those pg_rewind needs.
+pub async fn leader_history(instance: &Instance, leader: &HostPort) -> Result<LeaderHistory, PostgresError> {
+    let client = connect(instance, leader).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_is_in_recovery(), timeline_id,
+                    CASE WHEN pg_is_in_recovery() THEN 0
+                         ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END
+             FROM pg_control_checkpoint()",
+            &[],
+        )
+        .await?;
+    if row.get(0) {
+        return Err(PostgresError::Other(format!("{leader} is in recovery; it is no primary yet")));
+    }
+    let timeline = |n: i32| Timeline(u32::try_from(n).unwrap_or(0));
+    let (checkpointed, current) = (timeline(row.get(1)), timeline(row.get(2)));
+    let mut ended = Vec::new();
+    if current > Timeline(1) {
+        let file = format!("pg_wal/{:08X}.history", current.0);
+        let row = client.query_one("SELECT pg_read_binary_file($1)", &[&file]).await?;
+        ended = history::parse_file(&String::from_utf8_lossy(row.get(0)));
+    }
+    Ok(LeaderHistory { timeline: current, checkpointed, ended })
+}
+
+/// Makes the leader write a checkpoint on its new timeline, so that pg_rewind sees it.
+pub async fn checkpoint_leader(instance: &Instance, leader: &HostPort) -> Result<(), PostgresError> {
+    let client = connect(instance, leader).await?;
+    Ok(client.batch_execute("CHECKPOINT").await?)
+}
+
+async fn connect(instance: &Instance, leader: &HostPort) -> Result<tokio_postgres::Client, PostgresError> {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&leader.host)
+        .port(leader.port)
+        .user(&instance.rewind.username)
+        .dbname(&instance.database)
+        .application_name("pgvane rewind check")
+        .connect_timeout(std::time::Duration::from_secs(3));
+    if let Some(password) = &instance.rewind.password {
+        config.password(password.reveal());
+    }
+    let (client, driver) = config.connect(NoTls).await?;
+    tokio::spawn(async move {
+        // The client sees the same error.
+        let _ = driver.await;
+    });
+    Ok(client)
+}
+
+/// Rewinds the stopped server to the leader's history.
+pub async fn run(instance: &Instance, local: &ControlData, leader: &HostPort, enabled: bool) -> Rewound {
+    if !enabled {
+        return Rewound::Impossible("use_pg_rewind is off".to_owned());
+    }
+    if !local.checksums && !local.wal_log_hints {
+        return Rewound::Impossible("neither data checksums nor wal_log_hints are on".to_owned());
+    }
+    let marker = marker(instance);
+    if let Err(error) = fs::write(&marker, "") {
+        return Rewound::Failed(PostgresError::Io { what: format!("{}", marker.display()), error });
+    }
+    let source = format!(
+        "host={} port={} user={} dbname={} passfile={} application_name=pgvane_rewind",
+        quote(&leader.host),
+        leader.port,
+        quote(&instance.rewind.username),
+        quote(&instance.database),
+        quote(&instance.pgpass.display().to_string()),
+    );
+    let mut command = instance.command("pg_rewind");
+    command.arg("--target-pgdata").arg(&instance.data_dir).arg("--source-server").arg(source);
+    match instance.run("pg_rewind", command).await {
+        Ok(_) => match fs::remove_file(&marker) {
+            Ok(()) => Rewound::Done,
+            Err(error) => Rewound::Failed(PostgresError::Io { what: format!("{}", marker.display()), error }),
+        },
+        Err(error) => Rewound::Failed(error),
+    }
+}
+
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Present while pg_rewind runs; left behind, the directory is half rewound and must be cloned again.
+pub fn marker(instance: &Instance) -> PathBuf {
+    let mut path = instance.data_dir.as_os_str().to_owned();
+    path.push(".rewinding");
+    path.into()
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(state: &str, timeline: u32, checkpoint: u64, min_recovery: u64) -> ControlData {
+        ControlData {
+            system_identifier: "7".to_owned(),
+            state: state.to_owned(),
+            checkpoint: Lsn(checkpoint),
+            timeline: Timeline(timeline),
+            min_recovery: Lsn(min_recovery),
+            min_recovery_timeline: Timeline(timeline),
+            checksums: true,
+            wal_log_hints: true,
+            floors: vec![],
+        }
+    }
+
+    fn leader(timeline: u32, switch: u64) -> LeaderHistory {
+        let ended = HistoryEntry {
+            timeline: Timeline(timeline - 1),
+            switch_lsn: Lsn(switch),
+            reason: String::new(),
+            timestamp: None,
+            new_leader: None,
+        };
+        LeaderHistory { timeline: Timeline(timeline), checkpointed: Timeline(timeline), ended: vec![ended] }
+    }
+
+    #[test]
+    fn a_clean_former_primary_follows_when_its_last_record_is_in_the_history() {
+        assert_eq!(compare(&local("shut down", 1, 100, 0), &leader(2, 220)), Verdict::CanFollow);
+        assert_eq!(compare(&local("shut down", 1, 100, 0), &leader(2, 100)), Verdict::NeedsRewind);
+        assert_eq!(compare(&local("shut down", 1, 100, 0), &leader(2, 50)), Verdict::NeedsRewind);
+    }
+
+    #[test]
+    fn a_crashed_primary_is_never_taken_on_trust() {
+        assert_eq!(compare(&local("in production", 1, 100, 0), &leader(2, 220)), Verdict::NeedsRewind);
+    }
+
+    #[test]
+    fn a_standby_follows_up_to_the_switch() {
+        let state = "shut down in recovery";
+        assert_eq!(compare(&local(state, 1, 100, 220), &leader(2, 220)), Verdict::CanFollow);
+        assert_eq!(compare(&local(state, 1, 100, 221), &leader(2, 220)), Verdict::NeedsRewind);
+        assert_eq!(compare(&local("in archive recovery", 2, 100, 300), &leader(2, 220)), Verdict::CanFollow);
+    }
+
+    #[test]
+    fn a_timeline_the_leader_never_had_needs_a_rewind() {
+        assert_eq!(compare(&local("shut down", 3, 100, 0), &leader(2, 220)), Verdict::NeedsRewind);
+    }
+}
