@@ -10,13 +10,13 @@ use std::time::Duration;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::records::Tags;
 use pgvane_cluster::settings::{ClusterSettings, merge_patch};
+use pgvane_cluster::settings_file::{self, Secret, SettingsError};
 use serde_json::{Value, json};
 use toml::Spanned;
 
 use super::raw::{RawBootstrap, RawConfig, RawEtcd, RawLog, RawPostgresql, RawRestapi, RawRole, RawTiming};
 use super::{
     Bootstrap, Config, Etcd, Guard, HostPort, Log, LogFormat, Login, NewUser, Postgresql, Restapi, Role,
-    Secret,
 };
 use crate::guard::{check_socket_path, default_socket};
 use crate::timing::{MAX_CLOCK_DRIFT_PPM, Timing, TimingOverrides};
@@ -99,11 +99,6 @@ impl Preset {
     }
 }
 
-/// A file that cannot be used; the text names file, line, key, what was found and what is allowed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
-
 /// A file that was read.
 #[derive(Debug)]
 pub struct Loaded {
@@ -114,22 +109,26 @@ pub struct Loaded {
 }
 
 /// Reads and checks the file at `path`.
-pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(format!("{shown}: {e}")))?;
-    let absolute = std::path::absolute(path).map_err(|e| ConfigError(format!("{shown}: {e}")))?;
-    let config = parse(&text, &shown.to_string(), absolute.parent().unwrap_or(Path::new("/")))?;
+pub fn load(path: &Path) -> Result<Loaded, SettingsError> {
+    let file = settings_file::load(path)?;
+    // Reading the file worked, so the working directory is known.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let config = check_file(file, absolute.parent().unwrap_or(Path::new("/")))?;
     let mode = std::fs::metadata(path).map(|m| m.permissions().mode()).unwrap_or(0);
-    let warnings = permission_warning(&config, mode).map(|w| format!("{shown}: {w}"));
+    let warnings = permission_warning(&config, mode).map(|w| format!("{}: {w}", path.display()));
     Ok(Loaded { config, warnings: warnings.into_iter().collect() })
 }
 
 /// Checks the `text` of `file`. Relative paths in it are taken from `base`.
-pub fn parse(text: &str, file: &str, base: &Path) -> Result<Config, ConfigError> {
-    let raw: RawConfig = toml::from_str(text).map_err(|e| {
-        ConfigError(point(text, file, &Problem { at: e.span(), text: e.message().to_owned() }))
-    })?;
-    check(raw, base).map_err(|problem| ConfigError(point(text, file, &problem)))
+pub fn parse(text: &str, file: &str, base: &Path) -> Result<Config, SettingsError> {
+    check_file(settings_file::parse(file, text)?, base)
+}
+
+fn check_file(file: settings_file::Loaded<RawConfig>, base: &Path) -> Result<Config, SettingsError> {
+    check(file.value, base).map_err(|problem| match problem.at {
+        Some(at) => file.source.error_at(at, problem.text, None),
+        None => file.source.error(problem.text, None),
+    })
 }
 
 fn permission_warning(config: &Config, mode: u32) -> Option<String> {
@@ -139,19 +138,6 @@ fn permission_warning(config: &Config, mode: u32) -> Option<String> {
         || config.restapi.login.is_some();
     (has_secret && mode & 0o077 != 0)
         .then(|| format!("holds passwords and its mode is {:04o}; chmod 600 keeps others out", mode & 0o7777))
-}
-
-/// The problem as a compiler would show it: file, line, column, the line itself and a caret.
-fn point(text: &str, file: &str, problem: &Problem) -> String {
-    let Some(before) = problem.at.as_ref().and_then(|at| text.get(..at.start)) else {
-        return format!("{file}: {}", problem.text);
-    };
-    let number = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or("");
-    let gutter = " ".repeat(number.to_string().len());
-    let caret = " ".repeat(column - 1);
-    format!("{file}:{number}:{column}: {}\n{gutter} |\n{number} | {line}\n{gutter} | {caret}^", problem.text)
 }
 
 /// What is wrong, and where in the text.
@@ -252,13 +238,12 @@ fn etcd(raw: RawEtcd, base: &Path) -> Checked<Etcd> {
 
 fn login(
     username: Option<Spanned<String>>,
-    password: Option<Spanned<String>>,
+    password: Option<Spanned<Secret>>,
     section: &str,
 ) -> Checked<Option<Login>> {
     match (username, password) {
         (Some(username), Some(password)) => {
-            let password = Secret::new(password.into_inner());
-            Ok(Some(Login { username: username.into_inner(), password }))
+            Ok(Some(Login { username: username.into_inner(), password: password.into_inner() }))
         }
         (Some(username), None) => wrong(&username, format!("{section}.username needs {section}.password")),
         (None, Some(password)) => wrong(&password, format!("{section}.password needs {section}.username")),
@@ -448,7 +433,7 @@ fn listen(raw: Option<&Spanned<String>>) -> Checked<(String, u16)> {
 fn role(raw: RawRole, default_name: &str) -> Role {
     Role {
         username: raw.username.map_or_else(|| default_name.to_owned(), Spanned::into_inner),
-        password: raw.password.map(Secret::new),
+        password: raw.password,
     }
 }
 
@@ -546,7 +531,7 @@ fn bootstrap(raw: RawBootstrap, timing: &TimingOverrides) -> Checked<Bootstrap> 
             }
             options.push(upper);
         }
-        users.push(NewUser { name, password: user.password.map(Secret::new), options });
+        users.push(NewUser { name, password: user.password, options });
     }
     Ok(Bootstrap { dcs, initdb, users, post_bootstrap: raw.post_bootstrap.map(Spanned::into_inner) })
 }

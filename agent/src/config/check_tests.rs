@@ -48,7 +48,7 @@ fn errors_point_at_the_line() {
     assert_eq!(
         read(&text).expect_err("must be refused"),
         "agent.toml:7:10: restapi.listen: \"everywhere\" is not ADDRESS:PORT such as \"0.0.0.0:8008\"\n  |\n\
-         7 | listen = \"everywhere\"\n  |          ^"
+         7 | listen = \"everywhere\"\n  |          ^^^^^^^^^^^^"
     );
 }
 
@@ -73,7 +73,7 @@ fn what_cannot_work_is_refused_by_key() {
     let appended = [
         ("[tags]\nnofailover = \"maybe\"", "tags.nofailover: true or false is expected"),
         ("[tags]\nfailover_priority = 1.5", "a whole number is expected"),
-        ("[timing]\nguard_budget = \"soon\"", "is not a duration"),
+        ("[timing]\nguard_budget = \"soon\"", "a duration such as"),
         ("[timing]\nstop_budget = 0", "at least 10ms"),
         ("[timing]\nstop_budget = \"9s\"", "ttl 10s is too short"),
         ("[timing]\nclock_drift_ppm = 900000", "at most 500000"),

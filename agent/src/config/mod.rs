@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::Tags;
+pub use pgvane_cluster::settings_file::{Secret, SettingsError};
 use pgvane_cluster::store::etcd::EtcdOptions;
 use serde_json::Value;
 
-pub use self::check::{CONTROLLED_PARAMETERS, ConfigError, Loaded, Preset, load, parse};
+pub use self::check::{CONTROLLED_PARAMETERS, Loaded, Preset, load, parse};
 use crate::guard::protocol::StoreAccess;
 use crate::timing::TimingOverrides;
 
@@ -90,7 +91,7 @@ impl Etcd {
             cert,
             key,
             username: self.login.as_ref().map(|l| l.username.clone()),
-            password: self.login.as_ref().map(|l| l.password.reveal().to_owned()),
+            password: self.login.as_ref().map(|l| l.password.expose().to_owned()),
         }
     }
 }
@@ -102,28 +103,6 @@ pub struct Login {
     pub username: String,
     /// The password.
     pub password: Secret,
-}
-
-/// Text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text` out of every log.
-    pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
-    }
-
-    /// The text itself, for the one who must send it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// A host (name, IPv4 or IPv6 without brackets) and a port.

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use pgvane_cluster::units;
-use serde::{Deserialize, Deserializer};
+use pgvane_cluster::settings_file::{Interval, Secret};
+use serde::Deserialize;
 use toml::Spanned;
 
 /// The whole file.
@@ -39,7 +38,7 @@ pub(super) struct RawEtcd {
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,
     pub(super) username: Option<Spanned<String>>,
-    pub(super) password: Option<Spanned<String>>,
+    pub(super) password: Option<Spanned<Secret>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -48,7 +47,7 @@ pub(super) struct RawRestapi {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) connect_address: Option<Spanned<String>>,
     pub(super) username: Option<Spanned<String>>,
-    pub(super) password: Option<Spanned<String>>,
+    pub(super) password: Option<Spanned<Secret>>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +74,7 @@ pub(super) struct RawPostgresql {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRole {
     pub(super) username: Option<Spanned<String>>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
 }
 
 #[derive(Deserialize, Default)]
@@ -92,7 +91,7 @@ pub(super) struct RawBootstrap {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawUser {
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
     #[serde(default)]
     pub(super) options: Vec<Spanned<String>>,
 }
@@ -100,9 +99,9 @@ pub(super) struct RawUser {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTiming {
-    pub(super) renew_interval: Option<Spanned<Span>>,
-    pub(super) stop_budget: Option<Spanned<Span>>,
-    pub(super) guard_budget: Option<Spanned<Span>>,
+    pub(super) renew_interval: Option<Spanned<Interval>>,
+    pub(super) stop_budget: Option<Spanned<Interval>>,
+    pub(super) guard_budget: Option<Spanned<Interval>>,
     pub(super) clock_drift_ppm: Option<Spanned<u32>>,
 }
 
@@ -118,22 +117,4 @@ pub(super) struct RawGuard {
 pub(super) struct RawLog {
     pub(super) format: Option<Spanned<String>>,
     pub(super) level: Option<Spanned<String>>,
-}
-
-/// A duration: `"250ms"`, `"3s"`, or a number of seconds.
-#[derive(Clone, Copy)]
-pub(super) struct Span(pub(super) Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
-        let text = match toml::Value::deserialize(d)? {
-            toml::Value::String(s) => s,
-            toml::Value::Integer(n) => n.to_string(),
-            toml::Value::Float(n) => n.to_string(),
-            other => other.type_str().to_owned(),
-        };
-        units::parse_duration(&text, Duration::from_secs(1)).map(Span).ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is not a duration such as \"250ms\" or \"3s\""))
-        })
-    }
 }

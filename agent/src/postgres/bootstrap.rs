@@ -96,7 +96,7 @@ async fn create_roles(first: &Instance, instance: &Instance) -> Result<(), Postg
         .await?;
     let superuser = &instance.superuser;
     if let Some(password) = &superuser.password {
-        let sql = format!("ALTER ROLE {} PASSWORD {}", ident(&superuser.username), literal(password.reveal()));
+        let sql = format!("ALTER ROLE {} PASSWORD {}", ident(&superuser.username), literal(password.expose()));
         client.batch_execute(&sql).await?;
     }
     for sql in role_statements(instance) {
@@ -134,7 +134,7 @@ fn role_statements(instance: &Instance) -> Vec<String> {
 }
 
 fn create_role(name: &str, password: Option<&crate::config::Secret>, options: &str) -> String {
-    let password = password.map_or(String::new(), |p| format!(" PASSWORD {}", literal(p.reveal())));
+    let password = password.map_or(String::new(), |p| format!(" PASSWORD {}", literal(p.expose())));
     format!("CREATE ROLE {} LOGIN {options}{password}", ident(name))
 }
 

@@ -151,7 +151,7 @@ impl Instance {
             .application_name("pgvane agent")
             .connect_timeout(std::time::Duration::from_secs(3));
         if let Some(password) = &self.superuser.password {
-            config.password(password.reveal());
+            config.password(password.expose());
         }
         config
     }

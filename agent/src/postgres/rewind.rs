@@ -109,7 +109,7 @@ async fn connect(instance: &Instance, leader: &HostPort) -> Result<tokio_postgre
         .application_name("pgvane rewind check")
         .connect_timeout(std::time::Duration::from_secs(3));
     if let Some(password) = &instance.rewind.password {
-        config.password(password.reveal());
+        config.password(password.expose());
     }
     let (client, driver) = config.connect(NoTls).await?;
     tokio::spawn(async move {

@@ -150,7 +150,7 @@ pub fn pgpass(instance: &Instance) -> String {
     let mut lines = Vec::new();
     for role in [&instance.replication, &instance.rewind, &instance.superuser] {
         if let Some(password) = &role.password {
-            let line = format!("*:*:*:{}:{}\n", escape(&role.username), escape(password.reveal()));
+            let line = format!("*:*:*:{}:{}\n", escape(&role.username), escape(password.expose()));
             if !lines.contains(&line) {
                 lines.push(line);
             }
