@@ -1,0 +1,220 @@
+//! One direction of a session: read, write, remember only what did not fit.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes read at once. One such buffer per worker thread, none per session.
+const CHUNK: usize = 64 * 1024;
+
+/// Bytes moved before the counters hear of it.
+const REPORT_EVERY: u64 = 1024 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// Where a socket failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    Read,
+    Write,
+}
+
+/// A socket error and where it happened.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) stage: Stage,
+    pub(super) error: io::Error,
+}
+
+/// Only moves forward: Running, Closing, Closed; or Failed from any.
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Running,
+    /// The end has been read; the other side is to be told.
+    Closing,
+    /// The other side has been told.
+    Closed,
+    Failed(Fault),
+    /// Failed, and the fault has been taken away.
+    Over,
+}
+
+/// What polling came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// Forwarding is not allowed now.
+    Shut,
+    /// Closed or failed.
+    Ended,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Direction {
+    state: State,
+    /// Read but not written; empty unless the writer is slower than the reader.
+    leftover: Vec<u8>,
+    written: usize,
+    total: u64,
+    unreported: u64,
+}
+
+impl Direction {
+    pub(super) fn with_pending(leftover: Vec<u8>) -> Direction {
+        Direction { leftover, ..Direction::default() }
+    }
+
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        open: &impl Fn() -> bool,
+        moved: &impl Fn(u64),
+    ) -> Poll<Step>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            match self.state {
+                State::Running => match ready!(self.poll_chunk(cx, from, to, open, moved)) {
+                    Ok(Chunk::Moved) => {}
+                    Ok(Chunk::End) => self.state = State::Closing,
+                    Ok(Chunk::Shut) => return Poll::Ready(Step::Shut),
+                    Err(fault) => self.state = State::Failed(fault),
+                },
+                State::Closing => {
+                    self.state = match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                        Ok(()) => State::Closed,
+                        Err(error) => State::Failed(Fault { stage: Stage::Write, error }),
+                    };
+                }
+                State::Closed | State::Failed(_) | State::Over => return Poll::Ready(Step::Ended),
+            }
+        }
+    }
+
+    /// Reads one chunk and writes it. Never returns `Pending` with bytes in the shared buffer.
+    fn poll_chunk<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        open: &impl Fn() -> bool,
+        moved: &impl Fn(u64),
+    ) -> Poll<Result<Chunk, Fault>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        while self.written < self.leftover.len() {
+            if !open() {
+                return Poll::Ready(Ok(Chunk::Shut));
+            }
+            let n = ready!(poll_write(cx, to, &self.leftover[self.written..]))?;
+            self.written += n;
+            self.count(n, moved);
+        }
+        if !self.leftover.is_empty() {
+            self.leftover = Vec::new();
+            self.written = 0;
+        }
+        if !open() {
+            return Poll::Ready(Ok(Chunk::Shut));
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer))
+                .map_err(|error| Fault { stage: Stage::Read, error })?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(Chunk::End));
+            }
+            let mut sent = 0;
+            while sent < bytes.len() {
+                match poll_write(cx, to, &bytes[sent..]) {
+                    Poll::Ready(n) => {
+                        let n = n?;
+                        sent += n;
+                        self.count(n, moved);
+                    }
+                    Poll::Pending => {
+                        self.leftover = bytes[sent..].to_vec();
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(Ok(Chunk::Moved))
+        })
+    }
+
+    fn count(&mut self, bytes: usize, moved: &impl Fn(u64)) {
+        self.total += bytes as u64;
+        self.unreported += bytes as u64;
+        if self.unreported >= REPORT_EVERY {
+            self.report(moved);
+        }
+    }
+
+    pub(super) fn report(&mut self, moved: &impl Fn(u64)) {
+        if self.unreported > 0 {
+            moved(self.unreported);
+            self.unreported = 0;
+        }
+    }
+
+    pub(super) const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The end was read and passed on.
+    pub(super) const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Nothing more will be moved.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.state, State::Closed | State::Failed(_) | State::Over)
+    }
+
+    pub(super) const fn fault(&self) -> Option<&Fault> {
+        match &self.state {
+            State::Failed(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+        if !matches!(self.state, State::Failed(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Failed(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+enum Chunk {
+    Moved,
+    End,
+    Shut,
+}
+
+fn poll_write<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    to: &mut W,
+    bytes: &[u8],
+) -> Poll<Result<usize, Fault>> {
+    Poll::Ready(match ready!(Pin::new(to).poll_write(cx, bytes)) {
+        Ok(0) => Err(Fault { stage: Stage::Write, error: io::ErrorKind::WriteZero.into() }),
+        Ok(n) => Ok(n),
+        Err(error) => Err(Fault { stage: Stage::Write, error }),
+    })
+}

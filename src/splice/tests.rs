@@ -1,0 +1,242 @@
+//! Both over in-memory streams (every interleaving of small buffers) and over real sockets (resets).
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::*;
+
+/// Bound on every wait: only a broken pump reaches it.
+const SOON: Duration = Duration::from_secs(20);
+
+#[derive(Default)]
+struct TestHost {
+    shut: Cell<bool>,
+    moved: Cell<(u64, u64)>,
+}
+
+impl Host for TestHost {
+    fn may_forward(&self) -> bool {
+        !self.shut.get()
+    }
+
+    fn moved(&self, side: Side, bytes: u64) {
+        let (client, server) = self.moved.get();
+        self.moved.set(match side {
+            Side::Client => (client + bytes, server),
+            Side::Server => (client, server + bytes),
+        });
+    }
+}
+
+async fn run<C, S>(client: &mut C, server: &mut S, host: &TestHost) -> (Event, (u64, u64))
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut pump = Duplex::default();
+    loop {
+        let event = poll_fn(|cx| pump.poll(cx, client, server, host)).await;
+        if !matches!(event, Event::HalfClosed(_)) {
+            pump.settle(host);
+            return (event, pump.totals());
+        }
+    }
+}
+
+async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let near = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+    let (far, _) = listener.accept().await.expect("accept");
+    (near, far)
+}
+
+fn reset_on_drop(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("linger");
+}
+
+/// Writes `data` in chunks of the given sizes, then closes its writing half.
+async fn send(stream: &mut tokio::io::WriteHalf<DuplexStream>, data: &[u8], chunk: usize) {
+    for part in data.chunks(chunk) {
+        stream.write_all(part).await.expect("the pump reads");
+    }
+    stream.shutdown().await.expect("shutdown");
+}
+
+fn both_ways(up: &[u8], down: &[u8], pipe: usize, chunk: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+    runtime.block_on(async {
+        let (client, mut client_far) = duplex(pipe);
+        let (server, mut server_far) = duplex(pipe);
+        let (mut client_read, mut client_write) = tokio::io::split(client);
+        let (mut server_read, mut server_write) = tokio::io::split(server);
+        let (mut at_client, mut at_server) = (vec![], vec![]);
+        let host = TestHost::default();
+        let all = async {
+            tokio::join!(
+                run(&mut client_far, &mut server_far, &host),
+                send(&mut client_write, up, chunk),
+                send(&mut server_write, down, chunk),
+                client_read.read_to_end(&mut at_client),
+                server_read.read_to_end(&mut at_server),
+            )
+            .0
+        };
+        let (event, totals) = timeout(SOON, all).await.expect("the pump ends");
+        assert!(matches!(event, Event::Closed(_)), "{event:?}");
+        assert!(at_server == up && at_client == down, "bytes changed on the way");
+        assert_eq!(totals, (down.len() as u64, up.len() as u64));
+        assert_eq!(host.moved.get(), totals, "the counters hear of every byte");
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn bytes_arrive_intact_both_ways(
+        up in proptest::collection::vec(any::<u8>(), 0..20_000),
+        down in proptest::collection::vec(any::<u8>(), 0..20_000),
+        pipe in 1_usize..5_000,
+        chunk in 1_usize..5_000,
+    ) {
+        both_ways(&up, &down, pipe, chunk);
+    }
+}
+
+#[test]
+fn large_streams_through_a_small_pipe() {
+    let up: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    both_ways(&up, &up[..1_500_000], 70_000, 99_999);
+}
+
+#[tokio::test]
+async fn half_close_is_passed_on_and_the_answer_still_arrives() {
+    let (mut client, mut client_far) = tcp_pair().await;
+    let (mut server_far, mut server) = tcp_pair().await;
+    let peers = async {
+        client.write_all(b"question").await.expect("write");
+        client.shutdown().await.expect("shutdown");
+        let mut question = vec![];
+        server.read_to_end(&mut question).await.expect("the end of the question arrives");
+        assert_eq!(question, b"question");
+        server.write_all(b"answer").await.expect("write");
+        drop(server);
+        let mut answer = vec![];
+        client.read_to_end(&mut answer).await.expect("read");
+        assert_eq!(answer, b"answer");
+    };
+    let host = TestHost::default();
+    let both = async { tokio::join!(run(&mut client_far, &mut server_far, &host), peers) };
+    let ((event, _), ()) = timeout(SOON, both).await.expect("ends");
+    assert!(matches!(event, Event::Closed(Side::Client)), "{event:?}");
+}
+
+#[tokio::test]
+async fn a_reset_names_its_side() {
+    for side in [Side::Client, Side::Server] {
+        let (client, mut client_far) = tcp_pair().await;
+        let (mut server_far, server) = tcp_pair().await;
+        let (broken, kept) = if side == Side::Client { (client, server) } else { (server, client) };
+        reset_on_drop(&broken);
+        drop(broken);
+        let host = TestHost::default();
+        let (event, _) = timeout(SOON, run(&mut client_far, &mut server_far, &host)).await.expect("ends");
+        assert!(matches!(event, Event::Failed(s, _) if s == side), "{side:?}: {event:?}");
+        drop(kept);
+    }
+}
+
+/// A server that says why and closes must be heard, even when the client was just writing to it.
+#[tokio::test]
+async fn last_words_of_a_server_that_resets_are_delivered() {
+    let (mut client, mut client_far) = tcp_pair().await;
+    let (mut server_far, mut server) = tcp_pair().await;
+    server.write_all(b"FATAL: goodbye").await.expect("write");
+    // Unread bytes at close make the kernel send a reset.
+    server_far.write_all(b"unread").await.expect("write");
+    server.readable().await.expect("readable");
+    drop(server);
+    let words = async {
+        client.write_all(&vec![7; 300_000]).await.ok();
+        let mut heard = vec![];
+        client.read_to_end(&mut heard).await.ok();
+        heard
+    };
+    let host = TestHost::default();
+    let pump = async {
+        let ended = run(&mut client_far, &mut server_far, &host).await;
+        drop(client_far);
+        ended
+    };
+    let ((event, totals), heard) = timeout(SOON, async { tokio::join!(pump, words) }).await.expect("ends");
+    // Whether the kernel tells of the reset in the write or lets the read end in order is its choice.
+    assert!(matches!(event, Event::Failed(Side::Server, _) | Event::Closed(Side::Server)), "{event:?}");
+    assert_eq!(heard, b"FATAL: goodbye");
+    assert_eq!(totals.0, 14);
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_back_the_writer_and_loses_nothing() {
+    let (mut client, mut client_far) = duplex(1_000);
+    let (mut server_far, mut server) = duplex(1_000);
+    let data: Vec<u8> = (0..100_000_u32).map(|n| n as u8).collect();
+    let host = TestHost::default();
+    let reader = async {
+        let mut got = vec![];
+        let mut few = [0; 7];
+        while let n @ 1.. = client.read(&mut few).await.expect("read") {
+            got.extend_from_slice(&few[..n]);
+            tokio::task::yield_now().await;
+        }
+        got
+    };
+    let writer = async {
+        server.write_all(&data).await.expect("write");
+        server.shutdown().await.expect("shutdown");
+    };
+    let pump = async {
+        let mut pump = Duplex::default();
+        // The client stays: the end of the server is as far as this goes.
+        let event = poll_fn(|cx| pump.poll(cx, &mut client_far, &mut server_far, &host)).await;
+        assert!(matches!(event, Event::HalfClosed(Side::Server)), "{event:?}");
+    };
+    let all = async { tokio::join!(pump, writer, reader).2 };
+    let got = timeout(SOON, all).await.expect("ends");
+    assert!(got == data, "{} of {} bytes arrived intact", got.len(), data.len());
+}
+
+#[tokio::test]
+async fn nothing_passes_a_shut_gate_and_nothing_is_lost_behind_it() {
+    let (mut client, mut client_far) = duplex(100);
+    let (mut server_far, mut server) = duplex(100);
+    let host = TestHost::default();
+    client.write_all(b"insert").await.expect("write");
+    host.shut.set(true);
+    let mut pump = Duplex::default();
+    let event = poll_fn(|cx| pump.poll(cx, &mut client_far, &mut server_far, &host)).await;
+    assert!(matches!(event, Event::Shut), "{event:?}");
+    assert_eq!(pump.totals(), (0, 0));
+    host.shut.set(false);
+    drop(client);
+    let mut arrived = vec![];
+    let rest = async {
+        tokio::join!(run(&mut client_far, &mut server_far, &host), async {
+            server.read_to_end(&mut arrived).await.expect("read");
+            drop(server);
+        })
+    };
+    timeout(SOON, rest).await.expect("ends");
+    assert_eq!(arrived, b"insert");
+}
+
+/// An idle session must not hold a buffer.
+#[test]
+fn an_idle_duplex_is_small() {
+    assert!(size_of::<Duplex>() <= 192, "{} bytes", size_of::<Duplex>());
+}
