@@ -1,0 +1,248 @@
+//! Which target a new session goes to. Pure: the picture, the listener's rules and a cursor decide.
+
+use std::fmt;
+use std::sync::Arc;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::NodeName;
+
+use crate::topology::{NoPrimary, Target, Topology};
+
+/// What a listener is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The serving leader.
+    Primary,
+    /// Replicas, one after the other.
+    Replica,
+    /// Replicas and the primary, one after the other.
+    Any,
+}
+
+impl Role {
+    /// The word in the settings, logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+            Role::Any => "any",
+        }
+    }
+}
+
+/// How a listener chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// What it is for.
+    pub role: Role,
+    /// Whether reads go to the primary when no replica takes them.
+    pub fall_back_to_primary: bool,
+    /// New sessions avoid replicas that are known to be more bytes behind than this.
+    pub max_lag: Option<u64>,
+}
+
+/// The target for the `cursor`-th session, or `None` when all that qualify were tried. Nodes that refused a
+/// moment ago come after those that did not.
+pub fn choose(
+    rules: Rules,
+    topology: &Topology,
+    cursor: usize,
+    tried: &[NodeName],
+    now: Tick,
+) -> Option<Arc<Target>> {
+    let untried = |t: &&Arc<Target>| !tried.contains(&t.name);
+    let primary = topology.primary.as_ref().ok().filter(untried);
+    if rules.role == Role::Primary {
+        return primary.cloned();
+    }
+    let mut candidates: Vec<&Arc<Target>> =
+        topology.replicas.iter().filter(|t| within_lag(rules, t)).filter(untried).collect();
+    if rules.role == Role::Any {
+        candidates.extend(primary);
+    }
+    let count = candidates.len();
+    if count == 0 {
+        return primary.filter(|_| rules.fall_back_to_primary).cloned();
+    }
+    candidates.rotate_left(cursor % count);
+    let chosen = candidates.iter().find(|t| !t.node.is_shunned(now)).or(candidates.first())?;
+    Some(Arc::clone(chosen))
+}
+
+fn within_lag(rules: Rules, target: &Target) -> bool {
+    rules.max_lag.is_none_or(|limit| target.lag.is_none_or(|lag| lag <= limit))
+}
+
+/// Whether `target`, chosen from an earlier picture, still takes new sessions in this one (S5).
+pub fn still_takes(topology: &Topology, target: &Target) -> bool {
+    match &target.reign {
+        // The same reign object: a reign that ended and began again is another one.
+        Some(reign) => {
+            let current = topology.primary.as_ref().ok().and_then(|p| p.reign.as_ref());
+            current.is_some_and(|current| Arc::ptr_eq(current, reign)) && reign.is_open(Tick::now())
+        }
+        None => topology.replicas.iter().any(|t| t.name == target.name && t.address == target.address),
+    }
+}
+
+/// All servers a cancel request may belong to: who gave out the key is not known here, and a server that did
+/// not ignores it.
+pub fn all_for_cancel(rules: Rules, topology: &Topology) -> Vec<Arc<Target>> {
+    let mut targets: Vec<_> = match rules.role {
+        Role::Primary => vec![],
+        Role::Replica | Role::Any => topology.replicas.clone(),
+    };
+    if rules.role != Role::Replica || rules.fall_back_to_primary {
+        targets.extend(topology.primary.as_ref().ok().cloned());
+    }
+    targets
+}
+
+/// Why nobody takes sessions of a listener.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Nobody {
+    /// No primary.
+    Primary(NoPrimary),
+    /// No replica; per member the reason.
+    Replica(Vec<(NodeName, String)>),
+    /// Somebody should, but could not be reached; per target the error.
+    Unreachable(Vec<(NodeName, String)>),
+}
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, whom: &[(NodeName, String)]| {
+            for (index, (name, why)) in whom.iter().enumerate() {
+                write!(f, "{}{name}: {why}", if index == 0 { "" } else { ", " })?;
+            }
+            Ok(())
+        };
+        match self {
+            Nobody::Primary(why) => why.fmt(f),
+            Nobody::Replica(members) if members.is_empty() => f.write_str("the cluster has no members"),
+            Nobody::Replica(members) => {
+                f.write_str("no replica takes sessions (")?;
+                list(f, members)?;
+                f.write_str(")")
+            }
+            Nobody::Unreachable(targets) if targets.is_empty() => f.write_str("no server has answered yet"),
+            Nobody::Unreachable(targets) => list(f, targets),
+        }
+    }
+}
+
+/// Why [`choose`] found nobody at all.
+pub fn why_nobody(rules: Rules, topology: &Topology) -> Nobody {
+    let no_primary = topology.primary.as_ref().err();
+    match (rules.role, no_primary) {
+        (Role::Primary, Some(why)) => return Nobody::Primary(why.clone()),
+        (_, Some(NoPrimary::StoreNeverAnswered)) => return Nobody::Primary(NoPrimary::StoreNeverAnswered),
+        _ => {}
+    }
+    let why = |name: &NodeName| {
+        let lag = topology.replicas.iter().find(|t| t.name == *name).and_then(|t| t.lag);
+        match (lag, rules.max_lag) {
+            (Some(lag), Some(limit)) => format!("{lag} bytes behind, more than max_lag = {limit}"),
+            _ => "takes sessions".to_owned(),
+        }
+    };
+    let members = topology.members.iter().map(|m| {
+        let reason = m.reads.as_ref().map_or_else(ToString::to_string, |()| why(&m.name));
+        (m.name.clone(), reason)
+    });
+    Nobody::Replica(members.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::topology::fixture::{primary, replica, topology};
+
+    const READS: Rules = Rules { role: Role::Replica, fall_back_to_primary: false, max_lag: None };
+    const WRITES: Rules = Rules { role: Role::Primary, ..READS };
+
+    fn three() -> Topology {
+        topology(Some(primary("a", 7)), vec![replica("b", Some(10)), replica("c", Some(2_000))])
+    }
+
+    fn picks(rules: Rules, topology: &Topology, tried: &[&str]) -> Vec<String> {
+        let tried: Vec<NodeName> = tried.iter().map(|n| NodeName::from(*n)).collect();
+        let pick = |cursor| choose(rules, topology, cursor, &tried, Tick::now());
+        (0..4).map(|c| pick(c).map_or("-".to_owned(), |t| t.name.to_string())).collect()
+    }
+
+    #[test]
+    fn roles() {
+        let t = three();
+        assert_eq!(picks(WRITES, &t, &[]), ["a"; 4]);
+        assert_eq!(picks(READS, &t, &[]), ["b", "c", "b", "c"]);
+        assert_eq!(picks(Rules { role: Role::Any, ..READS }, &t, &[]), ["b", "c", "a", "b"]);
+    }
+
+    #[test]
+    fn each_target_is_tried_once_and_the_primary_is_the_last_resort() {
+        let t = three();
+        assert_eq!(picks(READS, &t, &["b"]), ["c"; 4]);
+        assert_eq!(picks(READS, &t, &["b", "c"]), ["-"; 4]);
+        let falls_back = Rules { fall_back_to_primary: true, ..READS };
+        assert_eq!(picks(falls_back, &t, &["b"]), ["c"; 4]);
+        assert_eq!(picks(falls_back, &t, &["b", "c"]), ["a"; 4]);
+        assert_eq!(picks(falls_back, &t, &["a", "b", "c"]), ["-"; 4]);
+        assert_eq!(picks(WRITES, &t, &["a"]), ["-"; 4]);
+    }
+
+    #[test]
+    fn lag_keeps_new_sessions_away_only_when_it_is_known() {
+        let mut t = three();
+        let limited = Rules { max_lag: Some(1_000), ..READS };
+        assert_eq!(picks(limited, &t, &[]), ["b"; 4]);
+        t.replicas = vec![replica("d", None)];
+        assert_eq!(picks(limited, &t, &[]), ["d"; 4]);
+    }
+
+    #[test]
+    fn who_refused_a_moment_ago_comes_last() {
+        let t = three();
+        let now = Tick::now();
+        t.replicas[0].node.shun(now);
+        assert_eq!(picks(READS, &t, &[]), ["c"; 4]);
+        t.replicas[1].node.shun(now);
+        assert_eq!(picks(READS, &t, &[]), ["b", "c", "b", "c"], "nobody else");
+        let later = now + Duration::from_secs(2);
+        assert!(!t.replicas[0].node.is_shunned(later));
+        t.replicas[0].node.welcome();
+        assert_eq!(picks(READS, &t, &[]), ["b"; 4]);
+    }
+
+    #[test]
+    fn a_target_of_an_older_picture_is_checked_again() {
+        let before = three();
+        let (a, b) = (before.primary.clone().expect("serves"), Arc::clone(&before.replicas[0]));
+        assert!(still_takes(&before, &a) && still_takes(&before, &b));
+        let mut after = topology(None, vec![replica("b", None)]);
+        assert!(!still_takes(&after, &a));
+        assert!(still_takes(&after, &b), "the same node at the same address");
+        after.primary = Ok(primary("a", 7));
+        assert!(!still_takes(&after, &a), "the same node in another reign");
+        after.replicas.clear();
+        assert!(!still_takes(&after, &b));
+    }
+
+    #[test]
+    fn cancel_requests_go_wherever_the_session_may_be() {
+        let t = three();
+        let names = |rules| all_for_cancel(rules, &t).iter().map(|t| t.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(WRITES), ["a"]);
+        assert_eq!(names(READS), ["b", "c"]);
+        assert_eq!(names(Rules { fall_back_to_primary: true, ..READS }), ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn reasons_read_as_sentences() {
+        let t = topology(None, vec![]);
+        assert_eq!(why_nobody(WRITES, &t).to_string(), "nobody holds the leader key");
+        assert_eq!(why_nobody(READS, &t).to_string(), "the cluster has no members");
+    }
+}
