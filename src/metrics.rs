@@ -1,0 +1,424 @@
+//! Every metric: name, labels, help; all series exist at zero from the start. Durations are in seconds.
+//!
+//! The recorder is owned, not global: handles are made once per listener and cluster, so that counting costs
+//! an atomic add and two proxies in one test process do not share counters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::close::{CloseReason, Side};
+
+/// Counter, gauge or histogram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// A current value.
+    Gauge,
+    /// A distribution, in seconds.
+    Histogram,
+}
+
+/// One metric family as documented and exported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Family {
+    /// The name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// The labels of its series.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(const $constant: Family =
+            Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)+
+
+        /// All families, in the order of the table in the README.
+        pub const FAMILIES: &[Family] = &[$($constant),+];
+    };
+}
+
+families! {
+    BUILD_INFO = Gauge "pgvane_build_info" ["version"] "Always 1; the version is the label.";
+    READY = Gauge "pgvane_ready" [] "1 while /readyz answers 200.";
+    SESSIONS = Gauge "pgvane_sessions" ["listener"] "Client connections now, held ones included.";
+    SESSIONS_TOTAL = Counter "pgvane_sessions_total" ["listener"] "Client connections accepted.";
+    SESSION_ENDS = Counter "pgvane_session_ends_total" ["listener", "reason"] "Sessions ended, by reason.";
+    ACCEPT_ERRORS = Counter "pgvane_accept_errors_total" ["listener"]
+        "Accepts that failed, for want of file descriptors for example.";
+    HELD = Gauge "pgvane_held" ["listener"] "Connections waiting for somebody to serve.";
+    HELD_TOTAL = Counter "pgvane_held_total" ["listener"] "Connections that had to wait.";
+    HOLD_SECONDS = Histogram "pgvane_hold_seconds" ["listener"]
+        "How long held connections waited, whichever way it ended.";
+    CONNECT_SECONDS = Histogram "pgvane_connect_seconds" ["listener"]
+        "TCP connect to a server, successful ones.";
+    CONNECT_FAILURES = Counter "pgvane_connect_failures_total" ["listener", "cause"]
+        "Servers that could not be opened: refused, timed_out, unresolved, other, not_now, no_answer.";
+    BYTES = Counter "pgvane_bytes_total" ["listener", "direction"] "Bytes forwarded: to_client, to_server.";
+    SERVING = Gauge "pgvane_serving" ["cluster"] "1 while a primary takes new sessions.";
+    REPLICAS = Gauge "pgvane_replicas" ["cluster"] "Replicas that take new sessions.";
+    EPOCH = Gauge "pgvane_epoch" ["cluster"] "Newest epoch seen (create revision of the leader key).";
+    REVISION = Gauge "pgvane_revision" ["cluster"] "Store revision the topology was derived from.";
+    STORE_UP = Gauge "pgvane_store_up" ["cluster"] "1 while the store answers.";
+    AGE = Gauge "pgvane_topology_age_seconds" ["cluster"]
+        "Time since the topology was last proven true; -1 before the first proof.";
+    READS = Counter "pgvane_store_reads_total" ["cluster"] "Linearizable reads of the whole cluster.";
+    WATCHES = Counter "pgvane_store_watches_total" ["cluster"] "Watches opened.";
+    EVENTS = Counter "pgvane_store_events_total" ["cluster"] "Changes received by watch.";
+    MISSED = Counter "pgvane_store_missed_events_total" ["cluster"]
+        "Reads that showed what the watch had not told.";
+    STORE_FAILURES = Counter "pgvane_store_failures_total" ["cluster"] "Questions the store did not answer.";
+    MALFORMED = Gauge "pgvane_malformed_keys" ["cluster"] "Keys whose value cannot be read; they are left out.";
+    EPOCH_ENDS = Counter "pgvane_epoch_ends_total" ["cluster", "reason"]
+        "Reigns whose sessions were cut: epoch_ended, store_lost.";
+    LAST_OUTAGE = Gauge "pgvane_last_outage_seconds" ["cluster"]
+        "How long nobody served before the present primary did; 0 before the first change.";
+}
+
+/// Why a server could not be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectFailure {
+    /// Nobody listens, or a firewall says no.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// The name has no address.
+    Unresolved,
+    /// Another error.
+    Other,
+    /// The server said 57P03.
+    NotNow,
+    /// The server closed or stayed silent before it said anything.
+    NoAnswer,
+}
+
+impl ConnectFailure {
+    const ALL: [ConnectFailure; 6] = [
+        ConnectFailure::Refused,
+        ConnectFailure::TimedOut,
+        ConnectFailure::Unresolved,
+        ConnectFailure::Other,
+        ConnectFailure::NotNow,
+        ConnectFailure::NoAnswer,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            ConnectFailure::Refused => "refused",
+            ConnectFailure::TimedOut => "timed_out",
+            ConnectFailure::Unresolved => "unresolved",
+            ConnectFailure::Other => "other",
+            ConnectFailure::NotNow => "not_now",
+            ConnectFailure::NoAnswer => "no_answer",
+        }
+    }
+}
+
+const CONNECT_BUCKETS: &[f64] =
+    &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const HOLD_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
+
+/// Owns all series of one proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    ready: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// A recorder with all families described.
+    pub fn new() -> Metrics {
+        let mut builder = PrometheusBuilder::new();
+        for (family, buckets) in [(CONNECT_SECONDS, CONNECT_BUCKETS), (HOLD_SECONDS, HOLD_BUCKETS)] {
+            let matcher = Matcher::Full(family.name.to_owned());
+            // The builder refuses empty bucket lists only; these are constants with a test.
+            builder =
+                builder.set_buckets_for_metric(matcher, buckets).unwrap_or_else(|_| PrometheusBuilder::new());
+        }
+        let recorder = builder.build_recorder();
+        for family in FAMILIES {
+            let name = KeyName::from_const_str(family.name);
+            match family.kind {
+                Kind::Counter => recorder.describe_counter(name, None, family.help.into()),
+                Kind::Gauge => recorder.describe_gauge(name, None, family.help.into()),
+                Kind::Histogram => recorder.describe_histogram(name, None, family.help.into()),
+            }
+        }
+        gauge(&recorder, BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
+        let ready = gauge(&recorder, READY, &[]);
+        Metrics { handle: recorder.handle(), recorder, ready }
+    }
+
+    /// The series of one listener.
+    pub fn listener(&self, listener: &str) -> Arc<ListenerMetrics> {
+        let r = &self.recorder;
+        Arc::new(ListenerMetrics {
+            sessions: gauge(r, SESSIONS, &[listener]),
+            sessions_total: counter(r, SESSIONS_TOTAL, &[listener]),
+            ends: CloseReason::ALL.map(|reason| counter(r, SESSION_ENDS, &[listener, reason.label()])),
+            accept_errors: counter(r, ACCEPT_ERRORS, &[listener]),
+            held: gauge(r, HELD, &[listener]),
+            held_total: counter(r, HELD_TOTAL, &[listener]),
+            hold_seconds: histogram(r, HOLD_SECONDS, &[listener]),
+            connect_seconds: histogram(r, CONNECT_SECONDS, &[listener]),
+            connect_failures: ConnectFailure::ALL
+                .map(|cause| counter(r, CONNECT_FAILURES, &[listener, cause.label()])),
+            to_client: counter(r, BYTES, &[listener, "to_client"]),
+            to_server: counter(r, BYTES, &[listener, "to_server"]),
+        })
+    }
+
+    /// The series of one cluster.
+    pub fn cluster(&self, cluster: &str) -> ClusterMetrics {
+        let r = &self.recorder;
+        let age = gauge(r, AGE, &[cluster]);
+        age.set(-1);
+        ClusterMetrics {
+            serving: gauge(r, SERVING, &[cluster]),
+            replicas: gauge(r, REPLICAS, &[cluster]),
+            epoch: gauge(r, EPOCH, &[cluster]),
+            revision: gauge(r, REVISION, &[cluster]),
+            store_up: gauge(r, STORE_UP, &[cluster]),
+            age,
+            reads: counter(r, READS, &[cluster]),
+            watches: counter(r, WATCHES, &[cluster]),
+            events: counter(r, EVENTS, &[cluster]),
+            missed: counter(r, MISSED, &[cluster]),
+            store_failures: counter(r, STORE_FAILURES, &[cluster]),
+            malformed: gauge(r, MALFORMED, &[cluster]),
+            epoch_ended: counter(r, EPOCH_ENDS, &[cluster, CloseReason::EpochEnded.label()]),
+            store_lost: counter(r, EPOCH_ENDS, &[cluster, CloseReason::StoreLost.label()]),
+            last_outage: gauge(r, LAST_OUTAGE, &[cluster]),
+        }
+    }
+
+    /// Notes what `/readyz` would answer.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(if ready { 1 } else { 0 });
+    }
+
+    /// The text Prometheus reads.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds histogram samples into their buckets; without it they pile up between scrapes.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+fn key(family: Family, values: &[&str]) -> Key {
+    debug_assert_eq!(family.labels.len(), values.len(), "{}", family.name);
+    let labels: Vec<Label> = family
+        .labels
+        .iter()
+        .zip(values)
+        .map(|(label, value)| Label::new(*label, (*value).to_owned()))
+        .collect();
+    Key::from_parts(family.name, labels)
+}
+
+const METADATA: Metadata<'static> = Metadata::new("pgvane", Level::INFO, None);
+
+fn counter(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Counter {
+    let counter = recorder.register_counter(&key(family, values), &METADATA);
+    counter.increment(0);
+    counter
+}
+
+fn gauge(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Gauge {
+    let gauge = recorder.register_gauge(&key(family, values), &METADATA);
+    gauge.set(0);
+    gauge
+}
+
+fn histogram(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Histogram {
+    recorder.register_histogram(&key(family, values), &METADATA)
+}
+
+/// The series of one listener.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    sessions: Gauge,
+    sessions_total: Counter,
+    ends: [Counter; CloseReason::ALL.len()],
+    accept_errors: Counter,
+    held: Gauge,
+    held_total: Counter,
+    hold_seconds: Histogram,
+    connect_seconds: Histogram,
+    connect_failures: [Counter; ConnectFailure::ALL.len()],
+    to_client: Counter,
+    to_server: Counter,
+}
+
+impl ListenerMetrics {
+    /// Counts a session until the guard is dropped.
+    pub fn session(self: &Arc<Self>) -> SessionGuard {
+        self.sessions.increment(1);
+        self.sessions_total.increment(1);
+        SessionGuard(Arc::clone(self))
+    }
+
+    /// Counts a connection that found no free session.
+    pub fn refused(&self) {
+        self.sessions_total.increment(1);
+    }
+
+    /// Counts a session's end.
+    pub fn ended(&self, reason: CloseReason) {
+        self.ends[reason.index()].increment(1);
+    }
+
+    /// Counts a failed accept.
+    pub fn accept_error(&self) {
+        self.accept_errors.increment(1);
+    }
+
+    /// Counts a held connection until the guard is dropped.
+    pub fn hold(self: &Arc<Self>) -> HoldGuard {
+        self.held.increment(1);
+        self.held_total.increment(1);
+        HoldGuard { metrics: Arc::clone(self), since: std::time::Instant::now() }
+    }
+
+    /// Notes a connect that worked.
+    pub fn connected(&self, took: Duration) {
+        self.connect_seconds.record(took.as_secs_f64());
+    }
+
+    /// Counts a server that could not be opened.
+    pub fn connect_failed(&self, cause: ConnectFailure) {
+        self.connect_failures[cause as usize].increment(1);
+    }
+
+    /// Adds forwarded bytes.
+    pub fn moved(&self, to: Side, bytes: u64) {
+        match to {
+            Side::Client => self.to_client.increment(bytes),
+            Side::Server => self.to_server.increment(bytes),
+        }
+    }
+}
+
+/// One session in the gauge.
+#[derive(Debug)]
+pub struct SessionGuard(Arc<ListenerMetrics>);
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.0.sessions.decrement(1);
+    }
+}
+
+/// One held connection in the gauge; its time goes into the histogram.
+#[derive(Debug)]
+pub struct HoldGuard {
+    metrics: Arc<ListenerMetrics>,
+    since: std::time::Instant,
+}
+
+impl Drop for HoldGuard {
+    fn drop(&mut self) {
+        self.metrics.held.decrement(1);
+        self.metrics.hold_seconds.record(self.since.elapsed().as_secs_f64());
+    }
+}
+
+/// The series of one cluster; set by its feed.
+#[derive(Debug)]
+pub struct ClusterMetrics {
+    pub(crate) serving: Gauge,
+    pub(crate) replicas: Gauge,
+    pub(crate) epoch: Gauge,
+    pub(crate) revision: Gauge,
+    pub(crate) store_up: Gauge,
+    pub(crate) age: Gauge,
+    pub(crate) reads: Counter,
+    pub(crate) watches: Counter,
+    pub(crate) events: Counter,
+    pub(crate) missed: Counter,
+    pub(crate) store_failures: Counter,
+    pub(crate) malformed: Gauge,
+    pub(crate) epoch_ended: Counter,
+    pub(crate) store_lost: Counter,
+    pub(crate) last_outage: Gauge,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_is_there_at_zero_from_the_start() {
+        let metrics = Metrics::new();
+        let _listener = metrics.listener("primary");
+        let _cluster = metrics.cluster("main");
+        let text = metrics.render();
+        for family in FAMILIES {
+            assert!(text.contains(&format!("# HELP {} {}", family.name, family.help)), "{}", family.name);
+            let kind = format!("{:?}", family.kind).to_lowercase();
+            assert!(text.contains(&format!("# TYPE {} {kind}", family.name)), "{}\n{text}", family.name);
+        }
+        for line in [
+            "pgvane_sessions{listener=\"primary\"} 0",
+            "pgvane_session_ends_total{listener=\"primary\",reason=\"epoch_ended\"} 0",
+            "pgvane_hold_seconds_bucket{listener=\"primary\",le=\"0.005\"} 0",
+            "pgvane_connect_seconds_count{listener=\"primary\"} 0",
+            "pgvane_serving{cluster=\"main\"} 0",
+            "pgvane_ready 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn guards_settle_the_gauges() {
+        let metrics = Metrics::new();
+        let listener = metrics.listener("primary");
+        let (session, hold) = (listener.session(), listener.hold());
+        assert!(metrics.render().contains("pgvane_held{listener=\"primary\"} 1"));
+        drop((session, hold));
+        let text = metrics.render();
+        for line in [
+            "pgvane_sessions{listener=\"primary\"} 0",
+            "pgvane_sessions_total{listener=\"primary\"} 1",
+            "pgvane_held{listener=\"primary\"} 0",
+            "pgvane_held_total{listener=\"primary\"} 1",
+            "pgvane_hold_seconds_count{listener=\"primary\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_ours_and_units_are_plain() {
+        for family in FAMILIES {
+            assert!(family.name.starts_with("pgvane_"), "{}", family.name);
+            assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn causes_are_counted_in_their_place() {
+        for (index, cause) in ConnectFailure::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index, "{}", cause.label());
+        }
+    }
+}
