@@ -1,0 +1,318 @@
+//! `RawConfig` -> [`Config`]: fills defaults, refuses what cannot work, says where and why.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use pgvane_cluster::settings_file::{self, Interval, Loaded, SettingsError, nearest};
+use toml::Spanned;
+
+use super::raw::{
+    RawCluster, RawConfig, RawEtcd, RawFallback, RawListener, RawLog, RawLogFormat, RawOnStoreLoss, RawRole,
+    RawTcp,
+};
+use super::{Admin, Cluster, Config, Drain, Etcd, Listener, Log, LogFormat, Tcp};
+use crate::route::{Role, Rules};
+use crate::telemetry;
+use crate::topology::freshness::OnStoreLoss;
+
+const SECOND: Duration = Duration::from_secs(1);
+const ADMIN_PORT: u16 = 8009;
+const MAX_SESSIONS: usize = 10_000;
+const HOLD_LIMIT: usize = 5_000;
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = SECOND;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is wrong, where in the text, and what to write instead.
+struct Problem {
+    /// `None` for what is missing from the file as a whole.
+    at: Option<Range<usize>>,
+    text: String,
+    help: Option<String>,
+}
+
+impl Problem {
+    fn of_file(text: impl Into<String>) -> Problem {
+        Problem { at: None, text: text.into(), help: None }
+    }
+
+    fn at<T>(what: &Spanned<T>, text: impl Into<String>) -> Problem {
+        Problem { at: Some(what.span()), text: text.into(), help: None }
+    }
+
+    fn help(self, help: impl Into<String>) -> Problem {
+        Problem { help: Some(help.into()), ..self }
+    }
+}
+
+/// Reads and checks the file at `path`.
+pub fn load(path: &Path) -> Result<Config, SettingsError> {
+    settings_file::load(path).and_then(checked)
+}
+
+/// Checks the `text` of `file`.
+pub fn parse(file: &str, text: &str) -> Result<Config, SettingsError> {
+    settings_file::parse(file, text).and_then(checked)
+}
+
+fn checked(loaded: Loaded<RawConfig>) -> Result<Config, SettingsError> {
+    let source = loaded.source;
+    check(loaded.value).map_err(|problem| match problem.at {
+        Some(at) => source.error_at(at, problem.text, problem.help),
+        None => source.error(problem.text, problem.help),
+    })
+}
+
+fn check(raw: RawConfig) -> Result<Config, Problem> {
+    let mut clusters = BTreeMap::new();
+    for (name, cluster) in raw.cluster {
+        let cluster = check_cluster(&name, cluster)?;
+        clusters.insert(name.into_inner(), cluster);
+    }
+    if clusters.is_empty() {
+        return Err(
+            Problem::of_file("no cluster is named").help("write [cluster.main.etcd] with its endpoints")
+        );
+    }
+    Ok(Config {
+        log: check_log(raw.log)?,
+        admin: Admin {
+            listen: match raw.admin.listen {
+                Some(addresses) => addresses.iter().map(address).collect::<Result<_, _>>()?,
+                None => vec![(Ipv4Addr::LOCALHOST, ADMIN_PORT).into()],
+            },
+            ready_grace: or(raw.admin.ready_grace, 30 * SECOND),
+        },
+        drain: Drain {
+            notice: or(raw.drain.notice, Duration::ZERO),
+            timeout: or(raw.drain.timeout, 30 * SECOND),
+        },
+        tcp: check_tcp(&raw.tcp)?,
+        listeners: check_listeners(raw.listener, &clusters)?,
+        clusters,
+    })
+}
+
+fn or(given: Option<Interval>, default: Duration) -> Duration {
+    given.map_or(default, |interval| interval.0)
+}
+
+/// A duration that must not be zero.
+fn positive(given: Option<&Spanned<Interval>>, default: Duration) -> Result<Duration, Problem> {
+    match given {
+        Some(interval) if interval.get_ref().0.is_zero() => {
+            Err(Problem::at(interval, "this must be longer than zero"))
+        }
+        Some(interval) => Ok(interval.get_ref().0),
+        None => Ok(default),
+    }
+}
+
+fn address(text: &Spanned<String>) -> Result<SocketAddr, Problem> {
+    text.get_ref().parse().map_err(|_| {
+        Problem::at(text, format!("{:?} is not an address and a port", text.get_ref()))
+            .help("allowed: such as \"0.0.0.0:5432\" or \"[::]:5432\"")
+    })
+}
+
+fn check_log(raw: RawLog) -> Result<Log, Problem> {
+    let format = match raw.format {
+        Some(RawLogFormat::Json) => LogFormat::Json,
+        Some(RawLogFormat::Text) | None => LogFormat::Text,
+    };
+    let level = match raw.level {
+        Some(level) if !telemetry::level_is_valid(level.get_ref()) => {
+            return Err(Problem::at(&level, format!("{:?} is not a log level", level.get_ref()))
+                .help("allowed: error, warn, info, debug, trace, or directives such as info,pgvane=debug"));
+        }
+        Some(level) => level.into_inner(),
+        None => "info".to_owned(),
+    };
+    Ok(Log { format, level })
+}
+
+fn check_tcp(raw: &RawTcp) -> Result<Tcp, Problem> {
+    // The kernel counts keepalive times in whole seconds.
+    let whole = |given: Option<&Spanned<Interval>>, default: Duration| match given {
+        Some(time) if time.get_ref().0 < SECOND || time.get_ref().0.subsec_nanos() != 0 => {
+            Err(Problem::at(time, format!("{} is not allowed", time.get_ref()))
+                .help("allowed: whole seconds from 1s"))
+        }
+        Some(time) => Ok(time.get_ref().0),
+        None => Ok(default),
+    };
+    let keepalive_count = match &raw.keepalive_count {
+        Some(count) if !(1..=127).contains(count.get_ref()) => {
+            return Err(
+                Problem::at(count, format!("{} is not allowed", count.get_ref())).help("allowed: 1 to 127")
+            );
+        }
+        Some(count) => *count.get_ref(),
+        None => 3,
+    };
+    Ok(Tcp {
+        keepalive_idle: whole(raw.keepalive_idle.as_ref(), 10 * SECOND)?,
+        keepalive_interval: whole(raw.keepalive_interval.as_ref(), 5 * SECOND)?,
+        keepalive_count,
+        user_timeout: or(raw.user_timeout, 20 * SECOND),
+    })
+}
+
+fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<Cluster, Problem> {
+    if !name.get_ref().chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        return Err(Problem::at(name, format!("{:?} cannot name a cluster", name.get_ref()))
+            .help("allowed: letters, digits, - _ and ."));
+    }
+    if let Some(scope) = raw.scope.as_ref().filter(|s| s.get_ref().is_empty()) {
+        return Err(Problem::at(scope, "the scope is empty"));
+    }
+    Ok(Cluster {
+        namespace: raw.namespace.unwrap_or_else(|| "service".to_owned()),
+        scope: raw.scope.map_or_else(|| name.get_ref().clone(), Spanned::into_inner),
+        etcd: check_etcd(raw.etcd)?,
+        on_store_loss: match raw.on_store_loss {
+            Some(RawOnStoreLoss::Fence) => OnStoreLoss::Fence,
+            Some(RawOnStoreLoss::Hold) | None => OnStoreLoss::Hold,
+        },
+        reread_interval: positive(raw.reread_interval.as_ref(), SECOND)?,
+    })
+}
+
+fn check_etcd(raw: RawEtcd) -> Result<Etcd, Problem> {
+    const EXAMPLE: &str = "allowed: such as \"http://10.0.0.1:2379\"";
+    if raw.endpoints.get_ref().is_empty() {
+        return Err(Problem::at(&raw.endpoints, "there must be at least one endpoint").help(EXAMPLE));
+    }
+    let endpoint = |url: Spanned<String>| {
+        let text = url.get_ref();
+        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
+        if host.is_empty() || host.contains("://") || host.contains(char::is_whitespace) {
+            return Err(Problem::at(&url, format!("{text:?} is not the URL of an etcd member")).help(EXAMPLE));
+        }
+        Ok(url.into_inner())
+    };
+    let endpoints = raw.endpoints.into_inner().into_iter().map(endpoint).collect::<Result<_, _>>()?;
+    let login = match (raw.username, raw.password) {
+        (Some(user), Some(password)) => Some((user.into_inner(), password.into_inner())),
+        (Some(user), None) => return Err(Problem::at(&user, "a username needs a password beside it")),
+        (None, Some(password)) => {
+            return Err(Problem::at(&password, "a password needs a username beside it"));
+        }
+        (None, None) => None,
+    };
+    let identity = match (raw.cert, raw.key) {
+        (Some(cert), Some(key)) => Some((cert.into_inner(), key.into_inner())),
+        (Some(cert), None) => return Err(Problem::at(&cert, "a cert needs a key beside it")),
+        (None, Some(key)) => return Err(Problem::at(&key, "a key needs a cert beside it")),
+        (None, None) => None,
+    };
+    Ok(Etcd { endpoints, login, cacert: raw.cacert, identity })
+}
+
+fn check_listeners(
+    raw: Option<Vec<RawListener>>,
+    clusters: &BTreeMap<String, Cluster>,
+) -> Result<Vec<Listener>, Problem> {
+    let Some(raw) = raw else {
+        return default_listeners(clusters);
+    };
+    let mut listeners: Vec<Listener> = Vec::new();
+    for one in raw {
+        let at = one.name.as_ref().map_or_else(|| one.role.span(), Spanned::span);
+        let listener = check_listener(one, clusters)?;
+        if listeners.iter().any(|l| l.name == listener.name) {
+            let text = format!("two listeners have the name {:?}", listener.name);
+            let help = Some("`name` tells them apart; it is the role unless given".to_owned());
+            return Err(Problem { at: Some(at), text, help });
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// 5432 for the primary and 5433 for the replicas, IPv4 and IPv6.
+fn default_listeners(clusters: &BTreeMap<String, Cluster>) -> Result<Vec<Listener>, Problem> {
+    let Some(cluster) = only(clusters) else {
+        return Err(Problem::of_file("there are several clusters and no [[listener]]")
+            .help("[[listener]] sections say which port serves which cluster"));
+    };
+    let listener = |role: Role, port: u16| Listener {
+        name: role.label().to_owned(),
+        cluster: cluster.clone(),
+        rules: Rules { role, fall_back_to_primary: false, max_lag: None },
+        listen: vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()],
+        max_sessions: MAX_SESSIONS,
+        hold_limit: HOLD_LIMIT,
+        hold_timeout: HOLD_TIMEOUT,
+        connect_timeout: CONNECT_TIMEOUT,
+        answer_timeout: ANSWER_TIMEOUT,
+        startup_timeout: STARTUP_TIMEOUT,
+    };
+    Ok(vec![listener(Role::Primary, 5432), listener(Role::Replica, 5433)])
+}
+
+fn only(clusters: &BTreeMap<String, Cluster>) -> Option<&String> {
+    let mut names = clusters.keys();
+    names.next().filter(|_| names.next().is_none())
+}
+
+fn check_listener(raw: RawListener, clusters: &BTreeMap<String, Cluster>) -> Result<Listener, Problem> {
+    let role = match raw.role.get_ref() {
+        RawRole::Primary => Role::Primary,
+        RawRole::Replica => Role::Replica,
+        RawRole::Any => Role::Any,
+    };
+    let fall_back_to_primary = match &raw.fallback {
+        Some(fallback) if role != Role::Replica => {
+            return Err(Problem::at(fallback, "fallback is for listeners with role = \"replica\""));
+        }
+        Some(fallback) => matches!(fallback.get_ref(), RawFallback::Primary),
+        None => false,
+    };
+    let cluster = match (&raw.cluster, only(clusters)) {
+        (Some(name), _) if clusters.contains_key(name.get_ref()) => name.get_ref().clone(),
+        (Some(name), _) => {
+            let known = clusters.keys().cloned().collect::<Vec<_>>().join(", ");
+            let near = nearest(name.get_ref(), clusters.keys().map(String::as_str));
+            let mean = near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+            return Err(Problem::at(name, format!("there is no cluster `{}`", name.get_ref()))
+                .help(format!("{mean}allowed: {known}")));
+        }
+        (None, Some(only)) => only.clone(),
+        (None, None) => {
+            return Err(Problem::at(&raw.role, "this listener does not say which cluster it serves")
+                .help("with several clusters, `cluster` names one"));
+        }
+    };
+    if raw.listen.get_ref().is_empty() {
+        return Err(Problem::at(&raw.listen, "there must be at least one address")
+            .help("allowed: such as \"0.0.0.0:5432\" or \"[::]:5432\""));
+    }
+    let max_sessions = match &raw.max_sessions {
+        Some(limit) if *limit.get_ref() == 0 => {
+            return Err(Problem::at(limit, "0 is not allowed").help("allowed: 1 and more"));
+        }
+        Some(limit) => *limit.get_ref(),
+        None => MAX_SESSIONS,
+    };
+    Ok(Listener {
+        name: raw.name.map_or_else(|| role.label().to_owned(), Spanned::into_inner),
+        cluster,
+        rules: Rules { role, fall_back_to_primary, max_lag: raw.max_lag.map(|size| size.0) },
+        listen: raw.listen.get_ref().iter().map(address).collect::<Result<_, _>>()?,
+        max_sessions,
+        hold_limit: raw.hold_limit.unwrap_or(HOLD_LIMIT),
+        hold_timeout: or(raw.hold_timeout, HOLD_TIMEOUT),
+        connect_timeout: positive(raw.connect_timeout.as_ref(), CONNECT_TIMEOUT)?,
+        answer_timeout: positive(raw.answer_timeout.as_ref(), ANSWER_TIMEOUT)?,
+        startup_timeout: positive(raw.startup_timeout.as_ref(), STARTUP_TIMEOUT)?,
+    })
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

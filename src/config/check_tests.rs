@@ -1,0 +1,100 @@
+//! Defaults, the example file, and how wrong files are refused.
+
+use super::*;
+
+const LEAST: &str = "[cluster.main.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+
+fn config(text: &str) -> Config {
+    parse("proxy.toml", text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The error of `LEAST` with `more` in front.
+fn refused(more: &str) -> String {
+    parse("proxy.toml", &format!("{more}\n{LEAST}")).expect_err(more).to_string()
+}
+
+#[test]
+fn the_example_shows_every_default() {
+    let example = include_str!("../../proxy.toml.example");
+    assert_eq!(config(example), config(LEAST));
+}
+
+/// Every key the file may have is in the example, as a line of its own or as a comment.
+#[test]
+fn the_example_names_every_key() {
+    let example = include_str!("../../proxy.toml.example");
+    let raw = include_str!("raw.rs");
+    let keys = raw.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once(':'));
+    for (key, _) in keys {
+        let shown =
+            example.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+        let section = ["log", "admin", "drain", "tcp", "cluster", "listener", "etcd"].contains(&key);
+        assert!(shown || section, "{key} is not in proxy.toml.example");
+    }
+}
+
+#[test]
+fn the_least_file_serves_both_roles_on_both_families() {
+    let config = config(LEAST);
+    let listen: Vec<_> =
+        config.listeners.iter().map(|l| (l.name.as_str(), l.listen[1].to_string())).collect();
+    assert_eq!(listen, [("primary", "[::]:5432".to_owned()), ("replica", "[::]:5433".to_owned())]);
+    assert_eq!(config.clusters["main"].scope, "main");
+}
+
+#[test]
+fn a_wrong_key_names_file_line_and_the_nearest() {
+    let error = refused("[drain]\ntimout = \"3s\"");
+    assert!(error.starts_with("proxy.toml:2:1: unknown key `timout` in [drain]\n"), "{error}");
+    assert!(error.contains("2 | timout = \"3s\""), "{error}");
+    assert!(error.contains("did you mean `timeout`?") && error.contains("notice, timeout"), "{error}");
+}
+
+#[test]
+fn what_cannot_work_is_refused_where_it_stands() {
+    let listener = "[[listener]]\nrole = \"primary\"\nlisten = [\"127.0.0.1:1\"]\n";
+    for (text, place, part) in [
+        ("[tcp]\nkeepalive_idle = \"500ms\"", "proxy.toml:2:", "whole seconds"),
+        ("[tcp]\nkeepalive_count = 0", "proxy.toml:2:", "1 to 127"),
+        ("[log]\nlevel = \"=loud=\"", "proxy.toml:2:", "info"),
+        ("[admin]\nlisten = [\"localhost\"]", "proxy.toml:2:", "0.0.0.0:5432"),
+        ("[cluster.\"a b\".etcd]\nendpoints = [\"http://x:1\"]", "proxy.toml:1:", "letters"),
+        ("[cluster.x.etcd]\nendpoints = []", "proxy.toml:2:", "at least one endpoint"),
+        ("[cluster.x.etcd]\nendpoints = [\"ftp://x\"]", "proxy.toml:2:", "http://10.0.0.1:2379"),
+        ("[cluster.x.etcd]\nendpoints = [\"x:1\"]\nusername = \"u\"", "proxy.toml:3:", "password"),
+        ("[cluster.x.etcd]\nendpoints = [\"x:1\"]\ncert = \"u\"", "proxy.toml:3:", "key"),
+        ("[[listener]]\nrole = \"primary\"\nlisten = []", "proxy.toml:3:", "at least one address"),
+        ("[[listener]]\nrole = \"master\"\nlisten = [\"x\"]", "proxy.toml:2:", "primary, replica, any"),
+        (&format!("{listener}fallback = \"primary\""), "proxy.toml:4:", "replica"),
+        (&format!("{listener}cluster = \"mian\""), "proxy.toml:4:", "did you mean `main`?"),
+        (&format!("{listener}max_sessions = 0"), "proxy.toml:4:", "1 and more"),
+        (&format!("{listener}connect_timeout = \"0s\""), "proxy.toml:4:", "longer than zero"),
+        (&format!("{listener}{listener}"), "proxy.toml:5:", "two listeners have the name \"primary\""),
+    ] {
+        let error = refused(text);
+        assert!(error.starts_with(place) && error.contains(part), "{text}\n---\n{error}");
+    }
+}
+
+#[test]
+fn a_file_without_a_cluster_says_what_to_write() {
+    let error = parse("proxy.toml", "").expect_err("nothing to serve").to_string();
+    assert!(error.contains("[cluster.main.etcd]"), "{error}");
+}
+
+#[test]
+fn several_clusters_need_listeners_that_name_one() {
+    let two = "[cluster.other.etcd]\nendpoints = [\"x:1\"]\n";
+    assert!(refused(two).contains("[[listener]]"));
+    let listener = "[[listener]]\nrole = \"primary\"\nlisten = [\"127.0.0.1:1\"]\n";
+    assert!(refused(&format!("{two}{listener}")).contains("`cluster` names one"));
+    let config = config(&format!("{two}{listener}cluster = \"other\"\n{LEAST}"));
+    assert_eq!(config.listeners[0].cluster, "other");
+}
+
+#[test]
+fn passwords_are_not_shown() {
+    let text = "[cluster.x.etcd]\nendpoints = [\"x:1\"]\nusername = \"u\"\npassword = \"hunter2\"";
+    let shown = format!("{:?}", config(text));
+    assert!(shown.contains("***") && !shown.contains("hunter2"), "{shown}");
+}

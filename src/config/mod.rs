@@ -1,0 +1,149 @@
+//! The settings of one proxy, all valid. Built only by [`check`] from what [`raw`] read.
+
+mod check;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgvane_cluster::settings_file::Secret;
+use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
+
+pub use self::check::{load, parse};
+use crate::route::Rules;
+use crate::topology::freshness::OnStoreLoss;
+
+/// Everything a proxy is told.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// How to log.
+    pub log: Log,
+    /// Where `/metrics` and the health checks are.
+    pub admin: Admin,
+    /// How to stop.
+    pub drain: Drain,
+    /// Socket options of both sides of every session.
+    pub tcp: Tcp,
+    /// The clusters, by name.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// The ports clients connect to.
+    pub listeners: Vec<Listener>,
+}
+
+/// How to log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// One line of text or one JSON object per event.
+    pub format: LogFormat,
+    /// A level, or directives such as `info,pgvane=debug`.
+    pub level: String,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people and journald.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// The HTTP side.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// How long a primary may be missing, or the store silent, before `/readyz` says 503.
+    pub ready_grace: Duration,
+}
+
+/// How to stop on SIGTERM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drain {
+    /// Time between `/readyz` saying 503 and new connections being refused.
+    pub notice: Duration,
+    /// Time that open sessions then have to end by themselves.
+    pub timeout: Duration,
+}
+
+/// Socket options. `TCP_NODELAY` is always on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tcp {
+    /// Idle time before the first keepalive probe.
+    pub keepalive_idle: Duration,
+    /// Time between probes.
+    pub keepalive_interval: Duration,
+    /// Unanswered probes that end the connection.
+    pub keepalive_count: u32,
+    /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
+    pub user_timeout: Duration,
+}
+
+/// One cluster and the store that tells of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cluster {
+    /// Patroni's namespace.
+    pub namespace: String,
+    /// Patroni's scope.
+    pub scope: String,
+    /// The store.
+    pub etcd: Etcd,
+    /// What to do with the last leader when the store no longer proves it.
+    pub on_store_loss: OnStoreLoss,
+    /// Time between linearizable reads that confirm the watch.
+    pub reread_interval: Duration,
+}
+
+/// How to reach etcd.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Etcd {
+    /// Client URLs.
+    pub endpoints: Vec<String>,
+    /// User and password, where authentication is on.
+    pub login: Option<(String, Secret)>,
+    /// CA certificates that sign etcd's, PEM; the system's where absent.
+    pub cacert: Option<PathBuf>,
+    /// Our certificate and key, PEM, where etcd asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl Etcd {
+    /// As the store wants it.
+    pub fn options(&self) -> EtcdOptions {
+        let mut options = EtcdOptions::new(self.endpoints.clone());
+        options.user =
+            self.login.as_ref().map(|(user, password)| (user.clone(), password.expose().to_owned()));
+        if self.endpoints.iter().any(|url| url.starts_with("https:")) {
+            let (ca, identity) = (self.cacert.clone(), self.identity.clone());
+            options.tls = Some(EtcdTls { ca, identity, server_name: None });
+        }
+        options
+    }
+}
+
+/// One port, or several that count as one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listener {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// The cluster it serves.
+    pub cluster: String,
+    /// How it chooses servers.
+    pub rules: Rules,
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Most client connections at once.
+    pub max_sessions: usize,
+    /// Most of them waiting for somebody to serve.
+    pub hold_limit: usize,
+    /// Longest wait.
+    pub hold_timeout: Duration,
+    /// Longest TCP connect to one server.
+    pub connect_timeout: Duration,
+    /// Longest silence of a replica after the startup packet before the next one is tried.
+    pub answer_timeout: Duration,
+    /// Time a client has to send its first packet.
+    pub startup_timeout: Duration,
+}

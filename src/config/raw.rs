@@ -1,0 +1,122 @@
+//! proxy.toml as written: every key, none checked beyond its type. Unknown keys are refused here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use pgvane_cluster::settings_file::{Interval, Secret, Size};
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    #[serde(default)]
+    pub(super) log: RawLog,
+    #[serde(default)]
+    pub(super) admin: RawAdmin,
+    #[serde(default)]
+    pub(super) drain: RawDrain,
+    #[serde(default)]
+    pub(super) tcp: RawTcp,
+    #[serde(default)]
+    pub(super) cluster: BTreeMap<Spanned<String>, RawCluster>,
+    pub(super) listener: Option<Vec<RawListener>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) format: Option<RawLogFormat>,
+    pub(super) level: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawLogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    pub(super) listen: Option<Vec<Spanned<String>>>,
+    pub(super) ready_grace: Option<Interval>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDrain {
+    pub(super) notice: Option<Interval>,
+    pub(super) timeout: Option<Interval>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTcp {
+    pub(super) keepalive_idle: Option<Spanned<Interval>>,
+    pub(super) keepalive_interval: Option<Spanned<Interval>>,
+    pub(super) keepalive_count: Option<Spanned<u32>>,
+    pub(super) user_timeout: Option<Interval>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCluster {
+    pub(super) scope: Option<Spanned<String>>,
+    pub(super) namespace: Option<String>,
+    pub(super) on_store_loss: Option<RawOnStoreLoss>,
+    pub(super) reread_interval: Option<Spanned<Interval>>,
+    pub(super) etcd: RawEtcd,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawOnStoreLoss {
+    Hold,
+    Fence,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEtcd {
+    pub(super) endpoints: Spanned<Vec<Spanned<String>>>,
+    pub(super) username: Option<Spanned<String>>,
+    pub(super) password: Option<Spanned<Secret>>,
+    pub(super) cacert: Option<PathBuf>,
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListener {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) cluster: Option<Spanned<String>>,
+    pub(super) role: Spanned<RawRole>,
+    pub(super) listen: Spanned<Vec<Spanned<String>>>,
+    pub(super) fallback: Option<Spanned<RawFallback>>,
+    pub(super) max_lag: Option<Size>,
+    pub(super) max_sessions: Option<Spanned<usize>>,
+    pub(super) hold_limit: Option<usize>,
+    pub(super) hold_timeout: Option<Interval>,
+    pub(super) connect_timeout: Option<Spanned<Interval>>,
+    pub(super) answer_timeout: Option<Spanned<Interval>>,
+    pub(super) startup_timeout: Option<Spanned<Interval>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawRole {
+    Primary,
+    Replica,
+    Any,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawFallback {
+    None,
+    Primary,
+}
