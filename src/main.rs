@@ -1,2 +1,120 @@
-//! stub
-fn main() {}
+//! The command line, signals and exit codes; everything else is in the library.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use pgvane::config::{self, Config};
+use pgvane::shutdown::Shutdown;
+use pgvane::telemetry;
+use pgvane_cluster::store::etcd::EtcdStore;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+/// Wrong settings (`EX_USAGE` of sysexits.h).
+const BAD_CONFIG: u8 = 64;
+
+/// Health-aware TCP proxy for highly available PostgreSQL.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Only check the settings file, say what is wrong with it, and exit: 0 when it is valid, else 64.
+    #[arg(long)]
+    check: bool,
+    /// The settings file (see proxy.toml.example).
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    if arguments.check {
+        complain(&format!("{}: valid", arguments.config.display()));
+        return ExitCode::SUCCESS;
+    }
+    telemetry::start(&config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            complain(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says something to whoever started the program, before there is a log or instead of one.
+fn complain(message: &str) {
+    use std::io::Write;
+    // Nobody is left to hear of a standard error that cannot be written to.
+    let _ = writeln!(std::io::stderr(), "pgvane: {message}");
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    raise_descriptor_limit(&config);
+    let shutdown = Shutdown::default();
+    watch_signals(shutdown.clone()).map_err(|error| format!("cannot watch signals: {error}"))?;
+    let bound = pgvane::bind(&config).map_err(|error| error.to_string())?;
+    let stores: BTreeMap<_, _> = config
+        .clusters
+        .iter()
+        .map(|(name, cluster)| (name.clone(), Arc::new(EtcdStore::new(cluster.etcd.options()))))
+        .collect();
+    // Without systemd there is nobody to notify.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    pgvane::run(config, bound, stores, shutdown).await;
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT drains, the second ends at once.
+fn watch_signals(shutdown: Shutdown) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        for stop in [&shutdown.drain, &shutdown.now] {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            info!(signal = name, "asked to stop");
+            let _ = sd_notify::notify(&[NotifyState::Stopping]);
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Every session needs two descriptors; takes what the hard limit allows and says when that is too little.
+fn raise_descriptor_limit(config: &Config) {
+    let sessions: usize = config.listeners.iter().map(|l| l.max_sessions).sum();
+    let wanted = sessions as u64 * 2 + 256;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let possible = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum }) {
+        warn!(%error, "cannot raise the limit of open files");
+    } else if possible < wanted {
+        warn!(
+            limit = possible,
+            wanted, "the limit of open files is too low for max_sessions of all listeners"
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! One client from accept to close: open, splice, account. The only place that ends a session.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use pgvane_cluster::clock::Tick;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info};
+
+use crate::close::{CloseReason, Side};
+use crate::listen::Port;
+use crate::metrics::ListenerMetrics;
+use crate::open::{Opening, Refusal, Server, decline_encryption, write_all};
+use crate::pgwire;
+use crate::socket;
+use crate::splice::{Duplex, Event, Host};
+use crate::topology::Reign;
+
+/// Time a client has to close after its server has closed and everything was delivered. PostgreSQL never
+/// half-closes, so there is nothing left to wait for but the client's own goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Time to put an error message into the socket of a client that is turned away.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug)]
+struct Ended {
+    reason: CloseReason,
+    error: Option<String>,
+    target: Option<(String, Option<i64>)>,
+    to_client: u64,
+    to_server: u64,
+}
+
+/// Serves one accepted client to its end. `number` tells sessions apart in the log.
+pub(crate) async fn serve(port: Arc<Port>, client: TcpStream, peer: SocketAddr, number: u64) {
+    let started = Instant::now();
+    let guard = port.metrics.session();
+    let ended = run(&port, client).await;
+    drop(guard);
+    port.metrics.ended(ended.reason);
+    report(&port, peer, number, started.elapsed(), &ended);
+}
+
+/// Turns away a client for whom there is no session left, unless it only wants to cancel a query.
+pub(crate) async fn turn_away(port: Arc<Port>, client: TcpStream, peer: SocketAddr, number: u64) {
+    let started = Instant::now();
+    let refusal = match timeout(LAST_WORDS, Opening::new(&port, &client).cancel_only()).await {
+        Ok(refusal) => refusal,
+        Err(_) => Refusal::silent(CloseReason::SessionLimit),
+    };
+    let ended = refuse(client, refusal).await;
+    port.metrics.ended(ended.reason);
+    report(&port, peer, number, started.elapsed(), &ended);
+}
+
+async fn run(port: &Port, mut client: TcpStream) -> Ended {
+    if let Err(error) = socket::tune(&client, &port.tcp) {
+        return Ended {
+            reason: CloseReason::ClientLeftEarly,
+            error: Some(error.to_string()),
+            target: None,
+            to_client: 0,
+            to_server: 0,
+        };
+    }
+    let opened = Opening::new(port, &client).open().await;
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => return refuse(client, refusal).await,
+    };
+    let Server { stream: mut server, target, on_node: _on_node } = opened.server;
+    let host = SessionHost { reign: target.reign.as_deref(), metrics: &port.metrics };
+    let mut duplex = Duplex::with_pending(opened.to_client, opened.to_server);
+    let (reason, error) = splice(port, &mut client, &mut server, &mut duplex, &host).await;
+    duplex.settle(&host);
+    match reason {
+        CloseReason::ClientClosed | CloseReason::ServerClosed => {}
+        // A reset is passed on as a reset.
+        CloseReason::ServerReset | CloseReason::ServerTimedOut => socket::reset_on_close(&client),
+        // The server shall drop its backend at once, whatever it was doing for a client it has lost.
+        _ => socket::reset_on_close(&server),
+    }
+    let (to_client, to_server) = duplex.totals();
+    let epoch = target.reign.as_ref().map(|reign| reign.epoch().0);
+    Ended { reason, error, target: Some((target.name.to_string(), epoch)), to_client, to_server }
+}
+
+/// What a session is to its splice: the reign says whether bytes may pass.
+struct SessionHost<'a> {
+    reign: Option<&'a Reign>,
+    metrics: &'a ListenerMetrics,
+}
+
+impl Host for SessionHost<'_> {
+    fn may_forward(&self) -> bool {
+        self.reign.is_none_or(|reign| reign.is_open(Tick::now()))
+    }
+
+    fn moved(&self, side: Side, bytes: u64) {
+        self.metrics.moved(side, bytes);
+    }
+}
+
+/// Moves bytes until one side is done or the session is cut.
+async fn splice(
+    port: &Port,
+    client: &mut TcpStream,
+    server: &mut TcpStream,
+    duplex: &mut Duplex,
+    host: &SessionHost<'_>,
+) -> (CloseReason, Option<String>) {
+    type Cut<'a> = Pin<Box<dyn Future<Output = CloseReason> + Send + 'a>>;
+    // A set polls only those that were woken: waiting for a cut costs nothing per chunk.
+    let mut cuts = FuturesUnordered::<Cut<'_>>::new();
+    if let Some(reign) = host.reign {
+        cuts.push(Box::pin(reign.ended()));
+    }
+    cuts.push(Box::pin(async {
+        port.cut.cancelled().await;
+        CloseReason::Drained
+    }));
+    let mut goodbye: Option<Pin<Box<tokio::time::Sleep>>> = None;
+    loop {
+        let event = tokio::select! {
+            biased;
+            Some(reason) = cuts.next() => return (reason, None),
+            event = poll_fn(|cx| duplex.poll(cx, client, server, host)) => event,
+            () = async {
+                match &mut goodbye {
+                    Some(goodbye) => goodbye.await,
+                    None => std::future::pending().await,
+                }
+            } => Event::Closed(Side::Server),
+        };
+        match event {
+            Event::Shut => {
+                let opened = async {
+                    match host.reign {
+                        Some(reign) => reign.opened().await,
+                        None => {}
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    Some(reason) = cuts.next() => return (reason, None),
+                    () = opened => {}
+                }
+            }
+            Event::HalfClosed(Side::Client) => {}
+            Event::HalfClosed(Side::Server) => goodbye = Some(Box::pin(sleep(GOODBYE))),
+            Event::Closed(Side::Client) => return (CloseReason::ClientClosed, None),
+            Event::Closed(Side::Server) => return (CloseReason::ServerClosed, None),
+            Event::Failed(side, error) => {
+                return (CloseReason::of_error(side, &error), Some(error.to_string()));
+            }
+        }
+    }
+}
+
+/// Says why, where there is something to say, and closes.
+async fn refuse(client: TcpStream, refusal: Refusal) -> Ended {
+    let mut to_client = 0;
+    if let Some((sqlstate, text)) = &refusal.message {
+        let message = pgwire::fatal(sqlstate, &format!("pgvane: {text}"));
+        let told = timeout(LAST_WORDS, async {
+            if refusal.asked_for_encryption {
+                decline_encryption(&client).await?;
+            }
+            write_all(&client, &message).await
+        });
+        if let Ok(Ok(())) = told.await {
+            to_client = message.len() as u64;
+            // Bytes the client sent and nobody read would turn the close into a reset that overtakes the
+            // message; reading them lets it arrive.
+            while client.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        }
+    }
+    let error = refusal.message.map(|(_, text)| text);
+    Ended { reason: refusal.reason, error, target: None, to_client, to_server: 0 }
+}
+
+fn report(port: &Port, peer: SocketAddr, number: u64, lasted: Duration, ended: &Ended) {
+    let (target, epoch) = match &ended.target {
+        Some((name, epoch)) => (Some(name.as_str()), *epoch),
+        None => (None, None),
+    };
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                session = number,
+                client = %peer,
+                listener = port.settings.name,
+                cluster = port.settings.cluster,
+                target,
+                epoch,
+                reason = ended.reason.label(),
+                error = ended.error,
+                duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+                to_client = ended.to_client,
+                to_server = ended.to_server,
+                "session ended"
+            )
+        };
+    }
+    if ended.reason.is_normal() {
+        line!(debug);
+    } else {
+        line!(info);
+    }
+}

@@ -1,0 +1,75 @@
+//! The phases of the end: say so, stop accepting, let sessions finish, cut the rest.
+
+use std::fmt;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What asks a proxy to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Stop in order: drain first.
+    pub drain: CancellationToken,
+    /// Do not wait any longer for anything.
+    pub now: CancellationToken,
+}
+
+/// Where a proxy is in its life. Only moves forward.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Accepts and serves.
+    Serving,
+    /// Accepts and serves, and `/readyz` says that it will not for long.
+    LameDuck,
+    /// Accepts no more; open sessions may finish.
+    Draining,
+    /// Open sessions are cut.
+    Cut,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::Serving => "serving",
+            Phase::LameDuck => "about to drain",
+            Phase::Draining => "draining",
+            Phase::Cut => "cutting sessions",
+        })
+    }
+}
+
+/// The phase and the tokens that go with it. Only `run` moves it.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    phase: watch::Sender<Phase>,
+    /// Ends the accepting of connections.
+    pub(crate) stop_accepting: CancellationToken,
+    /// Ends every session.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Lifecycle {
+    pub(crate) fn new() -> Lifecycle {
+        Lifecycle {
+            phase: watch::Sender::new(Phase::Serving),
+            stop_accepting: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Read by the health checks.
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Moves on to `phase`.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+        if phase >= Phase::Draining {
+            self.stop_accepting.cancel();
+        }
+        if phase >= Phase::Cut {
+            self.cut.cancel();
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Socket options: how connections are kept honest, and how they are ended hard.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::config::Tcp;
+
+/// Connections the kernel keeps ready to be accepted; it lowers this to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Binds and listens. IPv6 sockets are IPv6 only, so that `0.0.0.0:5432` and `[::]:5432` can both be bound.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for connections of its predecessor in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Sets the options of one side of a session.
+pub(crate) fn tune(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(tcp.keepalive_idle)
+        .with_interval(tcp.keepalive_interval)
+        .with_retries(tcp.keepalive_count);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(tcp.user_timeout).filter(|t| !t.is_zero()))
+}
+
+/// Makes the close that follows a reset: the peer hears at once, and nothing lingers in its kernel or ours.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    // A socket that is gone already needs no reset.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_families_share_a_port() {
+        let v4 = listen("0.0.0.0:0".parse().expect("an address")).expect("IPv4");
+        let port = v4.local_addr().expect("bound").port();
+        match listen(SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port)) {
+            Ok(v6) => assert_eq!(v6.local_addr().expect("bound").port(), port),
+            // A machine without IPv6 cannot show it; any other failure is one.
+            Err(error) => assert_eq!(error.raw_os_error(), Some(97), "{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn options_are_in_force() {
+        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("bind");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connect");
+        let tcp = Tcp {
+            keepalive_idle: Duration::from_secs(11),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_count: 4,
+            user_timeout: Duration::from_secs(21),
+        };
+        tune(&stream, &tcp).expect("options");
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
+        assert_eq!(socket.tcp_keepalive_time().expect("readable"), tcp.keepalive_idle);
+        assert_eq!(socket.tcp_keepalive_interval().expect("readable"), tcp.keepalive_interval);
+        assert_eq!(socket.tcp_keepalive_retries().expect("readable"), 4);
+        assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(tcp.user_timeout));
+    }
+}
