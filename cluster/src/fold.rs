@@ -9,10 +9,17 @@ use crate::settings::{ClusterSettings, SettingWarning};
 use crate::store::{KeyEvent, KeyValue, Snapshot};
 use crate::view::{ClusterView, ConfigDocument, LeaderKey, Member, Versioned};
 
-/// The view a snapshot shows. The last good configuration of `before` stays when the new one is unreadable
+/// The view a snapshot shows, after `before`. The last good configuration of `before` stays when the new one is unreadable
 /// (trap 14: garbage in `config` must not become the defaults).
 pub fn from_snapshot(space: &Keyspace, snapshot: &Snapshot, before: Option<&ClusterView>) -> ClusterView {
-    let mut view = ClusterView { revision: snapshot.revision, ..ClusterView::default() };
+    // Reigns are counted by revisions: those of another era say nothing about this one.
+    let newest_epoch = before.filter(|b| b.era == snapshot.era).map_or(Epoch(0), |b| b.newest_epoch);
+    let mut view = ClusterView {
+        revision: snapshot.revision,
+        era: snapshot.era,
+        newest_epoch,
+        ..ClusterView::default()
+    };
     for kv in &snapshot.keys {
         put(&mut view, space, kv);
     }
@@ -58,8 +65,11 @@ fn put(view: &mut ClusterView, space: &Keyspace, kv: &KeyValue) {
             view.malformed.remove(&path);
         }
         Err(RecordError(why)) => {
-            if key != Key::Config {
-                forget(view, &key);
+            match key {
+                Key::Config => {}
+                // The key is there, so the old one must not speak for it.
+                Key::Status => view.status = None,
+                _ => forget(view, &key),
             }
             view.malformed.insert(path, why);
         }
@@ -76,22 +86,26 @@ fn read(view: &mut ClusterView, key: &Key, kv: &KeyValue) -> Result<(), RecordEr
             if name.is_empty() {
                 return Err(RecordError("the leader key names nobody".to_owned()));
             }
-            view.leader = Some(LeaderKey {
-                name: NodeName::new(name),
-                epoch: Epoch(kv.create_revision.0),
-                lease: kv.lease,
-            });
+            let epoch = Epoch(kv.create_revision.0);
+            let newest = view.newest_epoch;
+            if epoch < newest {
+                return Err(RecordError(format!("the leader key is of reign {epoch}, older than {newest}")));
+            }
+            view.newest_epoch = epoch;
+            view.leader = Some(LeaderKey { name: NodeName::new(name), epoch, lease: kv.lease });
         }
         Key::Member(name) => {
             let member = Member { record: MemberRecord::parse(bytes)?, lease: kv.lease };
             view.members.insert(name.clone(), member);
         }
-        Key::Status => view.status = Some(StatusRecord::parse(bytes)?),
-        // `status` wins where both exist; a leader that writes only the old key leaves `status` absent.
+        // `status` wins where both exist, also over an older value of itself that could be read.
+        Key::Status => {
+            view.has_status_key = true;
+            view.status = Some(StatusRecord::parse(bytes)?);
+        }
         Key::OptimeLeader => {
-            if view.status.is_none() {
-                view.status = Some(StatusRecord::parse(bytes)?);
-            }
+            view.optime_leader = Some(StatusRecord::parse(bytes)?);
+            use_optime_leader(view);
         }
         Key::History => view.history = Some(HistoryRecord::parse(bytes)?),
         Key::Failover => {
@@ -119,8 +133,15 @@ fn forget(view: &mut ClusterView, key: &Key) {
         Key::Member(name) => {
             view.members.remove(name);
         }
-        Key::Status => view.status = None,
-        Key::OptimeLeader => {}
+        Key::Status => {
+            view.has_status_key = false;
+            view.status = None;
+            use_optime_leader(view);
+        }
+        Key::OptimeLeader => {
+            view.optime_leader = None;
+            use_optime_leader(view);
+        }
         Key::History => view.history = None,
         Key::Failover => {
             view.failover = None;
@@ -128,6 +149,12 @@ fn forget(view: &mut ClusterView, key: &Key) {
         }
         Key::Sync => view.sync = None,
         Key::Failsafe => view.failsafe = None,
+    }
+}
+
+fn use_optime_leader(view: &mut ClusterView) {
+    if !view.has_status_key {
+        view.status.clone_from(&view.optime_leader);
     }
 }
 

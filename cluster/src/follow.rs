@@ -34,6 +34,17 @@ pub struct FollowOptions {
     pub ask_leader_lease: bool,
 }
 
+impl Default for FollowOptions {
+    fn default() -> FollowOptions {
+        FollowOptions {
+            reread_every: Duration::from_secs(2),
+            retry_first: Duration::from_millis(50),
+            retry_max: Duration::from_secs(1),
+            ask_leader_lease: true,
+        }
+    }
+}
+
 /// How long the leader's lease is known to live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaderLease {

@@ -54,16 +54,25 @@ pub struct ConfigDocument {
 pub struct ClusterView {
     /// The store revision the view is complete up to.
     pub revision: Revision,
+    /// The era of the store that the revision counts in ([`crate::store::Snapshot::era`]).
+    pub era: u64,
     /// `Some("")` while a bootstrap runs, then the system identifier.
     pub initialize: Option<String>,
     /// The dynamic configuration; the last readable one when the key was overwritten with garbage.
     pub config: Option<Versioned<ConfigDocument>>,
     /// Who leads.
     pub leader: Option<LeaderKey>,
+    /// The newest reign seen in this era of the store; the leader's never is an older one.
+    pub newest_epoch: Epoch,
     /// All members with a readable record.
     pub members: BTreeMap<NodeName, Member>,
-    /// How far the leader's WAL has come.
+    /// How far the leader's WAL has come: what the key `status` says; only where that key does not exist, what
+    /// `optime/leader` says.
     pub status: Option<StatusRecord>,
+    /// What `optime/leader` says, the key of leaders of old.
+    pub optime_leader: Option<StatusRecord>,
+    /// Whether the key `status` exists, readable or not.
+    pub has_status_key: bool,
     /// The timelines so far; `None` is unknown, not "none ended".
     pub history: Option<HistoryRecord>,
     /// An operator's pending request; empty requests are `None`.

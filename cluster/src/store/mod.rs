@@ -70,6 +70,9 @@ pub struct Snapshot {
     pub keys: Vec<KeyValue>,
     /// When the request was *sent*: what the snapshot says was true no earlier than this.
     pub asked_at: Tick,
+    /// Which history the revisions count in: another number than before means that the store was replaced or
+    /// restored from a backup, and its revisions cannot be compared with earlier ones.
+    pub era: u64,
 }
 
 /// What a watch delivers.

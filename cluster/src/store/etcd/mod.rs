@@ -103,7 +103,7 @@ impl Store for EtcdStore {
                 let header = answer.take_header();
                 let revision = Revision(header.as_ref().map_or(0, etcd_client::ResponseHeader::revision));
                 let keys = answer.kvs().iter().map(key_value).collect();
-                Ok((header, Snapshot { revision, keys, asked_at }))
+                Ok((header, Snapshot { revision, keys, asked_at, era: 0 }))
             })
             .await
     }
