@@ -17,10 +17,21 @@
 //!
 //! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
 
-pub mod decide;
-pub mod timing;
+pub mod api;
 pub mod config;
+pub mod decide;
+pub mod effects;
+pub mod enact;
+pub mod event;
 pub mod guard;
 pub mod history;
+pub mod keepalive;
+pub mod keeper;
+pub mod peers;
 pub mod postgres;
+pub mod prober;
+pub mod publish;
+pub mod reconcile;
+pub mod server;
+pub mod timing;
 pub mod vouch;

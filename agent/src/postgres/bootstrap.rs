@@ -96,7 +96,8 @@ async fn create_roles(first: &Instance, instance: &Instance) -> Result<(), Postg
         .await?;
     let superuser = &instance.superuser;
     if let Some(password) = &superuser.password {
-        let sql = format!("ALTER ROLE {} PASSWORD {}", ident(&superuser.username), literal(password.expose()));
+        let sql =
+            format!("ALTER ROLE {} PASSWORD {}", ident(&superuser.username), literal(password.expose()));
         client.batch_execute(&sql).await?;
     }
     for sql in role_statements(instance) {
@@ -174,7 +175,10 @@ mod tests {
         let i = instance(std::path::Path::new("/x"));
         let all = role_statements(&i);
         assert_eq!(all[0], r#"CREATE ROLE "rep" LOGIN REPLICATION PASSWORD E'p:w''d\\'"#);
-        assert!(all.iter().any(|s| s.ends_with(r#"pg_ls_dir(text, boolean, boolean) TO "rewind""#)), "{all:?}");
+        assert!(
+            all.iter().any(|s| s.ends_with(r#"pg_ls_dir(text, boolean, boolean) TO "rewind""#)),
+            "{all:?}"
+        );
         assert_eq!(ident("a\"b"), "\"a\"\"b\"");
     }
 

@@ -57,9 +57,7 @@ impl ControlData {
         };
         let lsn = |label: &str| value(label).and_then(|v| v.parse().map_err(|_| wrong(label, v)));
         let number = |label: &str| value(label).and_then(|v| v.parse::<u64>().map_err(|_| wrong(label, v)));
-        let timeline = |label: &str| {
-            number(label).map(|n| Timeline(u32::try_from(n).unwrap_or(u32::MAX)))
-        };
+        let timeline = |label: &str| number(label).map(|n| Timeline(u32::try_from(n).unwrap_or(u32::MAX)));
         Ok(ControlData {
             system_identifier: value("Database system identifier")?.to_owned(),
             state: value("Database cluster state")?.to_owned(),

@@ -5,6 +5,7 @@ pub mod clone;
 pub mod control;
 pub mod controldata;
 pub mod instance;
+mod pidfd;
 pub mod probe;
 pub mod process;
 pub mod rewind;

@@ -167,9 +167,8 @@ fn error(e: &tokio_postgres::Error) -> ProbeError {
         };
     }
     let source = std::error::Error::source(e).map_or_else(|| e.to_string(), |s| format!("{e}: {s}"));
-    let refused = std::error::Error::source(e)
-        .and_then(|s| s.downcast_ref::<std::io::Error>())
-        .is_some_and(|io| {
+    let refused =
+        std::error::Error::source(e).and_then(|s| s.downcast_ref::<std::io::Error>()).is_some_and(|io| {
             matches!(io.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound)
         });
     if refused { ProbeError::Refused(source) } else { ProbeError::Other(source) }

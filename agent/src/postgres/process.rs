@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use tokio::io::unix::AsyncFd;
 
 /// Processes were left when the time for killing them was over.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +68,7 @@ impl Postmaster {
 
     /// Waits until it has ended.
     pub async fn ended(&self) -> io::Result<()> {
-        let fd = AsyncFd::register_with_interest(self.fd.try_clone()?, tokio::io::Interest::READABLE)?;
-        let _ready = fd.readable().await?;
-        Ok(())
+        super::pidfd::ended(&self.fd).await
     }
 }
 
@@ -103,7 +100,8 @@ fn belongs(pid: Pid, data_dir: &Path) -> bool {
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
     let Ok(cwd) = fs::read_link(format!("{proc}/cwd")) else { return false };
     let ours = cwd == data_dir || fs::canonicalize(data_dir).is_ok_and(|real| cwd == real);
-    ours && fs::read_to_string(format!("{proc}/comm")).is_ok_and(|comm| comm.trim_end().starts_with("postgres"))
+    ours && fs::read_to_string(format!("{proc}/comm"))
+        .is_ok_and(|comm| comm.trim_end().starts_with("postgres"))
         && !is_zombie(&proc)
 }
 

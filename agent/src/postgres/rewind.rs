@@ -161,7 +161,6 @@ pub fn marker(instance: &Instance) -> PathBuf {
     path.into()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

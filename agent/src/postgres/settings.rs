@@ -260,7 +260,8 @@ pub(super) mod tests {
         let i = instance(Path::new("/x"));
         let d = dynamic(&[("max_connections", "10"), ("max_wal_senders", "20"), ("wal_level", "minimal")]);
         let args = arguments(&i, &d, &[("max_worker_processes", 16)]).join(" ");
-        for expected in ["max_connections=100", "max_wal_senders=20", "wal_level=replica", "max_worker_processes=16"]
+        for expected in
+            ["max_connections=100", "max_wal_senders=20", "wal_level=replica", "max_worker_processes=16"]
         {
             assert!(args.contains(expected), "{expected} in {args}");
         }

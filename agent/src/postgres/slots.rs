@@ -152,7 +152,8 @@ mod tests {
         let slot = |name: &str, active| Existing { name: name.to_owned(), active, restart: Some(Lsn(5)) };
         assert_eq!(kept.plan(t(1), minute, &[], None), [Step::Create("b".to_owned())]);
         assert_eq!(kept.plan(t(1), minute, &[slot("b", true), slot("mine", false)], None), []);
-        let status = StatusRecord { slots: Some([("b".to_owned(), Lsn(9))].into()), ..StatusRecord::default() };
+        let status =
+            StatusRecord { slots: Some([("b".to_owned(), Lsn(9))].into()), ..StatusRecord::default() };
         let advance = Step::Advance("b".to_owned(), Lsn(9));
         assert_eq!(kept.plan(t(1), minute, &[slot("b", false)], Some(&status)), [advance]);
         let gone = kept.plan(t(90_000), minute, &[slot("b", false), slot("mine", false)], None);

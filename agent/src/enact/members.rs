@@ -1,0 +1,112 @@
+//! Effects on the other members and on the guard: questions with one short deadline for all.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::store::Store;
+use pgvane_cluster::view::ClusterView;
+use tracing::{info, warn};
+
+use super::{Context, Order};
+use crate::api::FailsafeAsk;
+use crate::decide::Outcome;
+use crate::decide::memory::Consent;
+use crate::decide::world::{Peer, Peers, Slot};
+use crate::event::Event;
+use crate::guard::client::{Arming, GuardClient};
+use crate::peers::{self, PeerAnswer};
+
+/// How long the others get to tell their positions. Whoever leads decides on what came in by then.
+const POLL_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long the others get to vouch.
+const VOUCH_LIMIT: Duration = Duration::from_millis(800);
+
+/// Asks every other member where it is.
+pub(super) async fn poll<S: Store>(ctx: &Context<S>, view: Option<&ClusterView>) -> Vec<Outcome> {
+    let asked_at = Tick::now();
+    let targets: Vec<(NodeName, String)> = view
+        .iter()
+        .flat_map(|v| v.members.iter())
+        .filter(|(name, _)| **name != ctx.me)
+        .filter_map(|(name, m)| Some((name.clone(), m.record.api_url.clone()?)))
+        .collect();
+    let answers = peers::ask_all(&targets, POLL_LIMIT).await;
+    let answers = answers.into_iter().map(|(name, answer)| (name, peer(answer))).collect();
+    ctx.report(Event::Peers(Peers { asked_at, answers }));
+    vec![Outcome::Done(Slot::Peers)]
+}
+
+fn peer(answer: PeerAnswer) -> Peer {
+    match answer {
+        PeerAnswer::Unreachable(_) => Peer::Unreachable,
+        PeerAnswer::Answered(status) => Peer::Answered {
+            is_primary: status.is_primary,
+            running: status.running,
+            timeline: status.timeline,
+            position: status.position,
+            tags: status.tags,
+        },
+    }
+}
+
+/// Asks every other member of the failsafe list to vouch. One that does not is enough to refuse.
+pub(super) async fn ask_failsafe<S: Store>(ctx: &Context<S>, epoch: Epoch, order: &Order) -> Vec<Outcome> {
+    let Some(list) = order.view.as_ref().and_then(|v| v.failsafe.as_ref()) else {
+        return vec![Outcome::NotConsented, Outcome::Done(Slot::Failsafe)];
+    };
+    let targets: BTreeMap<NodeName, String> =
+        list.0.iter().filter(|(name, _)| **name != ctx.me).map(|(n, url)| (n.clone(), url.clone())).collect();
+    let ask = FailsafeAsk {
+        name: ctx.me.clone(),
+        conn_url: order.record.conn_url.clone().unwrap_or_default(),
+        api_url: order.record.api_url.clone().unwrap_or_default(),
+        slots: None,
+    };
+    let asked_at = Tick::now();
+    let refusals = peers::vouch_all(&targets, &ask, VOUCH_LIMIT).await;
+    if refusals.is_empty() {
+        info!(members = targets.len(), "all members vouch for us while the store is away");
+        let consent = Consent { asked_at, ttl: order.timing.ttl, epoch };
+        return vec![Outcome::Consented(consent), Outcome::Done(Slot::Failsafe)];
+    }
+    warn!(?refusals, "not every member vouches for us");
+    vec![Outcome::NotConsented, Outcome::Done(Slot::Failsafe)]
+}
+
+/// Gives the guard our deadline.
+pub(super) async fn arm<S: Store>(
+    ctx: &Context<S>,
+    epoch: Epoch,
+    arming: Option<(GuardClient, Arming)>,
+) -> Vec<Outcome> {
+    let Some((guard, arming)) = arming else { return vec![Outcome::Failed(Slot::Guard)] };
+    let lease = arming.lease;
+    match guard.arm(arming).await {
+        Ok(()) => {
+            ctx.report(Event::GuardArmed { epoch, lease });
+            vec![Outcome::Done(Slot::Guard)]
+        }
+        Err(error) => {
+            warn!(%error, "the guard was not armed");
+            vec![Outcome::Failed(Slot::Guard)]
+        }
+    }
+}
+
+/// Takes the deadline from the guard.
+pub(super) async fn disarm<S: Store>(ctx: &Context<S>, guard: Option<GuardClient>) -> Vec<Outcome> {
+    let Some(guard) = guard else { return vec![Outcome::Failed(Slot::Guard)] };
+    match guard.disarm().await {
+        Ok(()) => {
+            ctx.report(Event::GuardIdle);
+            vec![Outcome::Done(Slot::Guard)]
+        }
+        Err(error) => {
+            warn!(%error, "the guard was not disarmed");
+            vec![Outcome::Failed(Slot::Guard)]
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Actions become effects. Each is a future of its own that reports through events and ends in outcomes.
+
+pub mod members;
+pub mod server;
+pub mod store;
+
+use std::sync::Arc;
+
+use pgvane_cluster::ids::{LeaseId, NodeName};
+use pgvane_cluster::keyspace::Keyspace;
+use pgvane_cluster::records::{MemberRecord, StatusRecord};
+use pgvane_cluster::settings::ClusterSettings;
+use pgvane_cluster::store::Store;
+use pgvane_cluster::view::ClusterView;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use crate::decide::Outcome;
+use crate::decide::action::Action;
+use crate::decide::world::Slot;
+use crate::event::Event;
+use crate::guard::client::{Arming, GuardClient, StoreAccess};
+use crate::postgres::Instance;
+use crate::timing::Timing;
+
+/// What every effect may use.
+pub struct Context<S> {
+    /// This node.
+    pub me: NodeName,
+    /// The cluster's keys.
+    pub space: Keyspace,
+    /// The store.
+    pub store: Arc<S>,
+    /// The local PostgreSQL.
+    pub instance: Instance,
+    /// The first dynamic configuration of a new cluster.
+    pub first_config: Value,
+    /// Where effects report.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// How the guard reaches the store to give the lease back.
+    pub store_access: StoreAccess,
+    /// The member record as last written.
+    pub published: watch::Sender<Option<MemberRecord>>,
+}
+
+/// What one effect works with: the world as it was decided on.
+#[derive(Clone)]
+pub struct Order {
+    /// The step.
+    pub action: Action,
+    /// The dynamic configuration.
+    pub settings: ClusterSettings,
+    /// The deadlines.
+    pub timing: Timing,
+    /// The newest view.
+    pub view: Option<Arc<ClusterView>>,
+    /// Our lease.
+    pub lease: Option<LeaseId>,
+    /// Our member record, for writes that carry it.
+    pub record: MemberRecord,
+    /// For [`Action::ArmGuard`]: the guard and what it is to hold.
+    pub arming: Option<(GuardClient, Arming)>,
+    /// The guard, for [`Action::DisarmGuard`].
+    pub guard: Option<GuardClient>,
+}
+
+impl<S: Store> Context<S> {
+    /// Carries out one step.
+    pub async fn perform(self: Arc<Self>, order: Order) -> Vec<Outcome> {
+        let ctx = &*self;
+        match &order.action {
+            Action::Wait | Action::Exit | Action::Halt => vec![],
+            Action::RaceInitialize => store::race_initialize(ctx).await,
+            Action::SetInitialize { system_identifier } => {
+                store::set_initialize(ctx, system_identifier).await
+            }
+            Action::WriteConfig => store::write_config(ctx, &ctx.first_config).await,
+            Action::Campaign => match order.lease {
+                Some(lease) => store::campaign(ctx, lease).await,
+                None => vec![Outcome::Failed(Slot::Store)],
+            },
+            Action::TakeOverKey => match order.lease {
+                Some(lease) => store::take_over_key(ctx, lease).await,
+                None => vec![Outcome::Failed(Slot::Store)],
+            },
+            Action::Release { epoch, optime } => {
+                let before = order.view.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
+                let status = optime.map(|optime| StatusRecord { optime, ..before });
+                let stopped = order.lease.map(|lease| (order.record.clone(), lease));
+                store::release(ctx, *epoch, status, stopped).await
+            }
+            Action::ClearRequest { revision } => store::clear_request(ctx, *revision).await,
+            Action::ArmGuard { epoch } => members::arm(ctx, *epoch, order.arming).await,
+            Action::DisarmGuard => members::disarm(ctx, order.guard).await,
+            Action::PollPeers => members::poll(ctx, order.view.as_deref()).await,
+            Action::AskFailsafe { epoch } => members::ask_failsafe(ctx, *epoch, &order).await,
+            Action::Bootstrap => server::bootstrap(ctx, &order).await,
+            Action::Clone { from } => server::clone(ctx, &order, from).await,
+            Action::StartPrimary => server::start_primary(ctx, &order).await,
+            Action::StartStandby { upstream } => server::start_standby(ctx, &order, upstream.as_ref()).await,
+            Action::Rejoin { leader } => server::rejoin(ctx, &order, leader).await,
+            Action::Follow { upstream } => server::follow(ctx, &order, upstream).await,
+            Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
+            Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,
+            Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,
+            Action::Stop { how } => server::stop(ctx, &order, *how).await,
+        }
+    }
+
+    /// Reports something; the loop is gone only when the agent ends.
+    pub fn report(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,346 @@
+//! Effects on PostgreSQL. Each tells what it changed the moment it changed, and ends with the data directory
+//! looked at again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgvane_cluster::ids::Epoch;
+use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::records::MemberState;
+use pgvane_cluster::store::Store;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::{Context, Order, store};
+use crate::config::HostPort;
+use crate::decide::Outcome;
+use crate::decide::action::{Request, StopMode};
+use crate::decide::world::{Control, DataDir, Slot, Upstream};
+use crate::event::{Event, ServerEvent};
+use crate::history;
+use crate::postgres::control::{self, Shutdown, Stopped};
+use crate::postgres::controldata::ControlData;
+use crate::postgres::probe::Probe;
+use crate::postgres::process::Postmaster;
+use crate::postgres::rewind::{self, Rewound, Verdict};
+use crate::postgres::settings::{self, Following};
+use crate::postgres::slots::slot_name;
+use crate::postgres::{Instance, PostgresError, bootstrap as first, clone as copy};
+
+/// Bound on a promotion: past it the effect fails and the next decision looks again.
+const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Bound on the clean stop of a hand-over; past it the stop becomes immediate and nothing is handed over.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the announcement of a stop may take to reach the store.
+const ANNOUNCE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Time between the announcement and the stop: the proxies begin to hold, connections under way complete.
+const ANNOUNCE_LEAD: Duration = Duration::from_millis(10);
+
+/// Looks at the data directory.
+pub async fn look(instance: &Instance) -> DataDir {
+    let dir = &instance.data_dir;
+    if rewind::marker(instance).exists() {
+        return DataDir::Spoiled;
+    }
+    match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return DataDir::Absent,
+        Err(e) => return DataDir::Unreadable(format!("{}: {e}", dir.display())),
+        Ok(mut entries) => {
+            if entries.next().is_none() {
+                return DataDir::Absent;
+            }
+        }
+    }
+    if !dir.join("PG_VERSION").exists() {
+        let why = format!("{} is not empty and holds no PostgreSQL data", dir.display());
+        return DataDir::Unreadable(why);
+    }
+    match ControlData::read(instance).await {
+        Ok(control) => DataDir::Present(Control {
+            system_identifier: control.system_identifier.clone(),
+            clean: control.is_clean(),
+            standby: dir.join("standby.signal").exists(),
+            timeline: control.timeline,
+            checkpoint: control.checkpoint,
+        }),
+        Err(error) => DataDir::Unreadable(error.to_string()),
+    }
+}
+
+pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
+    info!("creating a new cluster with initdb");
+    let mut dynamic = order.settings.postgresql.clone();
+    // The cluster's configuration does not exist yet: it is the one this node would begin with.
+    if order.view.as_ref().is_none_or(|v| v.config.is_none()) {
+        let (settings, _) = pgvane_cluster::settings::ClusterSettings::from_json(&ctx.first_config);
+        dynamic = settings.postgresql;
+    }
+    let made = first::create(&ctx.instance, &dynamic).await.map(|identifier| {
+        info!(identifier, "the new cluster is ready to start");
+    });
+    ended(ctx, "bootstrap", made).await
+}
+
+pub(super) async fn clone<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) -> Vec<Outcome> {
+    let done = clone_from(ctx, order, from).await;
+    ended(ctx, "clone", done).await
+}
+
+async fn clone_from<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) -> Result<(), PostgresError> {
+    info!(source = %from.name, "cloning the data directory");
+    copy::basebackup(&ctx.instance, &address(from)).await?;
+    let _ = std::fs::remove_file(rewind::marker(&ctx.instance));
+    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, Some(from))))?;
+    info!(source = %from.name, "cloned the data directory");
+    Ok(())
+}
+
+pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
+    let done = async {
+        settings::write(&ctx.instance, &order.settings.postgresql, None)?;
+        start(ctx, order, true).await
+    };
+    let done = done.await;
+    ended(ctx, "start as primary", done).await
+}
+
+pub(super) async fn start_standby<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    upstream: Option<&Upstream>,
+) -> Vec<Outcome> {
+    let done = start_following(ctx, order, upstream).await;
+    ended(ctx, "start as standby", done).await
+}
+
+async fn start_following<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    upstream: Option<&Upstream>,
+) -> Result<(), PostgresError> {
+    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, upstream)))?;
+    start(ctx, order, false).await
+}
+
+/// Starts the server as its configuration says and waits until it accepts connections.
+async fn start<S: Store>(ctx: &Context<S>, order: &Order, as_primary: bool) -> Result<(), PostgresError> {
+    let floors = if as_primary { vec![] } else { ControlData::read(&ctx.instance).await?.floors };
+    let arguments = settings::arguments(&ctx.instance, &order.settings.postgresql, &floors);
+    let postmaster = control::start(&ctx.instance, &arguments).await?;
+    let watched = postmaster
+        .try_clone()
+        .map_err(|error| PostgresError::Io { what: "the new postmaster".to_owned(), error })?;
+    ctx.report(Event::Server(ServerEvent::Spawned { postmaster: watched, as_primary }));
+    control::wait_ready(&ctx.instance, &postmaster).await?;
+    ctx.report(Event::Server(ServerEvent::Ready));
+    ask(ctx).await;
+    Ok(())
+}
+
+/// Asks the server now, so that the next decision knows.
+async fn ask<S: Store>(ctx: &Context<S>) {
+    let answer = Probe::default().ask(&ctx.instance).await;
+    ctx.report(Event::Probed(Box::new(answer)));
+}
+
+/// Stops, compares, rewinds or clones where the histories parted, starts as a standby of the leader.
+pub(super) async fn rejoin<S: Store>(ctx: &Context<S>, order: &Order, leader: &Upstream) -> Vec<Outcome> {
+    let done = try_rejoin(ctx, order, leader).await;
+    ended(ctx, "rejoin", done).await
+}
+
+async fn try_rejoin<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    leader: &Upstream,
+) -> Result<(), PostgresError> {
+    let source = address(leader);
+    let theirs = rewind::leader_history(&ctx.instance, &source).await?;
+    if let Some(postmaster) = find(&ctx.instance.data_dir)? {
+        stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await?;
+    }
+    let ours = ControlData::read(&ctx.instance).await?;
+    if rewind::compare(&ours, &theirs) == Verdict::NeedsRewind {
+        info!(leader = %leader.name, "our history is not part of the leader's");
+        if theirs.checkpointed < theirs.timeline {
+            rewind::checkpoint_leader(&ctx.instance, &source).await?;
+        }
+        reunite(ctx, order, leader, &ours, &source).await?;
+    }
+    start_following(ctx, order, Some(leader)).await
+}
+
+async fn reunite<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    leader: &Upstream,
+    ours: &ControlData,
+    source: &HostPort,
+) -> Result<(), PostgresError> {
+    let dynamic = &order.settings.postgresql;
+    let (why, again) = match rewind::run(&ctx.instance, ours, source, dynamic.use_pg_rewind).await {
+        Rewound::Done => {
+            info!(leader = %leader.name, "rewound to the leader's history");
+            return Ok(());
+        }
+        Rewound::Impossible(why) => (why, dynamic.remove_data_directory_on_diverged_timelines),
+        Rewound::Failed(error) => (error.to_string(), dynamic.remove_data_directory_on_rewind_failure),
+    };
+    if !again {
+        let hint = "set remove_data_directory_on_rewind_failure or reinitialize the member";
+        return Err(PostgresError::Other(format!("cannot rewind: {why}; {hint}")));
+    }
+    warn!(why, "cannot rewind; cloning again");
+    clone_from(ctx, order, leader).await
+}
+
+pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) -> Vec<Outcome> {
+    let done = async {
+        let following = following(ctx, order, Some(upstream));
+        settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
+        if let Some(postmaster) = find(&ctx.instance.data_dir)? {
+            control::reload(&postmaster)?;
+            // The postmaster hands the new setting to its processes in its own time.
+            sleep(Duration::from_millis(100)).await;
+            ask(ctx).await;
+        }
+        info!(upstream = %upstream.name, "following");
+        Ok(())
+    };
+    let done = done.await;
+    outcome("follow", done)
+}
+
+pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch: Epoch) -> Vec<Outcome> {
+    ctx.report(Event::Server(ServerEvent::Promoting));
+    let done = control::promote(&ctx.instance, PROMOTE_LIMIT).await;
+    if done.is_ok() {
+        info!(%epoch, "promoted");
+        ask(&ctx).await;
+        let (order, after) = (order.clone(), Arc::clone(&ctx));
+        // Not part of the outage: the history, so that a stale node knows; a checkpoint, so that others can
+        // rewind against us.
+        tokio::spawn(async move { after_promotion(&after, &order, epoch).await });
+    }
+    outcome("promotion", done)
+}
+
+async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) {
+    if let Err(error) = write_history(ctx, order, epoch).await {
+        warn!(error, "the cluster's history was not written");
+    }
+    // Gone with the configuration files of a standby at the next start; removed now so that nobody wonders.
+    if let Err(error) = settings::write(&ctx.instance, &order.settings.postgresql, None) {
+        warn!(%error, "the configuration of the new primary was not written");
+    }
+    if let Err(error) = control::checkpoint(&ctx.instance).await {
+        warn!(%error, "no checkpoint after the promotion");
+    }
+    ask(ctx).await;
+}
+
+async fn write_history<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) -> Result<(), String> {
+    let view = Probe::default().ask(&ctx.instance).await.map_err(|e| e.to_string())?;
+    let file = ctx.instance.data_dir.join(format!("pg_wal/{:08X}.history", view.timeline.0));
+    let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let stored = order.view.as_ref().and_then(|v| v.history.as_ref());
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00");
+    let keep = order.settings.max_timelines_history;
+    let record = history::merge(history::parse_file(&text), stored, &now.to_string(), &ctx.me, keep);
+    store::write_as_leader(ctx, epoch, Key::History, record.to_json()).await.map_err(|e| e.to_string())
+}
+
+pub(super) async fn checkpoint<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {
+    match control::checkpoint(&ctx.instance).await {
+        Ok(()) => vec![Outcome::Checkpointed(request), Outcome::Done(Slot::Postgres)],
+        Err(error) => outcome("checkpoint", Err(error)),
+    }
+}
+
+/// Stops for a hand-over: first everybody is told, so that proxies hold new connections before the server
+/// would refuse them.
+pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {
+    let mut published = ctx.published.subscribe();
+    let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == MemberState::Stopping));
+    if timeout(ANNOUNCE_LIMIT, announced).await.is_ok() {
+        sleep(ANNOUNCE_LEAD).await;
+    }
+    let stopped = async {
+        let Some(postmaster) = find(&ctx.instance.data_dir)? else {
+            return Ok(Stopped { shutdown_lsn: None });
+        };
+        stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await
+    };
+    match stopped.await {
+        Ok(Stopped { shutdown_lsn }) => {
+            info!(?shutdown_lsn, "stopped to hand over");
+            vec![Outcome::StoppedToHandOver { request, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
+        }
+        Err(error) => outcome("stop", Err(error)),
+    }
+}
+
+pub(super) async fn stop<S: Store>(ctx: &Context<S>, order: &Order, how: StopMode) -> Vec<Outcome> {
+    let (how, limit) = match how {
+        StopMode::Fast => (Shutdown::Fast, order.timing.stop_budget.max(Duration::from_millis(200))),
+        StopMode::Immediate => (Shutdown::Immediate, Duration::from_millis(200)),
+    };
+    let done = async {
+        match find(&ctx.instance.data_dir)? {
+            Some(postmaster) => stop_and_report(ctx, &postmaster, how, limit).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    let done = done.await;
+    ended(ctx, "stop", done).await
+}
+
+async fn stop_and_report<S: Store>(
+    ctx: &Context<S>,
+    postmaster: &Postmaster,
+    how: Shutdown,
+    limit: Duration,
+) -> Result<Stopped, PostgresError> {
+    ctx.report(Event::Server(ServerEvent::Stopping));
+    let stopped = control::stop(&ctx.instance, postmaster, how, limit).await?;
+    ctx.report(Event::Data(look(&ctx.instance).await));
+    ctx.report(Event::Server(ServerEvent::Gone { pid: postmaster.pid() }));
+    Ok(stopped)
+}
+
+fn find(data_dir: &Path) -> Result<Option<Postmaster>, PostgresError> {
+    Postmaster::find(data_dir)
+        .map_err(|error| PostgresError::Io { what: format!("{}", data_dir.display()), error })
+}
+
+fn address(upstream: &Upstream) -> HostPort {
+    HostPort { host: upstream.host.clone(), port: upstream.port }
+}
+
+fn following<S: Store>(ctx: &Context<S>, order: &Order, upstream: Option<&Upstream>) -> Following {
+    let use_slots = order.settings.postgresql.use_slots;
+    Following {
+        upstream: upstream.map(address),
+        slot: (use_slots && upstream.is_some()).then(|| slot_name(&ctx.me)),
+    }
+}
+
+/// The end of an effect that may have changed the data directory.
+async fn ended<S: Store>(ctx: &Context<S>, what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
+    ctx.report(Event::Data(look(&ctx.instance).await));
+    outcome(what, done)
+}
+
+fn outcome(what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
+    match done {
+        Ok(()) => vec![Outcome::Done(Slot::Postgres)],
+        Err(error) => {
+            error!(what, %error, "an effect on PostgreSQL failed");
+            vec![Outcome::Failed(Slot::Postgres)]
+        }
+    }
+}

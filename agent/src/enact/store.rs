@@ -1,0 +1,154 @@
+//! Effects on the store: each one transaction, run once, never repeated on a guess.
+
+use pgvane_cluster::ids::{Epoch, LeaseId, Revision};
+use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::records::{FailoverRecord, MemberRecord, StatusRecord};
+use pgvane_cluster::store::{Compare, Store, StoreError, Txn, Write};
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::Context;
+use crate::decide::Outcome;
+use crate::decide::world::Slot;
+
+/// Creates `initialize`, empty: the winner may bootstrap.
+pub async fn race_initialize<S: Store>(ctx: &Context<S>) -> Vec<Outcome> {
+    let key = ctx.space.path(&Key::Initialize);
+    let txn = Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, vec![], None)] };
+    match ctx.store.txn(txn).await {
+        Ok(outcome) if outcome.succeeded => vec![Outcome::WonInitialize, Outcome::Done(Slot::Store)],
+        Ok(_) => vec![Outcome::Done(Slot::Store)],
+        Err(error) => failed("initialize", &error),
+    }
+}
+
+/// Writes the system identifier where `initialize` is empty or missing.
+pub async fn set_initialize<S: Store>(ctx: &Context<S>, identifier: &str) -> Vec<Outcome> {
+    let key = ctx.space.path(&Key::Initialize);
+    for when in [Compare::ValueIs(key.clone(), vec![]), Compare::Absent(key.clone())] {
+        let then = vec![Write::Put(key.clone(), identifier.as_bytes().to_vec(), None)];
+        match ctx.store.txn(Txn { when: vec![when], then }).await {
+            Ok(outcome) if outcome.succeeded => break,
+            Ok(_) => {}
+            Err(error) => return failed("initialize", &error),
+        }
+    }
+    vec![Outcome::Done(Slot::Store)]
+}
+
+/// Writes the dynamic configuration where there is none.
+pub async fn write_config<S: Store>(ctx: &Context<S>, document: &Value) -> Vec<Outcome> {
+    let key = ctx.space.path(&Key::Config);
+    let value = document.to_string().into_bytes();
+    let txn = Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, value, None)] };
+    ended("config", ctx.store.txn(txn).await.map(drop))
+}
+
+/// Creates the leader key under our lease, if nobody holds it.
+pub async fn campaign<S: Store>(ctx: &Context<S>, lease: LeaseId) -> Vec<Outcome> {
+    let key = ctx.space.path(&Key::Leader);
+    let value = ctx.me.as_str().as_bytes().to_vec();
+    let txn =
+        Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, value, Some(lease))] };
+    match ctx.store.txn(txn).await {
+        Ok(outcome) => {
+            info!(won = outcome.succeeded, revision = %outcome.revision, "campaigned for the leader key");
+            vec![Outcome::Done(Slot::Store)]
+        }
+        Err(error) => failed("leader", &error),
+    }
+}
+
+/// Puts the leader key that carries our name under our lease.
+pub async fn take_over_key<S: Store>(ctx: &Context<S>, lease: LeaseId) -> Vec<Outcome> {
+    let key = ctx.space.path(&Key::Leader);
+    let value = ctx.me.as_str().as_bytes().to_vec();
+    let txn = Txn {
+        when: vec![Compare::ValueIs(key.clone(), value.clone())],
+        then: vec![Write::Put(key, value, Some(lease))],
+    };
+    ended("leader", ctx.store.txn(txn).await.map(drop))
+}
+
+/// Deletes the leader key of `epoch`; with it, in one step, what the next leader needs to know: where our WAL
+/// ended and that we have stopped.
+pub async fn release<S: Store>(
+    ctx: &Context<S>,
+    epoch: Epoch,
+    status: Option<StatusRecord>,
+    stopped: Option<(MemberRecord, LeaseId)>,
+) -> Vec<Outcome> {
+    let leader = ctx.space.path(&Key::Leader);
+    let mut then = Vec::new();
+    if let Some(status) = status {
+        then.push(Write::Put(ctx.space.path(&Key::Status), status.to_json(), None));
+    }
+    if let Some((record, lease)) = stopped {
+        then.push(Write::Put(ctx.space.path(&Key::Member(ctx.me.clone())), record.to_json(), Some(lease)));
+    }
+    then.push(Write::Delete(leader.clone()));
+    let when = vec![
+        Compare::ValueIs(leader.clone(), ctx.me.as_str().as_bytes().to_vec()),
+        Compare::CreateRevisionIs(leader, Revision(epoch.0)),
+    ];
+    match ctx.store.txn(Txn { when, then }).await {
+        // A failed comparison means that the key of that reign is gone already.
+        Ok(outcome) => {
+            info!(%epoch, deleted = outcome.succeeded, "released the leader key");
+            vec![Outcome::Released, Outcome::Done(Slot::Store)]
+        }
+        Err(error) => failed("leader", &error),
+    }
+}
+
+/// Clears the operator's request of `revision`; a newer one is left alone.
+pub async fn clear_request<S: Store>(ctx: &Context<S>, revision: Revision) -> Vec<Outcome> {
+    let key = ctx.space.path(&Key::Failover);
+    let txn = Txn {
+        when: vec![Compare::ModRevisionIs(key.clone(), revision)],
+        then: vec![Write::Put(key, FailoverRecord::default().to_json(), None)],
+    };
+    match ctx.store.txn(txn).await {
+        Ok(_) => vec![Outcome::RequestCleared, Outcome::Done(Slot::Store)],
+        Err(error) => failed("failover", &error),
+    }
+}
+
+/// Writes our member record under our lease.
+pub async fn publish<S: Store>(
+    ctx: &Context<S>,
+    record: &MemberRecord,
+    lease: LeaseId,
+) -> Result<(), StoreError> {
+    let key = ctx.space.path(&Key::Member(ctx.me.clone()));
+    ctx.store.txn(Txn::put(key, record.to_json(), Some(lease))).await.map(drop)
+}
+
+/// Writes a leader's key (`status`, `failsafe`, `history`), only while the leader key is still that of `epoch`:
+/// these keys have no lease, and the last writer would win.
+pub async fn write_as_leader<S: Store>(
+    ctx: &Context<S>,
+    epoch: Epoch,
+    key: Key,
+    value: Vec<u8>,
+) -> Result<(), StoreError> {
+    let leader = ctx.space.path(&Key::Leader);
+    let when = vec![
+        Compare::ValueIs(leader.clone(), ctx.me.as_str().as_bytes().to_vec()),
+        Compare::CreateRevisionIs(leader, Revision(epoch.0)),
+    ];
+    let then = vec![Write::Put(ctx.space.path(&key), value, None)];
+    ctx.store.txn(Txn { when, then }).await.map(drop)
+}
+
+fn ended(key: &'static str, result: Result<(), StoreError>) -> Vec<Outcome> {
+    match result {
+        Ok(()) => vec![Outcome::Done(Slot::Store)],
+        Err(error) => failed(key, &error),
+    }
+}
+
+fn failed(key: &'static str, error: &StoreError) -> Vec<Outcome> {
+    warn!(key, %error, "a write to the store has no known outcome");
+    vec![Outcome::Failed(Slot::Store)]
+}

@@ -1,0 +1,127 @@
+//! Renews this agent's lease, and only while the decision loop lives.
+//!
+//! A library's background keep-alive would make a frozen agent an immortal leader (trap 1). Here nothing can
+//! delay a renewal, yet none is sent unless the loop has just turned. Every answer is reported with the time
+//! its request was *sent*.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::store::{KeepAlive, Store};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::decide::world::OwnLease;
+use crate::timing::Timing;
+
+/// Proof of life of the decision loop: the time of its last turn.
+#[derive(Debug, Default)]
+pub struct Pulse(AtomicU64);
+
+impl Pulse {
+    /// Called by the loop at each turn.
+    pub fn beat(&self, now: Tick) {
+        self.0.store(now.as_nanos(), Ordering::Release);
+    }
+
+    /// When the loop last turned.
+    pub fn last(&self) -> Tick {
+        Tick::from_nanos(self.0.load(Ordering::Acquire))
+    }
+
+    /// Whether the loop turned within the last `limit`.
+    pub fn is_fresh(&self, now: Tick, limit: Duration) -> bool {
+        now.since(self.last()) <= limit
+    }
+}
+
+/// What the lease task tells the loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeaseNews {
+    /// Granted or renewed.
+    Is(OwnLease),
+    /// The store said it is gone; a new one is asked for.
+    Gone,
+}
+
+/// Pause after a question that was not answered: short, for the deadline does not wait.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Turns without a pulse that are tolerated, in renewal intervals: the loop turns at least once in each.
+const PULSE_TURNS: u32 = 2;
+
+/// Keeps a lease for ever. `adopted` is a predecessor's lease that may still live.
+pub async fn keep<S: Store>(
+    store: Arc<S>,
+    timing: watch::Receiver<Timing>,
+    pulse: Arc<Pulse>,
+    adopted: OwnLease,
+    news: mpsc::UnboundedSender<LeaseNews>,
+) -> std::convert::Infallible {
+    let mut lease = adopted;
+    let mut asked_ttl = match adopted {
+        OwnLease::Held { ttl, .. } => ttl,
+        OwnLease::None => Duration::ZERO,
+    };
+    loop {
+        let timing = *timing.borrow();
+        let now = Tick::now();
+        if !pulse.is_fresh(now, timing.renew_interval * PULSE_TURNS) {
+            warn!(since = ?pulse.last(), "the decision loop does not turn; the lease is not renewed");
+            tokio::time::sleep(RETRY).await;
+            continue;
+        }
+        // A changed ttl needs a lease of its own; the old one is left to expire (contract section 2).
+        let answer = match lease {
+            OwnLease::Held { id, .. } if asked_ttl == timing.ttl => renew(&*store, id, now, &timing).await,
+            OwnLease::Held { .. } | OwnLease::None => grant(&*store, now, &timing).await,
+        };
+        match answer {
+            Ok(held @ OwnLease::Held { .. }) => {
+                lease = held;
+                asked_ttl = timing.ttl;
+                if news.send(LeaseNews::Is(held)).is_err() {
+                    return std::future::pending().await;
+                }
+                tokio::time::sleep(Tick::now().until(now + timing.renew_interval)).await;
+            }
+            Ok(OwnLease::None) => {
+                info!("the lease is gone; asking for a new one");
+                lease = OwnLease::None;
+                if news.send(LeaseNews::Gone).is_err() {
+                    return std::future::pending().await;
+                }
+            }
+            Err(error) => {
+                warn!(%error, "the lease could not be renewed");
+                tokio::time::sleep(RETRY.min(timing.renew_interval)).await;
+            }
+        }
+    }
+}
+
+async fn renew<S: Store>(
+    store: &S,
+    id: pgvane_cluster::ids::LeaseId,
+    sent_at: Tick,
+    timing: &Timing,
+) -> Result<OwnLease, String> {
+    let limit = timing.renew_interval.max(Duration::from_millis(500));
+    match tokio::time::timeout(limit, store.keep_alive(id)).await {
+        Ok(Ok(KeepAlive::Renewed { ttl })) => Ok(OwnLease::Held { id, sent_at, ttl: ttl.min(timing.ttl) }),
+        Ok(Ok(KeepAlive::Gone)) => Ok(OwnLease::None),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+async fn grant<S: Store>(store: &S, sent_at: Tick, timing: &Timing) -> Result<OwnLease, String> {
+    let limit = Duration::from_secs(2);
+    match tokio::time::timeout(limit, store.grant(timing.ttl)).await {
+        Ok(Ok(lease)) => Ok(OwnLease::Held { id: lease.id, sent_at, ttl: lease.ttl.min(timing.ttl) }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}

@@ -1,0 +1,183 @@
+//! What a node keeps in order besides its role: the leader's keys, the members' slots, changed settings.
+//!
+//! Nothing here is urgent or decides anything; each chore runs at most once at a time, beside the loop.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::Lsn;
+use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::records::StatusRecord;
+use pgvane_cluster::store::Store;
+use tracing::{info, warn};
+
+use crate::decide::announce;
+use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
+use crate::enact::{Context, store};
+use crate::postgres::control;
+use crate::postgres::probe::SqlView;
+use crate::postgres::process::Postmaster;
+use crate::postgres::settings::{self, Following};
+use crate::postgres::slots::{self, Kept, slot_name};
+
+/// Time between two looks at the slots.
+const SLOTS_EVERY: Duration = Duration::from_secs(2);
+
+/// The chores, and when each was last done.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    status: Chore,
+    failsafe: Chore,
+    slots: Chore,
+    settings: Chore,
+    written: Option<StatusRecord>,
+    kept: Arc<Mutex<Kept>>,
+    settings_are_new: bool,
+}
+
+#[derive(Debug, Default)]
+struct Chore {
+    busy: Arc<AtomicBool>,
+    next: Tick,
+}
+
+impl Chore {
+    /// Whether to do it now; it may not be done again before `every` has passed.
+    fn begin(&mut self, now: Tick, every: Duration) -> Option<Done> {
+        if now < self.next || self.busy.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        self.next = now + every;
+        Some(Done(Arc::clone(&self.busy)))
+    }
+}
+
+/// Ends a chore when dropped, however its task ends.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Keeper {
+    /// The dynamic configuration changed: the files follow at the next occasion.
+    pub fn settings_changed(&mut self) {
+        self.settings_are_new = true;
+    }
+
+    /// Does what is due.
+    pub fn turn<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        self.write_status(ctx, world, sql);
+        self.write_failsafe(ctx, world);
+        self.keep_slots(ctx, world);
+        self.apply_settings(ctx, world);
+    }
+
+    fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        let Some((epoch, mut status)) = announce::status(world) else { return };
+        if !matches!(world.dcs, Dcs::Known(_)) {
+            return;
+        }
+        if world.settings.postgresql.use_slots {
+            let known = sql.iter().flat_map(|s| &s.slots);
+            let mut all: std::collections::BTreeMap<String, Lsn> =
+                known.filter_map(|(name, lsn)| Some((name.clone(), (*lsn)?))).collect();
+            all.insert(slot_name(&world.me), status.optime);
+            status.slots = Some(all);
+        }
+        if self.written.as_ref() == Some(&status) {
+            return;
+        }
+        let every = world.timing.renew_interval.min(Duration::from_secs(1));
+        let Some(done) = self.status.begin(world.now, every) else { return };
+        self.written = Some(status.clone());
+        let ctx = Arc::clone(ctx);
+        tokio::spawn(async move {
+            let _done = done;
+            if let Err(error) = store::write_as_leader(&ctx, epoch, Key::Status, status.to_json()).await {
+                tracing::debug!(%error, "status was not written");
+            }
+        });
+    }
+
+    fn write_failsafe<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let Some((epoch, list)) = announce::failsafe(world) else { return };
+        let Some(done) = self.failsafe.begin(world.now, Duration::from_millis(500)) else { return };
+        let ctx = Arc::clone(ctx);
+        tokio::spawn(async move {
+            let _done = done;
+            if let Err(error) = store::write_as_leader(&ctx, epoch, Key::Failsafe, list.to_json()).await {
+                warn!(%error, "the failsafe list was not written");
+            }
+        });
+    }
+
+    fn keep_slots<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let Dcs::Known(view) = &world.dcs else { return };
+        let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
+        if !idle || !world.settings.postgresql.use_slots || world.settings.pause {
+            return;
+        }
+        let Some(done) = self.slots.begin(world.now, SLOTS_EVERY) else { return };
+        let others = view.members.keys().filter(|name| **name != world.me);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).note(world.now, others);
+        let kept = Arc::clone(&self.kept);
+        let (ctx, now, keep_for) = (Arc::clone(ctx), world.now, world.settings.member_slots_ttl);
+        // The leader's own slots say how much a replica must keep; the leader keeps what its standbys need.
+        let status = (world.local.role == LocalRole::Standby).then(|| view.status.clone()).flatten();
+        tokio::spawn(async move {
+            let _done = done;
+            let result = async {
+                let existing = slots::existing(&ctx.instance).await?;
+                let steps = {
+                    let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.plan(now, keep_for, &existing, status.as_ref())
+                };
+                slots::perform(&ctx.instance, &steps).await
+            };
+            if let Err(error) = result.await {
+                tracing::debug!(%error, "slots were not looked after");
+            }
+        });
+    }
+
+    fn apply_settings<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
+        let following = match (world.local.role, &world.local.sql) {
+            (LocalRole::Primary, Some(sql)) if !sql.in_recovery => None,
+            (LocalRole::Standby, Some(sql)) => Some(Following {
+                upstream: sql.upstream.clone().map(|(host, port)| crate::config::HostPort { host, port }),
+                slot: (world.settings.postgresql.use_slots && sql.upstream.is_some())
+                    .then(|| slot_name(&world.me)),
+            }),
+            _ => return,
+        };
+        if !self.settings_are_new || !idle {
+            return;
+        }
+        let Some(done) = self.settings.begin(world.now, Duration::from_millis(500)) else { return };
+        self.settings_are_new = false;
+        let (ctx, dynamic) = (Arc::clone(ctx), world.settings.postgresql.clone());
+        tokio::spawn(async move {
+            let _done = done;
+            match settings::write(&ctx.instance, &dynamic, following.as_ref()) {
+                Ok(false) => {}
+                Ok(true) => match Postmaster::find(&ctx.instance.data_dir) {
+                    Ok(Some(postmaster)) => match control::reload(&postmaster) {
+                        Ok(()) => info!("PostgreSQL reads its changed configuration"),
+                        Err(error) => warn!(%error, "PostgreSQL was not told of its changed configuration"),
+                    },
+                    Ok(None) => {}
+                    Err(error) => warn!(%error, "PostgreSQL was not found"),
+                },
+                Err(error) => warn!(%error, "the configuration was not written"),
+            }
+        });
+    }
+}

@@ -1,0 +1,278 @@
+//! Questions to the other members' REST APIs: all at once, one short deadline, an answer of some kind for each.
+//!
+//! Works against pgvane agents and Patroni daemons alike (contract 3.3, 6.1, 6.2). It judges nobody: whether an
+//! answer allows a promotion is for `decide`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use pgvane_cluster::ids::{Lsn, NodeName, Timeline};
+use pgvane_cluster::records::{MemberRole, MemberState, Tags, host_port};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::api::FailsafeAsk;
+use crate::config::Login;
+
+/// The longest answer that is read.
+const MAX_BODY: usize = 1 << 20;
+
+/// What came of asking one member.
+#[derive(Clone, PartialEq, Debug)]
+pub enum PeerAnswer {
+    /// It told its status.
+    Answered(Box<PeerStatus>),
+    /// It did not answer in time, or not with a status; the text says why.
+    Unreachable(String),
+}
+
+/// What a member says of itself at GET `/patroni`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PeerStatus {
+    /// Its role.
+    pub role: MemberRole,
+    /// What its PostgreSQL is doing.
+    pub state: MemberState,
+    /// Whether it says it is a primary.
+    pub is_primary: bool,
+    /// Whether its PostgreSQL accepts connections.
+    pub running: bool,
+    /// Its timeline, where it told.
+    pub timeline: Option<Timeline>,
+    /// Primary: flushed WAL; standby: the larger of received and replayed.
+    pub position: Lsn,
+    /// Its tags.
+    pub tags: Tags,
+    /// Whether its watchdog keeps it from leading.
+    pub watchdog_failed: bool,
+    /// Whether it leads on the other members' word alone.
+    pub failsafe_active: bool,
+}
+
+impl PeerStatus {
+    /// Why the member cannot take over, as an operator is told (contract 3.6); `None`: it can.
+    pub fn limitation(&self) -> Option<&'static str> {
+        if !self.tags.may_lead() {
+            Some("not allowed to promote")
+        } else if self.watchdog_failed {
+            Some("not watchdog capable")
+        } else {
+            None
+        }
+    }
+
+    fn read(body: &[u8]) -> Result<PeerStatus, String> {
+        let body: Value = serde_json::from_slice(body).map_err(|e| format!("its answer is not JSON: {e}"))?;
+        let wal = body.get("xlog").or_else(|| body.get("wal")).filter(|w| w.is_object());
+        let wal = wal.ok_or("it tells no WAL position")?;
+        let number = |field: &str| wal.get(field).and_then(Value::as_u64);
+        let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (role, state) = (MemberRole::from(text("role")), MemberState::from(text("state")));
+        let tags = body.get("tags").and_then(|t| serde_json::from_value(t.clone()).ok()).unwrap_or_default();
+        let timeline = body.get("timeline").and_then(Value::as_u64).and_then(|t| u32::try_from(t).ok());
+        let flag = |field: &str| body.get(field) == Some(&Value::Bool(true));
+        Ok(PeerStatus {
+            is_primary: number("location").is_some() || role == MemberRole::Primary,
+            running: state == MemberState::Running,
+            timeline: timeline.filter(|t| *t > 0).map(Timeline),
+            position: Lsn(number("location")
+                .or(number("received_location").max(number("replayed_location")))
+                .unwrap_or(0)),
+            tags,
+            watchdog_failed: flag("watchdog_failed"),
+            failsafe_active: flag("failsafe_mode_is_active"),
+            role,
+            state,
+        })
+    }
+}
+
+/// Asks every member (name and api_url) for its status, all within `limit`.
+pub async fn ask_all(members: &[(NodeName, String)], limit: Duration) -> BTreeMap<NodeName, PeerAnswer> {
+    let asked = members.iter().map(|(name, url)| async move {
+        let answer = match timeout(limit, request(Method::GET, url, None, None)).await {
+            Ok(Ok(answer)) => PeerStatus::read(&answer.body).map(Box::new),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err(format!("no answer within {limit:?}")),
+        };
+        (name.clone(), answer.map_or_else(PeerAnswer::Unreachable, PeerAnswer::Answered))
+    });
+    join_all(asked).await.into_iter().collect()
+}
+
+/// Asks every member (name to api_url) to vouch for us, all within `limit`. Returns those that did not, with
+/// the reason; empty: all do.
+pub async fn vouch_all(
+    members: &BTreeMap<NodeName, String>,
+    ask: &FailsafeAsk,
+    limit: Duration,
+) -> BTreeMap<NodeName, String> {
+    vouch_all_as(members, ask, None, limit).await
+}
+
+/// [`vouch_all`] with the login that the members' APIs want for unsafe calls.
+pub async fn vouch_all_as(
+    members: &BTreeMap<NodeName, String>,
+    ask: &FailsafeAsk,
+    login: Option<&Login>,
+    limit: Duration,
+) -> BTreeMap<NodeName, String> {
+    let body = serde_json::to_value(ask).unwrap_or_default();
+    let asked = members.iter().map(|(name, url)| {
+        let (url, body) = (at(url, "/failsafe"), &body);
+        async move {
+            let refusal = match timeout(limit, request(Method::POST, &url, Some(body), login)).await {
+                Ok(Ok(answer)) if answer.status == StatusCode::OK && answer.body.as_ref() == b"Accepted" => {
+                    None
+                }
+                Ok(Ok(answer)) => Some(format!("{} {}", answer.status.as_u16(), answer.text())),
+                Ok(Err(why)) => Some(why),
+                Err(_) => Some(format!("no answer within {limit:?}")),
+            };
+            refusal.map(|why| (name.clone(), why))
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// The same server as `api_url`, another path.
+pub fn at(api_url: &str, path: &str) -> String {
+    let start = api_url.find("://").map_or(0, |n| n + 3);
+    let end = api_url[start..].find('/').map_or(api_url.len(), |n| start + n);
+    format!("{}{path}", &api_url[..end])
+}
+
+/// An answer of a REST API, whatever its status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).trim().to_owned()
+    }
+}
+
+/// One HTTP request over a connection of its own; not bounded in time. The error is a text for people.
+pub async fn request(
+    method: Method,
+    url: &str,
+    body: Option<&Value>,
+    login: Option<&Login>,
+) -> Result<Answer, String> {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err(format!("{url}: only http:// addresses can be asked"));
+    };
+    let (host, port) = host_port(url, 80).ok_or_else(|| format!("{url} is not an address"))?;
+    let path = rest.find('/').map_or("/", |n| &rest[n..]);
+    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| format!("{authority}: {e}"))?;
+    let failed = |e: hyper::Error| format!("{authority}: {e}");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    // Ends with the request: the sender is dropped below.
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
+    if let Some(login) = login {
+        request = request.header(AUTHORIZATION, basic(login));
+    }
+    let body = match body {
+        Some(json) => {
+            request = request.header(CONTENT_TYPE, "application/json");
+            Bytes::from(json.to_string())
+        }
+        None => Bytes::new(),
+    };
+    let request = request.body(Full::new(body)).map_err(|e| format!("{url}: {e}"))?;
+    let answer = sender.send_request(request).await.map_err(failed)?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
+    Ok(Answer { status, body: body.map_err(|e| format!("{authority}: {e}"))?.to_bytes() })
+}
+
+/// The value of an `Authorization` header for `login`.
+pub(crate) fn basic(login: &Login) -> String {
+    format!("Basic {}", base64(format!("{}:{}", login.username, login.password.expose()).as_bytes()))
+}
+
+/// Standard base64 with padding (RFC 4648 section 4).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            if i > chunk.len() {
+                text.push('=');
+            } else {
+                let index = usize::try_from(group >> (18 - 6 * i) & 63).unwrap_or(0);
+                let _ = write!(text, "{}", char::from(ALPHABET[index]));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_as_the_rfc_has_it() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn paths_replace_paths() {
+        assert_eq!(at("http://a:8008/patroni", "/failsafe"), "http://a:8008/failsafe");
+        assert_eq!(at("http://[::1]:8008", "/x"), "http://[::1]:8008/x");
+    }
+
+    #[test]
+    fn statuses_of_a_patroni_primary_and_standby() {
+        let primary =
+            br#"{"state": "running", "role": "master", "xlog": {"location": 67108960}, "timeline": 2,
+            "tags": {"nofailover": true}}"#;
+        let status = PeerStatus::read(primary).expect("reads");
+        assert!(status.is_primary && status.running);
+        assert_eq!((status.timeline, status.position), (Some(Timeline(2)), Lsn(67_108_960)));
+        assert_eq!(status.limitation(), Some("not allowed to promote"));
+
+        let standby = br#"{"state": "running", "role": "replica", "watchdog_failed": true,
+            "xlog": {"received_location": 10, "replayed_location": 12, "paused": false}}"#;
+        let status = PeerStatus::read(standby).expect("reads");
+        assert!(!status.is_primary);
+        assert_eq!((status.timeline, status.position), (None, Lsn(12)));
+        assert_eq!(status.limitation(), Some("not watchdog capable"));
+    }
+
+    #[test]
+    fn a_member_that_tells_no_position_counts_as_unreachable() {
+        for body in [&br#"{"state": "stopped", "role": "replica"}"#[..], b"[]", b"x", br#"{"xlog": 5}"#] {
+            assert!(PeerStatus::read(body).is_err(), "{}", String::from_utf8_lossy(body));
+        }
+    }
+}

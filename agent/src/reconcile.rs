@@ -1,0 +1,622 @@
+//! The loop: await a cause, observe, decide, enact. It owns all state; everything else is a task that reports.
+//!
+//! Nothing in a turn waits for a disk, a socket or PostgreSQL: the pulse that the lease renewal depends on
+//! would stop with it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::follow::{Contact, Observation};
+use pgvane_cluster::ids::{Epoch, LeaseId};
+use pgvane_cluster::records::{MemberRecord, NativeMember, Tags};
+use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
+use pgvane_cluster::store::Store;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk};
+use crate::decide::announce::{self, Identity};
+use crate::decide::consent::{self, Refusal};
+use crate::decide::memory::{Memory, Vouch};
+use crate::decide::world::{Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
+use crate::effects::Effects;
+use crate::enact::{self, Context, Order};
+use crate::event::{Event, ServerEvent};
+use crate::guard::client::{Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Report};
+use crate::keepalive::{LeaseNews, Pulse};
+use crate::keeper::Keeper;
+use crate::publish::Publisher;
+use crate::server::ServerState;
+use crate::timing::{Timing, TimingOverrides};
+use crate::vouch;
+
+/// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
+const SHORTEST_TURN: Duration = Duration::from_millis(1);
+
+/// Why the loop ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It was told to stop and has nothing left to do.
+    Stopped,
+    /// It was told to leave PostgreSQL, the guard and the lease to the next agent.
+    Detached,
+    /// Only an operator can resolve this; nothing was touched.
+    Halted(String),
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Hand over, stop PostgreSQL, end.
+    Stop,
+    /// End and leave everything running.
+    Detach,
+}
+
+/// Where news come from.
+pub struct Sources {
+    /// The cluster, from the store.
+    pub observation: watch::Receiver<Observation>,
+    /// The lease.
+    pub lease: mpsc::UnboundedReceiver<LeaseNews>,
+    /// Effects, PostgreSQL, the guard.
+    pub events: mpsc::UnboundedReceiver<Event>,
+    /// The REST API.
+    pub commands: mpsc::Receiver<Command>,
+    /// Signals.
+    pub wishes: mpsc::Receiver<Wish>,
+}
+
+/// Where news go.
+pub struct Sinks {
+    /// The deadlines in force, for the lease task.
+    pub timing: watch::Sender<Timing>,
+    /// What the API answers from.
+    pub api: watch::Sender<Arc<ApiSnapshot>>,
+    /// Proof of life, for the lease task.
+    pub pulse: Arc<Pulse>,
+    /// Whether the server is to be asked, for the prober.
+    pub probe: watch::Sender<bool>,
+    /// Ask the server at once.
+    pub hurry: Arc<Notify>,
+}
+
+/// What the loop starts with.
+pub struct Start {
+    /// A predecessor's lease that may still live.
+    pub lease: OwnLease,
+    /// A promise that still holds.
+    pub vouch: Option<Vouch>,
+    /// The server as it was found.
+    pub server: ServerState,
+    /// The guard as it was found.
+    pub guard: Found,
+    /// How to start another.
+    pub guard_options: GuardOptions,
+    /// This node's tags.
+    pub tags: Tags,
+    /// Deadlines an operator set.
+    pub timing: TimingOverrides,
+    /// The deadlines to begin with.
+    pub first_timing: Timing,
+    /// Where our promise is kept.
+    pub vouch_file: PathBuf,
+}
+
+/// The agent's one owner of state.
+pub struct Reconciler<S: Store> {
+    ctx: Arc<Context<S>>,
+    identity: Identity,
+    sources: Sources,
+    sinks: Sinks,
+    effects: Effects,
+    publisher: Publisher,
+    keeper: Keeper,
+    server: ServerState,
+    lease: OwnLease,
+    peers: Peers,
+    memory: Memory,
+    guard: Guard,
+    guard_lease: Option<LeaseId>,
+    guard_client: Option<GuardClient>,
+    guard_events: mpsc::Receiver<GuardEvent>,
+    guard_options: GuardOptions,
+    /// The last deadline given to the guard.
+    guard_sent: Tick,
+    stop_mode: StopMode,
+    settings: ClusterSettings,
+    tags: Tags,
+    overrides: TimingOverrides,
+    timing: Timing,
+    refused_ttl: Option<Duration>,
+    vouch_file: PathBuf,
+    detach: bool,
+    last: Option<(&'static str, Reason)>,
+    counts: BTreeMap<&'static str, u64>,
+    turns: u64,
+    dcs_last_seen: i64,
+}
+
+impl<S: Store> Reconciler<S> {
+    /// A loop that has not turned yet.
+    pub fn new(
+        ctx: Arc<Context<S>>,
+        identity: Identity,
+        sources: Sources,
+        sinks: Sinks,
+        start: Start,
+    ) -> Reconciler<S> {
+        let memory = Memory { vouch: start.vouch, ..Memory::default() };
+        let guard = match (start.guard.report.doing, start.guard.report.epoch) {
+            (Doing::Armed, Some(epoch)) => Guard::Armed { epoch: Epoch(epoch) },
+            _ => Guard::Idle,
+        };
+        Reconciler {
+            effects: Effects::new(ctx.events.clone()),
+            identity,
+            sources,
+            sinks,
+            publisher: Publisher::default(),
+            server: start.server,
+            lease: start.lease,
+            peers: Peers::default(),
+            memory,
+            guard,
+            guard_lease: start.guard.report.lease.map(LeaseId),
+            guard_client: Some(start.guard.client),
+            guard_events: start.guard.events,
+            guard_options: start.guard_options,
+            guard_sent: Tick::from_nanos(start.guard.report.deadline.unwrap_or(0)),
+            stop_mode: StopMode::Fast,
+            settings: ClusterSettings::default(),
+            tags: start.tags,
+            overrides: start.timing,
+            timing: start.first_timing,
+            refused_ttl: None,
+            vouch_file: start.vouch_file,
+            detach: false,
+            last: None,
+            keeper: Keeper::default(),
+            counts: BTreeMap::new(),
+            turns: 0,
+            dcs_last_seen: 0,
+            ctx,
+        }
+    }
+
+    /// Turns until the agent ends.
+    pub async fn run(mut self) -> Ended {
+        loop {
+            let now = Tick::now();
+            self.sinks.pulse.beat(now);
+            if self.detach {
+                return Ended::Detached;
+            }
+            self.take_settings();
+            let world = self.observe(now);
+            let decision = decide(&world);
+            self.tell(&decision);
+            if let Some(ended) = self.enact(&world, &decision) {
+                return ended;
+            }
+            self.announce(now);
+            self.extend_guard(now);
+            let wake = decision.wake_at.max(now + SHORTEST_TURN);
+            self.await_cause(now.until(wake)).await;
+        }
+    }
+
+    /// The world as it is now.
+    fn observe(&mut self, now: Tick) -> World {
+        let observation = self.sources.observation.borrow_and_update().clone();
+        let dcs = match (&observation.contact, observation.view) {
+            (Contact::Up, Some(view)) => {
+                self.dcs_last_seen = wall_seconds();
+                Dcs::Known(view)
+            }
+            (Contact::Up, None) => Dcs::Unknown { since: now, last: None },
+            (Contact::Down { since, .. }, last) => Dcs::Unknown { since: *since, last },
+        };
+        let local = self.server.local(self.effective_guard(), self.effects.ongoing());
+        self.memory.note(now, &dcs, &local, &self.ctx.me);
+        World {
+            now,
+            me: self.ctx.me.clone(),
+            dcs,
+            lease: self.lease,
+            local,
+            peers: self.peers.clone(),
+            memory: self.memory.clone(),
+            settings: self.settings.clone(),
+            tags: self.tags.clone(),
+            timing: self.timing,
+        }
+    }
+
+    /// A guard armed under another lease than ours holds a deadline that no renewal of ours moves.
+    fn effective_guard(&self) -> Guard {
+        match (self.guard, self.lease) {
+            (Guard::Armed { .. }, OwnLease::Held { id, .. })
+                if self.guard_lease != Some(id) && self.server.process != Process::Absent =>
+            {
+                Guard::Idle
+            }
+            (guard, _) => guard,
+        }
+    }
+
+    /// Takes the dynamic configuration and derives the deadlines. A lease time that leaves no room for them is
+    /// refused and the last one stays.
+    fn take_settings(&mut self) {
+        let Some(view) = self.sources.observation.borrow().view.clone() else { return };
+        let Some(config) = &view.config else { return };
+        let changed = self.settings != config.value.settings;
+        self.settings = config.value.settings.clone();
+        let floor = if view.has_patroni_member() { PATRONI_MIN_TTL } else { Duration::ZERO };
+        let ttl = self.settings.ttl.max(floor);
+        if ttl != self.timing.ttl && self.refused_ttl != Some(ttl) {
+            match Timing::derive(ttl, &self.overrides) {
+                Ok(timing) => {
+                    info!(ttl = ?ttl, renew_interval = ?timing.renew_interval, "deadlines derived");
+                    self.timing = timing;
+                    self.refused_ttl = None;
+                    self.sinks.timing.send_replace(timing);
+                }
+                Err(refused) => {
+                    error!(%refused, "the ttl of the dynamic configuration is refused; the last one stays");
+                    self.refused_ttl = Some(ttl);
+                }
+            }
+        }
+        if changed {
+            self.keeper.settings_changed();
+        }
+    }
+
+    /// A change of step or reason is one line; a repeated one is silent.
+    fn tell(&mut self, decision: &Decision) {
+        self.turns += 1;
+        let label = decision.action.label();
+        *self.counts.entry(label).or_default() += 1;
+        let key = (label, decision.reason.clone());
+        if self.last.as_ref() != Some(&key) {
+            if matches!(decision.reason, Reason::Busy(_)) {
+                debug!(action = label, reason = %decision.reason, "decided");
+            } else {
+                info!(action = label, reason = %decision.reason, "decided");
+            }
+            self.last = Some(key);
+        }
+    }
+
+    /// Starts what was decided.
+    fn enact(&mut self, world: &World, decision: &Decision) -> Option<Ended> {
+        match &decision.action {
+            Action::Exit => return Some(Ended::Stopped),
+            Action::Halt => return Some(Ended::Halted(decision.reason.to_string())),
+            Action::AskFailsafe { .. } => self.memory.consent_asked_at = Some(world.now),
+            _ => {}
+        }
+        let slot = decision.action.slot()?;
+        if let Action::Stop { how } = decision.action {
+            // A stop under way goes on, unless a harder one is wanted.
+            if self.effects.what(slot) == Some(decision.action.label()) && self.stop_mode >= how {
+                return None;
+            }
+            self.stop_mode = how;
+        }
+        let arming = match decision.action {
+            Action::ArmGuard { epoch } => self.arming(world, epoch),
+            _ => None,
+        };
+        let lease = match self.lease {
+            OwnLease::Held { id, .. } => Some(id),
+            OwnLease::None => None,
+        };
+        let mut record = announce::member(world, &self.identity);
+        if let Action::Release { .. } = decision.action {
+            record.pgvane = record.pgvane.map(|n| NativeMember { serving_epoch: None, ..n });
+        }
+        let order = Order {
+            action: decision.action.clone(),
+            settings: self.settings.clone(),
+            timing: self.timing,
+            view: self.sources.observation.borrow().view.clone(),
+            lease,
+            record,
+            arming,
+            guard: self.guard_client.clone(),
+        };
+        let effect = Arc::clone(&self.ctx).perform(order);
+        self.effects.start(slot, decision.action.label(), world.now, effect);
+        None
+    }
+
+    fn arming(&self, world: &World, epoch: Epoch) -> Option<(GuardClient, Arming)> {
+        let authority = world.authority()?;
+        let OwnLease::Held { id, ttl, .. } = self.lease else { return None };
+        let arming = Arming {
+            epoch,
+            lease: id,
+            ttl,
+            deadline: authority.guard_deadline,
+            budget: self.timing.guard_budget,
+            postmaster: None,
+            store: self.ctx.store_access.clone(),
+        };
+        Some((self.guard_client.clone()?, arming))
+    }
+
+    /// Moves the guard's deadline forward with every renewal.
+    fn extend_guard(&mut self, now: Tick) {
+        let world = self.observe(now);
+        let (Some(authority), Some(lease), Guard::Armed { epoch }) =
+            (world.authority(), self.guard_lease, self.guard)
+        else {
+            return;
+        };
+        if epoch != authority.epoch || authority.guard_deadline <= self.guard_sent {
+            return;
+        }
+        self.guard_sent = authority.guard_deadline;
+        let Some(client) = self.guard_client.clone() else { return };
+        let events = self.ctx.events.clone();
+        tokio::spawn(async move {
+            if let Err(error) = client.extend(lease, authority.guard_deadline).await {
+                warn!(%error, "the guard's deadline was not moved");
+                if let GuardError::Gone(why) = error {
+                    let _ = events.send(Event::GuardGone(why));
+                }
+            }
+        });
+    }
+
+    /// Writes the keys this node owns, and shows itself to the API.
+    fn announce(&mut self, now: Tick) {
+        let world = self.observe(now);
+        let record = announce::member(&world, &self.identity);
+        if let (OwnLease::Held { id, .. }, Dcs::Known(view)) = (self.lease, &world.dcs) {
+            let shown = view.members.get(&self.ctx.me);
+            if shown.is_none_or(|m| m.lease != Some(id)) && self.publisher.is_settled(now) {
+                self.publisher.forget();
+            }
+            if self.publisher.due(now, &record, id) {
+                let (ctx, record) = (Arc::clone(&self.ctx), record.clone());
+                tokio::spawn(async move {
+                    let result = enact::store::publish(&ctx, &record, id).await;
+                    let result = result.map(|()| (record, id)).map_err(|e| e.to_string());
+                    ctx.report(Event::Published(Box::new(result)));
+                });
+            }
+        }
+        self.keeper.turn(&self.ctx, &world, self.server.view.as_ref());
+        let snapshot = self.snapshot(&world, &record);
+        self.sinks.api.send_replace(Arc::new(snapshot));
+    }
+
+    fn snapshot(&self, world: &World, record: &MemberRecord) -> ApiSnapshot {
+        let authority = world.authority();
+        ApiSnapshot {
+            name: self.ctx.me.clone(),
+            scope: self.ctx.instance.scope.clone(),
+            tags: self.tags.clone(),
+            observation: self.sources.observation.borrow().clone(),
+            leader_until: authority.map(|a| a.guard_deadline),
+            local: self.server.api(record),
+            failsafe_active: authority.is_some_and(|a| a.by_consent),
+            pending_restart: self.server.pending_restart(),
+            turned_at: world.now,
+            ttl: self.timing.ttl,
+            dcs_last_seen: self.dcs_last_seen,
+            turns: self.turns,
+            decisions: self.counts.clone(),
+        }
+    }
+
+    /// Waits until something happened, then takes in everything that did.
+    async fn await_cause(&mut self, limit: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(limit) => {}
+            // The follower lives as long as the agent.
+            _ = self.sources.observation.changed() => {}
+            Some(news) = self.sources.lease.recv() => self.lease_news(news),
+            Some(event) = self.sources.events.recv() => self.event(event),
+            Some(event) = self.guard_events.recv() => self.guard_event(event),
+            Some(command) = self.sources.commands.recv() => self.command(command),
+            Some(wish) = self.sources.wishes.recv() => self.wish(wish),
+        }
+        while let Ok(news) = self.sources.lease.try_recv() {
+            self.lease_news(news);
+        }
+        while let Ok(event) = self.sources.events.try_recv() {
+            self.event(event);
+        }
+    }
+
+    fn lease_news(&mut self, news: LeaseNews) {
+        self.lease = match news {
+            LeaseNews::Is(lease) => lease,
+            LeaseNews::Gone => OwnLease::None,
+        };
+    }
+
+    fn event(&mut self, event: Event) {
+        let now = Tick::now();
+        match event {
+            Event::EffectEnded { slot, number, outcomes } => {
+                if self.effects.ended(slot, number) {
+                    for outcome in &outcomes {
+                        self.memory.absorb(now, outcome);
+                    }
+                    self.sinks.hurry.notify_one();
+                }
+            }
+            Event::Server(change) => self.server_changed(now, &change),
+            Event::Data(data) => self.server.data = data,
+            Event::Probed(answer) => {
+                let promoting = self.effects.what(Slot::Postgres) == Some(PROMOTE);
+                self.server.probed(*answer, promoting);
+            }
+            Event::Peers(peers) => self.peers = peers,
+            Event::GuardArmed { epoch, lease } => {
+                self.guard = Guard::Armed { epoch };
+                self.guard_lease = Some(lease);
+                self.guard_sent = Tick::ZERO;
+            }
+            Event::GuardIdle => self.guard = Guard::Idle,
+            Event::GuardGone(why) => self.guard_gone(&why),
+            Event::GuardBack(found) => self.guard_back(*found),
+            Event::Published(result) => {
+                if let Err(error) = &*result {
+                    debug!(error, "the member record was not written");
+                }
+                self.ctx.published.send_replace(result.as_ref().as_ref().ok().map(|(r, _)| r.clone()));
+                self.publisher.ended(now, result.ok());
+            }
+        }
+        self.sinks.probe.send_if_modified(|wanted| {
+            let want = matches!(self.server.process, Process::Running | Process::Starting { .. });
+            std::mem::replace(wanted, want) != want
+        });
+    }
+
+    fn server_changed(&mut self, now: Tick, change: &ServerEvent) {
+        if let ServerEvent::Spawned { postmaster, .. } = change {
+            watch_server(&self.ctx, postmaster);
+        }
+        let ended = self.server.absorb(now, change);
+        let expected = self.effects.what(Slot::Postgres).is_some_and(|what| !SERVING.contains(&what));
+        if ended && !expected {
+            warn!("PostgreSQL ended unasked");
+            self.memory.absorb(now, &Outcome::PostgresEnded);
+        }
+    }
+
+    fn guard_event(&mut self, event: GuardEvent) {
+        match event {
+            GuardEvent::Acted(Report { doing, .. }) => {
+                warn!(?doing, "the guard acted");
+            }
+            GuardEvent::Gone(why) => self.guard_gone(&why),
+        }
+    }
+
+    /// Nothing holds the deadline now: another guard is started at once. Until it is armed, decisions see an
+    /// absent guard and promote nothing.
+    fn guard_gone(&mut self, why: &str) {
+        if self.guard_client.take().is_none() {
+            return;
+        }
+        error!(why, "the guard is gone; starting another");
+        self.guard = Guard::Absent;
+        let (options, events) = (self.guard_options.clone(), self.ctx.events.clone());
+        tokio::spawn(async move {
+            loop {
+                match GuardClient::start(&options).await {
+                    Ok(found) => {
+                        let _ = events.send(Event::GuardBack(Box::new(found)));
+                        return;
+                    }
+                    Err(error) => {
+                        error!(%error, "no guard");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    fn guard_back(&mut self, found: Found) {
+        info!(pid = found.report.pid, "a guard answers");
+        self.guard = Guard::Idle;
+        self.guard_client = Some(found.client);
+        self.guard_events = found.events;
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Failsafe { ask, reply } => self.vouch_for(&ask, reply),
+            Command::Reload => {
+                info!("a reload was asked for; settings of the file need a restart of the agent")
+            }
+            Command::Wake => {}
+        }
+    }
+
+    /// Judges whether to vouch. The promise holds from this instant; it is answered once it is durable.
+    fn vouch_for(&mut self, ask: &FailsafeAsk, reply: oneshot::Sender<FailsafeAnswer>) {
+        let now = Tick::now();
+        let world = self.observe(now);
+        match consent::judge(&world, &ask.name) {
+            Ok(()) => {
+                let ttl = self.timing.ttl;
+                let vouch = self.memory.promise(now, ask.name.clone(), ttl).clone();
+                let position = world.local.sql.as_ref().map(|s| s.position).unwrap_or_default();
+                let file = self.vouch_file.clone();
+                tokio::task::spawn_blocking(move || match vouch::save(&file, &vouch, ttl) {
+                    // Dropped by an asker that no longer waits: it does not count on us then.
+                    Ok(()) => drop(reply.send(FailsafeAnswer::Accepted { position })),
+                    Err(error) => error!(%error, "our promise could not be kept on disk; it is not given"),
+                });
+            }
+            Err(refusal) => {
+                info!(leader = %ask.name, %refusal, "we do not vouch");
+                match refusal {
+                    Refusal::IAmPrimary => drop(reply.send(FailsafeAnswer::RunningPrimary)),
+                    Refusal::ModeIsOff => drop(reply.send(FailsafeAnswer::Disabled)),
+                    // An unanswered question counts as no.
+                    Refusal::IAmCampaigning
+                    | Refusal::StoreAnswersHere
+                    | Refusal::VouchedFor(_)
+                    | Refusal::AnotherLeads(_) => drop(reply),
+                }
+            }
+        }
+    }
+
+    fn wish(&mut self, wish: Wish) {
+        match wish {
+            Wish::Stop => {
+                info!("stopping");
+                self.memory.shutdown = true;
+            }
+            Wish::Detach => {
+                info!("leaving PostgreSQL, the guard and the lease to the next agent");
+                self.detach = true;
+            }
+        }
+    }
+}
+
+/// Labels of effects during which the server is supposed to serve: an end of it is a crash.
+const SERVING: [&str; 3] = [PROMOTE, "checkpoint", "follow"];
+
+/// The label of the effect that promotes.
+const PROMOTE: &str = "promote";
+
+/// Reports the end of a postmaster, with the data directory looked at first.
+pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgres::process::Postmaster) {
+    let Ok(postmaster) = postmaster.try_clone() else { return };
+    let ctx = Arc::clone(ctx);
+    tokio::spawn(async move {
+        if let Err(error) = postmaster.ended().await {
+            error!(%error, "the postmaster cannot be watched");
+            return;
+        }
+        // Orphans of a killed postmaster may still confirm commits: the server is gone when they are.
+        let dir = ctx.instance.data_dir.clone();
+        if let Err(error) = crate::postgres::process::sweep(dir, Duration::from_secs(5)).await {
+            error!(%error, "the server's processes do not end");
+        }
+        ctx.report(Event::Data(enact::server::look(&ctx.instance).await));
+        ctx.report(Event::Server(ServerEvent::Gone { pid: postmaster.pid() }));
+    });
+}
+
+fn wall_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}

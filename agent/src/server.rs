@@ -1,0 +1,147 @@
+//! What is known of the local PostgreSQL between two looks at it: the facts a decision is made from.
+
+use std::collections::BTreeMap;
+
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::records::MemberRecord;
+use serde_json::{Value, json};
+
+use crate::api::{LocalPostgres, ServerAnswer, Wal, Walsender};
+use crate::decide::world::{DataDir, Guard, Local, LocalRole, Ongoing, Process, Slot, Sql};
+use crate::event::ServerEvent;
+use crate::postgres::probe::{self, ProbeError, SqlView};
+
+/// The facts.
+#[derive(Debug)]
+pub struct ServerState {
+    /// The data directory.
+    pub data: DataDir,
+    /// The process.
+    pub process: Process,
+    /// Its id, while one runs.
+    pub pid: Option<i32>,
+    /// Whether it may accept writes.
+    pub role: LocalRole,
+    /// The last answer of the running server.
+    pub view: Option<SqlView>,
+}
+
+impl ServerState {
+    /// No server; `data` as found.
+    pub fn absent(data: DataDir) -> ServerState {
+        ServerState { data, process: Process::Absent, pid: None, role: LocalRole::Unknown, view: None }
+    }
+
+    /// Takes in a change of the process. Answers whether the server ended.
+    pub fn absorb(&mut self, now: Tick, event: &ServerEvent) -> bool {
+        match event {
+            ServerEvent::Spawned { postmaster, as_primary } => {
+                self.process = Process::Starting { since: now };
+                self.pid = Some(postmaster.pid());
+                self.role = if *as_primary { LocalRole::Primary } else { LocalRole::Standby };
+                self.view = None;
+            }
+            ServerEvent::Ready => {
+                if let Process::Starting { .. } = self.process {
+                    self.process = Process::Running;
+                }
+            }
+            // From here on it may accept writes, whatever it answers.
+            ServerEvent::Promoting => self.role = LocalRole::Primary,
+            ServerEvent::Stopping => {
+                if self.process != Process::Absent {
+                    self.process = Process::Stopping;
+                }
+            }
+            ServerEvent::Gone { pid } => {
+                if self.pid != Some(*pid) {
+                    return false;
+                }
+                *self = ServerState::absent(self.data.clone());
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes in an answer. A server that does not answer keeps the role it had (trap 12: slow SQL is not a
+    /// dead primary); one that was told to promote counts as a primary until its effect has ended.
+    pub fn probed(&mut self, answer: Result<SqlView, ProbeError>, promoting: bool) {
+        let Ok(view) = answer else { return };
+        if let Process::Starting { .. } = self.process {
+            self.process = Process::Running;
+        }
+        if self.process == Process::Absent {
+            return;
+        }
+        self.role = match (view.in_recovery, promoting) {
+            (true, false) => LocalRole::Standby,
+            (true, true) | (false, _) => LocalRole::Primary,
+        };
+        self.view = Some(view);
+    }
+
+    /// The facts as a decision wants them.
+    pub fn local(&self, guard: Guard, ongoing: BTreeMap<Slot, Ongoing>) -> Local {
+        let running = self.process == Process::Running;
+        let sql = self.view.as_ref().filter(|_| running).map(|view| Sql {
+            asked_at: view.asked_at,
+            in_recovery: view.in_recovery,
+            timeline: view.timeline,
+            position: view.position(),
+            received: view.received,
+            replayed: view.replayed,
+            checkpointed: view.checkpoint_timeline,
+            streaming: view.streaming,
+            upstream: view.upstream.clone(),
+        });
+        Local { data: self.data.clone(), process: self.process, role: self.role, sql, ongoing, guard }
+    }
+
+    /// The facts as the API shows them.
+    pub fn api(&self, record: &MemberRecord) -> LocalPostgres {
+        let system_identifier = match &self.data {
+            DataDir::Present(control) => Some(control.system_identifier.clone()),
+            DataDir::Absent | DataDir::Spoiled | DataDir::Unreadable(_) => None,
+        };
+        let answer = self.view.as_ref().filter(|_| self.process == Process::Running).map(server_answer);
+        LocalPostgres { state: record.state.clone(), role: record.role.clone(), answer, system_identifier }
+    }
+
+    /// Settings that wait for a restart, as the contract shows them.
+    pub fn pending_restart(&self) -> Option<Value> {
+        let names = self.view.as_ref().map(|v| &v.pending_restart).filter(|names| !names.is_empty())?;
+        let unknown = json!({"old_value": "?", "new_value": "?"});
+        Some(Value::Object(names.iter().map(|n| (n.clone(), unknown.clone())).collect()))
+    }
+}
+
+fn server_answer(view: &SqlView) -> ServerAnswer {
+    let wal = if view.in_recovery {
+        Wal::Standby {
+            received: view.received.unwrap_or_default(),
+            replayed: view.replayed.unwrap_or_default(),
+            replayed_timestamp: view.replayed_at.clone(),
+            paused: view.replay_paused,
+            replication_state: view.streaming.then(|| "streaming".to_owned()),
+            latest_end: None,
+        }
+    } else {
+        Wal::Primary { location: view.flushed.unwrap_or_default() }
+    };
+    let walsender = |w: &probe::Walsender| Walsender {
+        usename: Some(w.usename.clone()),
+        application_name: w.application_name.clone(),
+        client_addr: w.client_addr.clone(),
+        state: Some(w.state.clone()),
+        sync_state: Some(w.sync_state.clone()),
+        sync_priority: Some(w.sync_priority),
+    };
+    ServerAnswer {
+        server_version: u32::try_from(view.version).unwrap_or(0),
+        postmaster_start_time: Some(view.started_at.clone()),
+        timeline: Some(view.timeline),
+        wal,
+        replication: view.replication.iter().map(walsender).collect(),
+    }
+}
