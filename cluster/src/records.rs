@@ -367,7 +367,8 @@ impl MemberRecord {
     }
 }
 
-fn host_port(url: &str, default_port: u16) -> Option<(String, u16)> {
+/// Host and port of a URL; the scheme may be missing, user, path and IPv6 brackets are left out.
+pub fn host_port(url: &str, default_port: u16) -> Option<(String, u16)> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next()?;
     let authority = authority.rsplit_once('@').map_or(authority, |(_, a)| a);
