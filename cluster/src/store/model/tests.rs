@@ -1,307 +1,231 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Store, WatchMessage, WatchStream};
+use crate::clock::Tick;
+use crate::ids::{LeaseId, Revision};
+use crate::store::{Compare, KeepAlive, KeyEvent, Store, StoreError, Txn, WatchMessage, WatchStream, Write};
 
-const S: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(5);
 
-fn put(model: &mut Model, now: Tick, key: &str, value: &str, lease: Option<LeaseId>) -> TxnOutcome {
-    let txn = Txn::put(key.to_owned(), value.as_bytes().to_vec(), lease);
-    model.txn(now, txn).expect("a put without conditions")
+fn put(key: &str, lease: Option<LeaseId>) -> Txn {
+    Txn::put(key.to_owned(), b"v".to_vec(), lease)
+}
+
+fn at(seconds: u64) -> Tick {
+    Tick::from_millis(seconds * 1000)
 }
 
 #[test]
-fn revisions_as_in_etcd() {
-    let (mut m, now) = (Model::new(), Tick::from_millis(0));
-    assert_eq!(m.revision(), Revision(1));
-    assert_eq!(put(&mut m, now, "/a", "1", None), TxnOutcome { succeeded: true, revision: Revision(2) });
-    assert_eq!(put(&mut m, now, "/a", "2", None).revision, Revision(3));
-    let kv = m.get("/a").expect("was put");
-    assert_eq!((kv.create_revision, kv.mod_revision), (Revision(2), Revision(3)));
-    // Neither an unmet condition nor a delete of nothing takes a revision.
-    let unmet =
-        Txn { when: vec![Compare::Absent("/a".to_owned())], then: vec![Write::Delete("/a".to_owned())] };
-    assert_eq!(m.txn(now, unmet), Ok(TxnOutcome { succeeded: false, revision: Revision(3) }));
-    let nothing = Txn { when: vec![], then: vec![Write::Delete("/b".to_owned())] };
-    assert_eq!(m.txn(now, nothing), Ok(TxnOutcome { succeeded: true, revision: Revision(3) }));
-    let both = Txn {
-        when: vec![Compare::ValueIs("/a".to_owned(), b"2".to_vec())],
-        then: vec![Write::Delete("/a".to_owned()), Write::Put("/c".to_owned(), vec![], None)],
-    };
-    assert_eq!(m.txn(now, both), Ok(TxnOutcome { succeeded: true, revision: Revision(4) }));
-    assert_eq!(m.events_since("/", Revision(4)).map(|e| e.len()), Ok(2));
-    // Created anew: a new create revision.
-    put(&mut m, now, "/a", "3", None);
-    assert_eq!(m.get("/a").map(|kv| kv.create_revision), Some(Revision(5)));
-}
-
-#[test]
-fn a_key_named_twice_or_an_unknown_lease_writes_nothing() {
-    let (mut m, now) = (Model::new(), Tick::from_millis(0));
+fn revisions_count_writes_that_change_something() {
+    let mut m = Model::new();
+    let first = m.txn(&put("/a", None)).expect("runs");
+    assert_eq!((first.succeeded, first.revision), (true, Revision(2)));
+    let nothing = Txn { when: vec![], then: vec![Write::Delete("/none".into())] };
+    assert_eq!(m.txn(&nothing).expect("runs").revision, Revision(2));
+    let both =
+        Txn { when: vec![], then: vec![Write::Delete("/a".into()), Write::Put("/b".into(), vec![], None)] };
+    assert_eq!(m.txn(&both).expect("runs").revision, Revision(3));
+    let events = m.events_since("/", Revision(3)).expect("not compacted");
+    assert_eq!(events.iter().map(KeyEvent::revision).collect::<Vec<_>>(), [Revision(3), Revision(3)]);
     let twice =
-        Txn { when: vec![], then: vec![Write::Put("/a".into(), vec![], None), Write::Delete("/a".into())] };
-    assert!(matches!(m.txn(now, twice), Err(StoreError::Unavailable(_))));
-    let then = vec![Write::Put("/b".into(), vec![], None), Write::Put("/a".into(), vec![], Some(LeaseId(9)))];
-    assert_eq!(m.txn(now, Txn { when: vec![], then: then.clone() }), Err(StoreError::LeaseNotFound));
-    // The lease is looked at only when the conditions hold.
-    let unmet = Txn { when: vec![Compare::ModRevisionIs("/a".into(), Revision(7))], then };
-    assert_eq!(m.txn(now, unmet), Ok(TxnOutcome { succeeded: false, revision: Revision(1) }));
-    assert_eq!(m, Model::new());
+        Txn { when: vec![], then: vec![Write::Delete("/b".into()), Write::Put("/b".into(), vec![], None)] };
+    assert!(matches!(m.txn(&twice), Err(StoreError::Denied(_))));
 }
 
 #[test]
-fn leases_end_with_their_keys() {
-    let (mut m, t0) = (Model::new(), Tick::from_millis(1000));
-    let lease = m.grant(t0, Duration::from_millis(2500));
-    assert_eq!(lease.ttl, 3 * S);
-    assert_eq!(m.grant(t0, Duration::ZERO).ttl, LEAST_TTL);
-    put(&mut m, t0, "/a", "x", Some(lease.id));
-    put(&mut m, t0, "/b", "x", Some(lease.id));
-    // A put without the lease takes the key off it.
-    put(&mut m, t0, "/c", "x", Some(lease.id));
-    put(&mut m, t0, "/c", "y", None);
-    let late = t0 + Duration::from_millis(1500);
-    assert_eq!(m.time_to_live(late, lease.id), Some(S));
-    assert_eq!(m.keep_alive(late, lease.id), KeepAlive::Renewed { ttl: 3 * S });
-    m.expire(t0 + 3 * S);
-    assert!(m.get("/a").is_some(), "renewed");
-    assert_eq!(m.next_expiry(), Some(late + 3 * S));
-    m.expire(late + 3 * S);
-    assert_eq!(m.snapshot("/", late).keys.len(), 1, "only /c is left");
-    assert_eq!(m.revision(), Revision(6), "one revision for both keys");
-    assert_eq!(m.keep_alive(late, lease.id), KeepAlive::Gone);
-    assert_eq!(m.time_to_live(late, lease.id), None);
-    m.revoke(late, lease.id);
+fn comparisons_are_those_of_etcd() {
+    let mut m = Model::new();
+    m.txn(&put("/a", None)).expect("runs");
+    m.txn(&put("/a", None)).expect("runs");
+    let holds =
+        |m: &Model, when| m.clone().txn(&Txn { when: vec![when], then: vec![] }).expect("runs").succeeded;
+    assert!(holds(&m, Compare::CreateRevisionIs("/a".into(), Revision(2))));
+    assert!(holds(&m, Compare::ModRevisionIs("/a".into(), Revision(3))));
+    assert!(!holds(&m, Compare::ModRevisionIs("/a".into(), Revision(2))));
+    assert!(holds(&m, Compare::ModRevisionIs("/b".into(), Revision(0))));
+    assert!(holds(&m, Compare::ValueIs("/a".into(), b"v".to_vec())));
+    assert!(!holds(&m, Compare::ValueIs("/b".into(), vec![])));
+    assert!(holds(&m, Compare::Absent("/b".into())) && !holds(&m, Compare::Absent("/a".into())));
 }
 
 #[test]
-fn a_new_etcd_leader_gives_leases_their_full_time() {
-    let (mut m, t0) = (Model::new(), Tick::from_millis(0));
-    let lease = m.grant(t0, 10 * S);
-    put(&mut m, t0, "/a", "x", Some(lease.id));
-    m.restart_leases(t0 + 15 * S);
-    assert_eq!(m.time_to_live(t0 + 20 * S, lease.id), Some(5 * S));
-    assert_eq!(m.time_to_live(t0 + 25 * S, lease.id), None);
+fn leases_end_when_told_to_look_and_take_their_keys_along() {
+    let mut m = Model::new();
+    let lease = m.grant(Duration::from_millis(4500), at(0));
+    assert_eq!(lease.ttl, TTL);
+    assert_eq!(m.grant(Duration::from_millis(1), at(0)).ttl, Duration::from_secs(2));
+    m.txn(&put("/a", Some(lease.id))).expect("runs");
+    m.txn(&put("/b", Some(lease.id))).expect("runs");
+    m.txn(&put("/b", None)).expect("runs");
+    assert_eq!(m.keep_alive(lease.id, at(4)), KeepAlive::Renewed { ttl: TTL });
+    assert_eq!(m.time_to_live(lease.id, at(6)), Some(Duration::from_secs(3)));
+    assert_eq!(m.expire(at(8)), vec![LeaseId(2)]);
+    assert_eq!(m.next_expiry(), Some(at(9)));
+    assert!(m.get("/a").is_some(), "a due lease lives until somebody looks");
+    let before = m.revision();
+    assert_eq!(m.expire(at(9)), vec![lease.id]);
+    assert!(m.get("/a").is_none() && m.get("/b").is_some());
+    assert_eq!(m.revision().0, before.0 + 1);
+    assert_eq!(m.keep_alive(lease.id, at(9)), KeepAlive::Gone);
+    assert_eq!(m.txn(&put("/c", Some(lease.id))), Err(StoreError::LeaseNotFound));
+}
+
+#[test]
+fn a_due_lease_cannot_be_renewed_and_a_new_leader_restarts_the_others() {
+    let mut m = Model::new();
+    let (a, b) = (m.grant(TTL, at(0)).id, m.grant(TTL, at(0)).id);
+    m.txn(&put("/a", Some(a))).expect("runs");
+    assert_eq!(m.keep_alive(a, at(5)), KeepAlive::Gone);
     assert!(m.get("/a").is_none());
+    m.restart_leases(at(5));
+    assert_eq!(m.time_to_live(b, at(5)), Some(TTL));
 }
 
 #[test]
-fn compaction_takes_the_past() {
-    let (mut m, now) = (Model::new(), Tick::from_millis(0));
-    for i in 0..4 {
-        put(&mut m, now, "/a", &i.to_string(), None);
+fn compacted_history_is_refused() {
+    let mut m = Model::new();
+    for _ in 0..5 {
+        m.txn(&put("/a", None)).expect("runs");
     }
     m.compact(Revision(4));
-    assert_eq!(m.events_since("/", Revision(3)), Err(StoreError::Compacted(Revision(4))));
-    assert_eq!(m.events_since("/", Revision(4)).map(|e| e.len()), Ok(2));
-    m.compact(Revision(2));
-    m.compact(Revision(100));
-    assert_eq!(m.events_since("/", Revision(4)), Err(StoreError::Compacted(Revision(5))));
-    assert_eq!(m.get("/a").map(|kv| kv.value.clone()), Some(b"3".to_vec()));
+    assert_eq!(m.events_since("/", Revision(4)), Err(Compacted(Revision(4))));
+    assert_eq!(m.events_since("/", Revision(5)).expect("there").len(), 2);
+    assert_eq!(m.events_since("/", Revision(7)).expect("the future is empty").len(), 0);
 }
 
-/// One call; small numbers pick keys, values, leases and conditions.
 #[derive(Clone, Debug)]
-enum Call {
-    Txn { when: Option<(u8, u8)>, then: Vec<(u8, u8)> },
-    Grant(u8),
-    KeepAlive(u8),
-    Revoke(u8),
-    Restart,
-    Wait(u16),
+enum Step {
+    Txn(Vec<(u8, Option<usize>)>, Option<u8>),
+    Grant(u64),
+    KeepAlive(usize),
+    Revoke(usize),
+    Pass(u64),
+    Compact(i64),
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
-    let call = prop_oneof![
-        6 => (proptest::option::of((0..5_u8, 0..4_u8)), proptest::collection::vec((0..5_u8, 0..6_u8), 0..3))
-            .prop_map(|(when, then)| Call::Txn { when, then }),
-        2 => (0..9_u8).prop_map(Call::Grant),
-        2 => (0..6_u8).prop_map(Call::KeepAlive),
-        1 => (0..6_u8).prop_map(Call::Revoke),
-        1 => Just(Call::Restart),
-        3 => (0..4000_u16).prop_map(Call::Wait),
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let write = (0..5_u8, proptest::option::of(0..4_usize));
+    let step = prop_oneof![
+        6 => (proptest::collection::vec(write, 0..4), proptest::option::of(0..5_u8)).prop_map(|(w, a)| Step::Txn(w, a)),
+        1 => (1..8_u64).prop_map(Step::Grant),
+        2 => (0..4_usize).prop_map(Step::KeepAlive),
+        1 => (0..4_usize).prop_map(Step::Revoke),
+        2 => (1..4_u64).prop_map(Step::Pass),
+        1 => (0..4_i64).prop_map(Step::Compact),
     ];
-    proptest::collection::vec(call, 0..60)
+    proptest::collection::vec(step, 0..60)
 }
 
-fn key(n: u8) -> String {
-    ["/a/x", "/a/y", "/b", "/ab", "/a"][usize::from(n)].to_owned()
-}
-
-fn make_txn(model: &Model, when: Option<(u8, u8)>, then: &[(u8, u8)]) -> Txn {
-    let when = when.map(|(k, kind)| match kind {
-        0 => Compare::Absent(key(k)),
-        1 => Compare::ValueIs(key(k), vec![1]),
-        2 => Compare::ModRevisionIs(key(k), model.get(&key(k)).map_or(Revision(0), |kv| kv.mod_revision)),
-        _ => Compare::CreateRevisionIs(key(k), Revision(2)),
-    });
-    let then = then.iter().map(|(k, kind)| match kind {
-        0 | 1 => Write::Put(key(*k), vec![*kind], None),
-        2..5 => Write::Put(key(*k), vec![*kind], Some(LeaseId(i64::from(*kind) - 1))),
-        _ => Write::Delete(key(*k)),
-    });
-    Txn { when: when.into_iter().collect(), then: then.collect() }
-}
-
-/// Makes the call; answers the revisions it took.
-fn make(model: &mut Model, now: &mut Tick, call: &Call) {
-    let lease = |n: u8| LeaseId(i64::from(n));
-    match call {
-        Call::Txn { when, then } => {
-            let txn = make_txn(model, *when, then);
-            model.expire(*now);
-            let before = model.clone();
-            match model.txn(*now, txn) {
-                Ok(TxnOutcome { succeeded: true, revision }) => {
-                    assert!(revision.0 - before.revision().0 <= 1, "{call:?} took several revisions");
-                    assert_eq!(revision, model.revision());
-                }
-                Ok(_) | Err(_) => assert_eq!(before, *model, "{call:?} failed and wrote"),
+/// Runs the steps and hands the model before and after each to `check`, with whether a transaction failed.
+fn run(steps: &[Step], mut check: impl FnMut(&Model, &Model, bool)) {
+    let mut m = Model::new();
+    let mut now = Tick::ZERO;
+    let lease = |n: &usize| LeaseId(i64::try_from(*n).expect("small") + 1);
+    for step in steps {
+        let before = m.clone();
+        let mut refused = false;
+        match step {
+            Step::Txn(writes, absent) => {
+                let then = writes.iter().map(|(key, l)| match l {
+                    Some(3) => Write::Delete(format!("/{key}")),
+                    l => Write::Put(format!("/{key}"), vec![*key], l.as_ref().map(lease)),
+                });
+                let when = absent.iter().map(|key| Compare::Absent(format!("/{key}"))).collect();
+                refused = !m.txn(&Txn { when, then: then.collect() }).is_ok_and(|o| o.succeeded);
             }
+            Step::Grant(seconds) => drop(m.grant(Duration::from_secs(*seconds), now)),
+            Step::KeepAlive(n) => drop(m.keep_alive(lease(n), now)),
+            Step::Revoke(n) => drop(m.revoke(lease(n))),
+            Step::Pass(seconds) => {
+                now = now + Duration::from_secs(*seconds);
+                m.expire(now);
+            }
+            Step::Compact(back) => m.compact(Revision(m.revision().0 - back)),
         }
-        Call::Grant(seconds) => {
-            model.grant(*now, Duration::from_secs(u64::from(*seconds)));
-        }
-        Call::KeepAlive(n) => {
-            let alive = model.time_to_live(*now, lease(*n)).is_some();
-            assert_eq!(alive, model.keep_alive(*now, lease(*n)) != KeepAlive::Gone);
-        }
-        Call::Revoke(n) => {
-            model.revoke(*now, lease(*n));
-            assert_eq!(model.time_to_live(*now, lease(*n)), None);
-        }
-        Call::Restart => model.restart_leases(*now),
-        Call::Wait(ms) => *now = *now + Duration::from_millis(u64::from(*ms)),
+        check(&before, &m, refused);
     }
 }
 
 proptest! {
-    /// What a watch delivers from the start, applied to nothing, is what a read shows: at any time.
     #[test]
-    fn history_explains_the_keys(calls in calls(), prefix in prop_oneof![Just("/"), Just("/a"), Just("/a/")]) {
-        let (mut m, mut now) = (Model::new(), Tick::from_millis(0));
-        let mut seen: BTreeMap<Vec<u8>, KeyValue> = BTreeMap::new();
-        let mut next = Revision(1);
-        for call in &calls {
-            make(&mut m, &mut now, call);
-            let events = m.events_since(prefix, next).expect("nothing was compacted");
-            prop_assert!(events.iter().all(|e| e.revision() >= next && e.revision() <= m.revision()));
-            prop_assert!(events.is_sorted_by_key(KeyEvent::revision));
-            next = Revision(m.revision().0 + 1);
+    fn revisions_grow_and_every_change_is_an_event(steps in steps()) {
+        run(&steps, |before, after, refused| {
+            assert!(after.revision() >= before.revision());
+            let (old, new) = (before.snapshot("/", Tick::ZERO), after.snapshot("/", Tick::ZERO));
+            if refused || after.revision() == before.revision() {
+                assert_eq!(old, new, "a refused transaction or an unchanged revision changes nothing");
+                return;
+            }
+            let mut keys: std::collections::BTreeMap<_, _> = old.keys.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+            let next = Revision(before.revision().0 + 1);
+            let events = after.events_since("/", next).expect("compaction makes no revision");
+            assert!(events.is_sorted_by_key(KeyEvent::revision));
+            let mut revisions: Vec<_> = events.iter().map(KeyEvent::revision).collect();
+            revisions.dedup();
+            let expected: Vec<_> = (next.0..=after.revision().0).map(Revision).collect();
+            assert_eq!(revisions, expected, "each revision has its events");
             for event in events {
                 match event {
-                    KeyEvent::Put(kv) => { seen.insert(kv.key.clone(), kv); }
-                    KeyEvent::Delete { key, .. } => {
-                        prop_assert!(seen.remove(&key).is_some(), "a delete of nothing");
-                    }
+                    KeyEvent::Put(kv) => drop(keys.insert(kv.key.clone(), kv)),
+                    KeyEvent::Delete { key, .. } => assert!(keys.remove(&key).is_some(), "deleted twice"),
                 }
             }
-            let shown: Vec<KeyValue> = seen.values().cloned().collect();
-            prop_assert_eq!(&m.snapshot(prefix, now).keys, &shown);
-        }
+            assert_eq!(keys.into_values().collect::<Vec<_>>(), new.keys);
+        });
     }
 
-    /// A key lives no longer than its lease, a lease never ends early, and keys and leases agree.
     #[test]
-    fn keys_and_leases_agree(calls in calls()) {
-        let (mut m, mut now) = (Model::new(), Tick::from_millis(0));
-        for call in &calls {
-            let revision = m.revision();
-            make(&mut m, &mut now, call);
-            prop_assert!(m.revision() >= revision);
-            for kv in m.snapshot("", now).keys {
-                prop_assert!(kv.create_revision <= kv.mod_revision && kv.mod_revision <= m.revision());
-                if let Some(id) = kv.lease {
-                    prop_assert!(m.leases.get(&id).is_some_and(|g| g.keys.contains(&kv.key)), "{kv:?} {m:?}");
-                }
+    fn keys_hang_on_living_leases_only(steps in steps()) {
+        run(&steps, |_, after, _| {
+            let leases: Vec<_> = after.leases().collect();
+            for kv in after.snapshot("/", Tick::ZERO).keys {
+                assert!(kv.lease.is_none_or(|l| leases.contains(&l)), "{kv:?}");
+                assert!(kv.create_revision <= kv.mod_revision && kv.mod_revision <= after.revision());
             }
-            for (id, granted) in &m.leases {
-                prop_assert!(granted.due <= now + granted.ttl);
-                for key in &granted.keys {
-                    prop_assert_eq!(m.keys.get(key).and_then(|kv| kv.lease), Some(*id));
-                }
-            }
-            let mut later = m.clone();
-            later.expire(now);
-            prop_assert!(later.next_expiry().is_none_or(|at| at > now));
-        }
-        if let Some(at) = m.next_expiry() {
-            let mut early = m.clone();
-            early.expire(Tick::from_nanos(at.as_nanos() - 1));
-            prop_assert_eq!(&early, &m);
-            early.expire(at);
-            prop_assert!(early.leases.len() < m.leases.len());
-        }
+        });
     }
 }
 
-/// A store whose leases run on tokio's clock, which tests pause.
-fn paused() -> ModelStore {
-    let start = tokio::time::Instant::now();
-    ModelStore::new(std::sync::Arc::new(move || Tick::from_millis(1000) + start.elapsed()))
-}
-
-async fn put_in(store: &ModelStore, key: &str, lease: Option<LeaseId>) {
-    let txn = Txn::put(key.to_owned(), b"x".to_vec(), lease);
-    store.txn(txn).await.expect("the store is up");
-}
-
-async fn next_events(watch: &mut ModelWatch) -> Vec<KeyEvent> {
-    loop {
-        match watch.next().await.expect("the watch lives") {
-            WatchMessage::Events(events) => return events,
-            WatchMessage::Progress(_) => {}
-        }
-    }
+async fn next(watch: &mut impl WatchStream) -> Result<WatchMessage, StoreError> {
+    tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("the watch tells something")
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_delivers_past_and_future_and_progress() {
-    let store = paused();
-    put_in(&store, "/a", None).await;
-    put_in(&store, "/b", None).await;
-    let mut watch = store.watch("/a", Revision(2)).await.expect("opens");
-    assert_eq!(next_events(&mut watch).await[0].revision(), Revision(2));
-    assert_eq!(watch.next().await, Ok(WatchMessage::Progress(Revision(3))));
-    let (events, ()) = tokio::join!(next_events(&mut watch), put_in(&store, "/a2", None));
-    assert_eq!(events[0].key(), b"/a2");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_watch_sees_a_lease_end_although_nobody_asks() {
-    let store = paused();
-    let lease = store.grant(4 * S).await.expect("up");
-    put_in(&store, "/a", Some(lease.id)).await;
-    let mut watch = store.watch("/", Revision(3)).await.expect("opens");
-    let start = tokio::time::Instant::now();
-    let events = next_events(&mut watch).await;
-    assert_eq!(events, [KeyEvent::Delete { key: b"/a".to_vec(), revision: Revision(3) }]);
-    assert!((4 * S..5 * S).contains(&start.elapsed()), "{:?}", start.elapsed());
-    assert_eq!(store.keep_alive(lease.id).await, Ok(KeepAlive::Gone));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_switches() {
-    let store = paused();
-    let mut watch = store.watch("/", Revision(1)).await.expect("opens");
+async fn a_client_watches_and_its_faults_are_its_own() {
+    let store = ModelStore::new();
+    let other = store.another_client();
+    let mut watch = store.watch("/a/", Revision(2)).await.expect("opens");
+    assert_eq!(next(&mut watch).await, Ok(WatchMessage::Progress(Revision(1))));
+    other.txn(put("/a/x", None)).await.expect("runs");
+    let Ok(WatchMessage::Events(events)) = next(&mut watch).await else { panic!("an event is due") };
+    assert_eq!((events.len(), events[0].key()), (1, &b"/a/x"[..]));
     store.lose_next_event();
-    put_in(&store, "/lost", None).await;
-    put_in(&store, "/seen", None).await;
-    assert_eq!(next_events(&mut watch).await.iter().map(KeyEvent::key).collect::<Vec<_>>(), [b"/seen"]);
-    let mut later = store.watch("/", Revision(1)).await.expect("opens");
-    assert_eq!(next_events(&mut later).await.len(), 2, "only the open watch lost it");
-
+    other.txn(put("/a/lost", None)).await.expect("runs");
+    other.txn(put("/a/seen", None)).await.expect("runs");
+    let Ok(WatchMessage::Events(events)) = next(&mut watch).await else { panic!("an event is due") };
+    assert_eq!((events.len(), events[0].key()), (1, &b"/a/seen"[..]));
+    store.set_available(false);
+    assert!(next(&mut watch).await.is_err() && store.snapshot("/").await.is_err());
+    assert!(other.snapshot("/").await.is_ok());
+    store.set_available(true);
+    assert!(store.snapshot("/").await.is_ok());
     store.drop_watches();
-    assert!(matches!(watch.next().await, Err(StoreError::Unavailable(_))));
-    let mut watch = store.watch("/", Revision(4)).await.expect("opens");
-    let (ended, ()) = tokio::join!(watch.next(), async { store.set_unavailable(true) });
-    assert!(matches!(ended, Err(StoreError::Unavailable(_))), "{ended:?}");
-    assert!(matches!(store.snapshot("/").await, Err(StoreError::Unavailable(_))));
-    assert!(matches!(store.grant(S).await, Err(StoreError::Unavailable(_))));
-    assert!(store.watch("/", Revision(1)).await.is_err());
-    store.set_unavailable(false);
-    assert_eq!(store.snapshot("/").await.map(|s| s.keys.len()), Ok(2));
-    store.with(|model, _| model.compact(Revision(3)));
-    let mut old = store.watch("/", Revision(2)).await.expect("opens");
-    assert_eq!(old.next().await, Err(StoreError::Compacted(Revision(3))));
+    assert!(next(&mut watch).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_alone_ends_leases() {
+    let store = ModelStore::new();
+    let lease = store.grant(TTL).await.expect("granted");
+    store.txn(put("/a", Some(lease.id))).await.expect("runs");
+    let mut watch = store.watch("/", Revision(3)).await.expect("opens");
+    let began = tokio::time::Instant::now();
+    while !matches!(next(&mut watch).await.expect("lives"), WatchMessage::Events(_)) {}
+    let took = began.elapsed();
+    assert!(took >= TTL && took <= TTL + Duration::from_secs(1), "{took:?}");
+    assert_eq!(store.time_to_live(lease.id).await, Ok(None));
+    assert_eq!(store.keep_alive(lease.id).await, Ok(KeepAlive::Gone));
+    assert_eq!(store.revoke(lease.id).await, Ok(()));
 }
