@@ -209,7 +209,7 @@ impl Metrics {
 
     /// Notes what `/readyz` would answer.
     pub fn set_ready(&self, ready: bool) {
-        self.ready.set(if ready { 1 } else { 0 });
+        self.ready.set(u8::from(ready));
     }
 
     /// The text Prometheus reads.

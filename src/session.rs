@@ -143,9 +143,8 @@ async fn splice(
         match event {
             Event::Shut => {
                 let opened = async {
-                    match host.reign {
-                        Some(reign) => reign.opened().await,
-                        None => {}
+                    if let Some(reign) = host.reign {
+                        reign.opened().await;
                     }
                 };
                 tokio::select! {

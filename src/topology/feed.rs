@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, FollowStats, Follower, Observation};
-use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::ids::{Epoch, NodeName, Revision};
 use pgvane_cluster::view::ClusterView;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ pub fn feed(input: FeedInput, stop: CancellationToken) -> (TopologyRx, impl Futu
     let now = Tick::now();
     let empty = Topology {
         cluster: Arc::clone(&input.cluster),
-        revision: Default::default(),
+        revision: Revision::default(),
         leader: None,
         primary: Err(NoPrimary::StoreNeverAnswered),
         replicas: vec![],
@@ -166,7 +166,7 @@ impl Feed {
                 }
                 (sent, name, epoch, answer) = answer => {
                     asking = None;
-                    self.heard(sent, (name, epoch), answer);
+                    self.heard(sent, &(name, epoch), answer);
                 }
                 () = tokio::time::sleep(wait) => {}
             }
@@ -356,12 +356,8 @@ impl Feed {
 
     fn count(&mut self, topology: &Topology, now: Tick) {
         let m = &self.input.metrics;
-        m.serving.set(if topology.primary.is_ok() { 1 } else { 0 });
-        m.store_up.set(if topology.standing != Standing::NeverSeen && topology.store_down.is_none() {
-            1
-        } else {
-            0
-        });
+        m.serving.set(u8::from(topology.primary.is_ok()));
+        m.store_up.set(u8::from(topology.standing != Standing::NeverSeen && topology.store_down.is_none()));
         #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
         {
             m.replicas.set(topology.replicas.len() as f64);
@@ -395,15 +391,15 @@ impl Feed {
                 Some(Box::pin(async move { (now, name, epoch, vouch::ask(address, limit).await) }))
             }
             Err(why) => {
-                self.heard(now, (name, epoch), Answer::Silent(why));
+                self.heard(now, &(name, epoch), Answer::Silent(why));
                 None
             }
         }
     }
 
     /// Takes an agent's answer as evidence, unless the leader has changed since it was asked.
-    fn heard(&mut self, sent: Tick, about: (NodeName, Epoch), answer: Answer) {
-        if self.evidence_of.as_ref() != Some(&about) {
+    fn heard(&mut self, sent: Tick, about: &(NodeName, Epoch), answer: Answer) {
+        if self.evidence_of.as_ref() != Some(about) {
             return;
         }
         match answer {

@@ -79,7 +79,7 @@ impl Fixture {
         };
         match timeout(SOON, wait).await {
             Ok(topology) => topology,
-            Err(_) => panic!("never came to: {what}; last: {:?}", self.rx.current()),
+            Err(elapsed) => panic!("never came to: {what} ({elapsed}); last: {:?}", self.rx.current()),
         }
     }
 
@@ -183,7 +183,7 @@ async fn fence_ends_the_reign_at_the_deadline() {
     assert_eq!(reason, CloseReason::StoreLost);
     let lost = Some(NoPrimary::StoreLost("pg1".into()));
     feed.until("no proof", |t| t.primary.as_ref().err() == lost.as_ref()).await;
-    feed.observe_with(&led(7, 1), Contact::Up, Some(Tick::now() + Duration::from_secs(60)));
+    feed.observe_with(&led(7, 1), Contact::Up, Some(Tick::now() + Duration::from_mins(1)));
     let again = feed.serving().await;
     assert_eq!(again.epoch(), Epoch(7), "the same epoch may serve again once it is proven");
     assert!(!Arc::ptr_eq(&reign, &again));
@@ -230,7 +230,7 @@ async fn nobody_is_asked_while_the_store_answers() {
     let port = agent(Arc::new(AtomicU16::new(200)), asked).await;
     let mut feed = start(OnStoreLoss::Hold);
     for _ in 0..3 {
-        feed.observe_with(&led(7, port), Contact::Up, Some(Tick::now() + Duration::from_secs(60)));
+        feed.observe_with(&led(7, port), Contact::Up, Some(Tick::now() + Duration::from_mins(1)));
         feed.serving().await;
     }
     assert_eq!(*questions.borrow(), 0);

@@ -177,7 +177,7 @@ pub(crate) mod fixture {
     }
 
     pub(crate) fn primary(name: &str, epoch: i64) -> Arc<Target> {
-        let reign = Reign::new(Epoch(epoch), Tick::now() + Duration::from_secs(3600));
+        let reign = Reign::new(Epoch(epoch), Tick::now() + Duration::from_hours(1));
         let address = ("127.0.0.1".to_owned(), 1);
         Arc::new(Target {
             name: name.into(),

@@ -100,13 +100,13 @@ mod tests {
             async move { reign.opened().await }
         });
         tokio::task::yield_now().await;
-        reign.extend(Tick::now() + Duration::from_secs(60));
+        reign.extend(Tick::now() + Duration::from_mins(1));
         timeout(SOON, waiting).await.expect("opens").expect("does not panic");
     }
 
     #[tokio::test]
     async fn an_ended_reign_is_shut_and_keeps_its_first_reason() {
-        let reign = Reign::new(Epoch(7), Tick::now() + Duration::from_secs(60));
+        let reign = Reign::new(Epoch(7), Tick::now() + Duration::from_mins(1));
         assert!(reign.is_open(Tick::now()));
         reign.end(CloseReason::StoreLost);
         reign.end(CloseReason::EpochEnded);
