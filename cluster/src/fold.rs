@@ -9,8 +9,8 @@ use crate::settings::{ClusterSettings, SettingWarning};
 use crate::store::{KeyEvent, KeyValue, Snapshot};
 use crate::view::{ClusterView, ConfigDocument, LeaderKey, Member, Versioned};
 
-/// The view a snapshot shows, after `before`. The last good configuration of `before` stays when the new one is unreadable
-/// (trap 14: garbage in `config` must not become the defaults).
+/// The view a snapshot shows, after `before`. The last good configuration of `before` stays when the new one
+/// is unreadable (trap 14: garbage in `config` must not become the defaults).
 pub fn from_snapshot(space: &Keyspace, snapshot: &Snapshot, before: Option<&ClusterView>) -> ClusterView {
     // Reigns are counted by revisions: those of another era say nothing about this one.
     let newest_epoch = before.filter(|b| b.era == snapshot.era).map_or(Epoch(0), |b| b.newest_epoch);
@@ -39,10 +39,14 @@ pub fn apply(view: &mut ClusterView, space: &Keyspace, event: &KeyEvent) {
     apply_all(view, space, std::slice::from_ref(event));
 }
 
-/// Applies changes in order, those of one revision together.
+/// Applies changes in order, those of one revision together; one that is older than the one before it is
+/// passed over.
 pub fn apply_all(view: &mut ClusterView, space: &Keyspace, events: &[KeyEvent]) {
     let seen = view.revision;
     for event in events.iter().filter(|e| e.revision() > seen) {
+        if event.revision() < view.revision {
+            continue;
+        }
         match event {
             KeyEvent::Put(kv) => put(view, space, kv),
             KeyEvent::Delete { key, .. } => delete(view, space, key),
@@ -179,3 +183,6 @@ fn config(bytes: &[u8]) -> Result<ConfigDocument, RecordError> {
 pub fn config_warnings(view: &ClusterView) -> Vec<SettingWarning> {
     view.config.as_ref().map(|c| ClusterSettings::from_json(&c.value.json).1).unwrap_or_default()
 }
+
+#[cfg(all(test, feature = "model"))]
+mod tests;

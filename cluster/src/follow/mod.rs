@@ -151,5 +151,5 @@ pub fn follow<S: Store>(
     (Follower { observation, shared }, task.run())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "model"))]
 mod tests;
