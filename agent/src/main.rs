@@ -1,20 +1,77 @@
-//! The agent's command line.
+//! `pgvane-agent`: the command line, the exit code, nothing else.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use pgvane_agent::guard;
+use clap::{Parser, Subcommand};
+use pgvane_agent::config;
+use pgvane_agent::guard::GuardArgs;
 
+/// Runs one PostgreSQL node of a highly available cluster.
 #[derive(Parser)]
-#[command(version, about = "One per PostgreSQL node: lease-based failover driven by events")]
-enum Cli {
-    /// Holds the lease deadline of one data directory; started by the agent.
-    #[command(hide = true)]
-    Guard(guard::GuardArgs),
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    /// The settings file, agent.toml.
+    #[arg(value_name = "CONFIG", required = true)]
+    config: Option<PathBuf>,
+    /// Only read the settings and say what is wrong with them.
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    command: Option<Internal>,
 }
 
+#[derive(Subcommand)]
+enum Internal {
+    /// Holds the deadline of an agent; started by the agent itself.
+    #[command(hide = true)]
+    Guard(GuardArgs),
+}
+
+/// Wrong settings (sysexits.h: EX_USAGE).
+const BAD_CONFIG: u8 = 64;
+
 fn main() -> ExitCode {
-    match Cli::parse() {
-        Cli::Guard(args) => guard::main(&args),
+    let cli = Cli::parse();
+    if let Some(Internal::Guard(args)) = &cli.command {
+        return pgvane_agent::guard::main(args);
+    }
+    let Some(path) = cli.config else { return ExitCode::from(BAD_CONFIG) };
+    let loaded = match config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if cli.check {
+        println!("{}: ok", path.display());
+        return ExitCode::SUCCESS;
+    }
+    if rustix::process::geteuid().is_root() {
+        eprintln!(
+            "pgvane-agent must not run as root: PostgreSQL refuses to. Run it as the owner of the data directory."
+        );
+        return ExitCode::FAILURE;
+    }
+    pgvane_agent::telemetry::start(&loaded.config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(pgvane_agent::run::run(loaded.config));
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("pgvane-agent: {why}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -241,9 +241,9 @@ impl<S: Store> Reconciler<S> {
     fn effective_guard(&self) -> Guard {
         match (self.guard, self.lease) {
             (Guard::Armed { .. }, OwnLease::Held { id, .. })
-                if self.guard_lease != Some(id) && self.server.process != Process::Absent =>
+                if self.guard_lease != Some(id) =>
             {
-                Guard::Idle
+                Guard::Outdated
             }
             (guard, _) => guard,
         }
@@ -489,6 +489,10 @@ impl<S: Store> Reconciler<S> {
             watch_server(&self.ctx, postmaster);
         }
         let ended = self.server.absorb(now, change);
+        if ended && matches!(self.guard, Guard::Armed { .. }) {
+            // It watched the postmaster that is gone; for the next one it is armed again.
+            self.guard = Guard::Outdated;
+        }
         let expected = self.effects.what(Slot::Postgres).is_some_and(|what| !SERVING.contains(&what));
         if ended && !expected {
             warn!("PostgreSQL ended unasked");

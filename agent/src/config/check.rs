@@ -94,7 +94,12 @@ impl Preset {
             "retry_timeout": retry_timeout,
             "maximum_lag_on_failover": 1_048_576,
             "failsafe_mode": true,
-            "postgresql": {"use_pg_rewind": true, "use_slots": true},
+            "postgresql": {
+                "use_pg_rewind": true,
+                "use_slots": true,
+                "remove_data_directory_on_rewind_failure": true,
+                "remove_data_directory_on_diverged_timelines": true,
+            },
         })
     }
 }

@@ -85,6 +85,8 @@ pub enum Outcome {
     Failed(Slot),
     /// `initialize` was created by us.
     WonInitialize,
+    /// `initialize` was given back after a bootstrap that failed.
+    LostInitialize,
     /// The checkpoint before a hand-over was made.
     Checkpointed(Request),
     /// PostgreSQL stopped for a hand-over.
@@ -119,6 +121,11 @@ impl Memory {
             }
             Outcome::Failed(slot) => self.pause(now, *slot),
             Outcome::WonInitialize => self.may_bootstrap = true,
+            Outcome::LostInitialize => {
+                self.may_bootstrap = false;
+                // Somebody else gets the first chance now.
+                self.pause(now, Slot::Store);
+            }
             Outcome::Checkpointed(request) => {
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped: None });
             }

@@ -133,10 +133,10 @@ impl World {
     /// as anything but that reign's primary: an old deadline must not stop a healthy standby.
     fn stale_guard(&self) -> Option<Decision> {
         match self.local.guard {
-            Guard::Armed { .. } if !self.may_write() && self.free(Slot::Postgres) => {
+            Guard::Armed { .. } | Guard::Outdated if !self.may_write() && self.free(Slot::Postgres) => {
                 Some(self.act(Action::DisarmGuard, Reason::GuardNotNeeded))
             }
-            Guard::Armed { .. } | Guard::Idle | Guard::Absent => None,
+            Guard::Armed { .. } | Guard::Outdated | Guard::Idle | Guard::Absent => None,
         }
     }
 }

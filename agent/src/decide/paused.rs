@@ -7,7 +7,7 @@ use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, OwnLease, Process, Wo
 /// The step of a paused node.
 pub(super) fn decide(world: &World) -> Decision {
     // The guard must not act while an operator is at work.
-    if matches!(world.local.guard, Guard::Armed { .. }) {
+    if matches!(world.local.guard, Guard::Armed { .. } | Guard::Outdated) {
         return world.act(Action::DisarmGuard, Reason::Paused);
     }
     let Dcs::Known(view) = &world.dcs else { return world.wait(Reason::Paused) };

@@ -43,7 +43,7 @@ fn exit(world: &World) -> Decision {
         return world.wait_briefly(Reason::Shutdown);
     }
     match world.local.guard {
-        Guard::Armed { .. } => world.act(Action::DisarmGuard, Reason::GuardNotNeeded),
+        Guard::Armed { .. } | Guard::Outdated => world.act(Action::DisarmGuard, Reason::GuardNotNeeded),
         Guard::Idle | Guard::Absent => world.act(Action::Exit, Reason::Shutdown),
     }
 }

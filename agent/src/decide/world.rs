@@ -209,6 +209,8 @@ pub enum Guard {
     Absent,
     /// Connected, holds no deadline.
     Idle,
+    /// Holds a deadline for a server or a lease that is not ours any more.
+    Outdated,
     /// Holds the deadline of this reign.
     Armed {
         /// The reign.

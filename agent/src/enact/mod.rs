@@ -5,12 +5,14 @@ pub mod server;
 pub mod store;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use pgvane_cluster::follow::Observation;
 use pgvane_cluster::ids::{LeaseId, NodeName};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::{MemberRecord, StatusRecord};
 use pgvane_cluster::settings::ClusterSettings;
-use pgvane_cluster::store::Store;
+use pgvane_cluster::store::{Store, TxnOutcome};
 use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +24,12 @@ use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
 use crate::postgres::Instance;
 use crate::timing::Timing;
+
+/// How long a write of ours may take to come back through the watch.
+const SEEN_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long the watch needs to show what a transaction of ours was too late for.
+const MET_WITHIN: Duration = Duration::from_millis(20);
 
 /// What every effect may use.
 pub struct Context<S> {
@@ -35,6 +43,8 @@ pub struct Context<S> {
     pub instance: Instance,
     /// The first dynamic configuration of a new cluster.
     pub first_config: Value,
+    /// What the store shows: an effect on it ends when its write is seen.
+    pub observation: watch::Receiver<Observation>,
     /// Where effects report.
     pub events: mpsc::UnboundedSender<Event>,
     /// How the guard reaches the store to give the lease back.
@@ -105,6 +115,19 @@ impl<S: Store> Context<S> {
             Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,
             Action::Stop { how } => server::stop(ctx, &order, *how).await,
         }
+    }
+
+    /// Waits until the view shows a transaction of ours, so that the next decision is not made from the world
+    /// before it. Bounded: the view may be far behind, and decisions are safe on any view. A transaction that
+    /// wrote nothing has no revision of its own to wait for; what it met is on its way.
+    pub async fn seen(&self, txn: TxnOutcome) {
+        if !txn.succeeded {
+            tokio::time::sleep(MET_WITHIN).await;
+            return;
+        }
+        let mut observation = self.observation.clone();
+        let reached = observation.wait_for(|o| o.view.as_ref().is_some_and(|v| v.revision >= txn.revision));
+        let _ = tokio::time::timeout(SEEN_WITHIN, reached).await;
     }
 
     /// Reports something; the loop is gone only when the agent ends.

@@ -82,7 +82,13 @@ pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<
     let made = first::create(&ctx.instance, &dynamic).await.map(|identifier| {
         info!(identifier, "the new cluster is ready to start");
     });
-    ended(ctx, "bootstrap", made).await
+    if made.is_ok() {
+        return ended(ctx, "bootstrap", made).await;
+    }
+    store::give_up_initialize(ctx).await;
+    let mut outcomes = ended(ctx, "bootstrap", made).await;
+    outcomes.push(Outcome::LostInitialize);
+    outcomes
 }
 
 pub(super) async fn clone<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) -> Vec<Outcome> {

@@ -3,7 +3,7 @@
 use pgvane_cluster::ids::{Epoch, LeaseId, Revision};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{FailoverRecord, MemberRecord, StatusRecord};
-use pgvane_cluster::store::{Compare, Store, StoreError, Txn, Write};
+use pgvane_cluster::store::{Compare, Store, StoreError, Txn, TxnOutcome, Write};
 use serde_json::Value;
 use tracing::{info, warn};
 
@@ -16,9 +16,21 @@ pub async fn race_initialize<S: Store>(ctx: &Context<S>) -> Vec<Outcome> {
     let key = ctx.space.path(&Key::Initialize);
     let txn = Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, vec![], None)] };
     match ctx.store.txn(txn).await {
-        Ok(outcome) if outcome.succeeded => vec![Outcome::WonInitialize, Outcome::Done(Slot::Store)],
-        Ok(_) => vec![Outcome::Done(Slot::Store)],
+        Ok(outcome) => {
+            ctx.seen(outcome).await;
+            let won = outcome.succeeded.then_some(Outcome::WonInitialize);
+            won.into_iter().chain([Outcome::Done(Slot::Store)]).collect()
+        }
         Err(error) => failed("initialize", &error),
+    }
+}
+
+/// Gives `initialize` back after a bootstrap that failed, so that another node may try (contract 8.1).
+pub async fn give_up_initialize<S: Store>(ctx: &Context<S>) {
+    let key = ctx.space.path(&Key::Initialize);
+    let when = vec![Compare::ValueIs(key.clone(), vec![])];
+    if let Err(error) = ctx.store.txn(Txn { when, then: vec![Write::Delete(key)] }).await {
+        warn!(%error, "the initialize key of a failed bootstrap could not be deleted");
     }
 }
 
@@ -28,7 +40,10 @@ pub async fn set_initialize<S: Store>(ctx: &Context<S>, identifier: &str) -> Vec
     for when in [Compare::ValueIs(key.clone(), vec![]), Compare::Absent(key.clone())] {
         let then = vec![Write::Put(key.clone(), identifier.as_bytes().to_vec(), None)];
         match ctx.store.txn(Txn { when: vec![when], then }).await {
-            Ok(outcome) if outcome.succeeded => break,
+            Ok(outcome) if outcome.succeeded => {
+                ctx.seen(outcome).await;
+                break;
+            }
             Ok(_) => {}
             Err(error) => return failed("initialize", &error),
         }
@@ -41,7 +56,7 @@ pub async fn write_config<S: Store>(ctx: &Context<S>, document: &Value) -> Vec<O
     let key = ctx.space.path(&Key::Config);
     let value = document.to_string().into_bytes();
     let txn = Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, value, None)] };
-    ended("config", ctx.store.txn(txn).await.map(drop))
+    ended(ctx, "config", ctx.store.txn(txn).await).await
 }
 
 /// Creates the leader key under our lease, if nobody holds it.
@@ -53,6 +68,7 @@ pub async fn campaign<S: Store>(ctx: &Context<S>, lease: LeaseId) -> Vec<Outcome
     match ctx.store.txn(txn).await {
         Ok(outcome) => {
             info!(won = outcome.succeeded, revision = %outcome.revision, "campaigned for the leader key");
+            ctx.seen(outcome).await;
             vec![Outcome::Done(Slot::Store)]
         }
         Err(error) => failed("leader", &error),
@@ -67,7 +83,7 @@ pub async fn take_over_key<S: Store>(ctx: &Context<S>, lease: LeaseId) -> Vec<Ou
         when: vec![Compare::ValueIs(key.clone(), value.clone())],
         then: vec![Write::Put(key, value, Some(lease))],
     };
-    ended("leader", ctx.store.txn(txn).await.map(drop))
+    ended(ctx, "leader", ctx.store.txn(txn).await).await
 }
 
 /// Deletes the leader key of `epoch`; with it, in one step, what the next leader needs to know: where our WAL
@@ -95,6 +111,7 @@ pub async fn release<S: Store>(
         // A failed comparison means that the key of that reign is gone already.
         Ok(outcome) => {
             info!(%epoch, deleted = outcome.succeeded, "released the leader key");
+            ctx.seen(outcome).await;
             vec![Outcome::Released, Outcome::Done(Slot::Store)]
         }
         Err(error) => failed("leader", &error),
@@ -109,7 +126,10 @@ pub async fn clear_request<S: Store>(ctx: &Context<S>, revision: Revision) -> Ve
         then: vec![Write::Put(key, FailoverRecord::default().to_json(), None)],
     };
     match ctx.store.txn(txn).await {
-        Ok(_) => vec![Outcome::RequestCleared, Outcome::Done(Slot::Store)],
+        Ok(outcome) => {
+            ctx.seen(outcome).await;
+            vec![Outcome::RequestCleared, Outcome::Done(Slot::Store)]
+        }
         Err(error) => failed("failover", &error),
     }
 }
@@ -141,9 +161,16 @@ pub async fn write_as_leader<S: Store>(
     ctx.store.txn(Txn { when, then }).await.map(drop)
 }
 
-fn ended(key: &'static str, result: Result<(), StoreError>) -> Vec<Outcome> {
+async fn ended<S: Store>(
+    ctx: &Context<S>,
+    key: &'static str,
+    result: Result<TxnOutcome, StoreError>,
+) -> Vec<Outcome> {
     match result {
-        Ok(()) => vec![Outcome::Done(Slot::Store)],
+        Ok(outcome) => {
+            ctx.seen(outcome).await;
+            vec![Outcome::Done(Slot::Store)]
+        }
         Err(error) => failed(key, &error),
     }
 }
