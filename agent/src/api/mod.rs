@@ -4,8 +4,19 @@
 //! that is away never hangs a health check. Wishes go to the store directly, as compare-and-swap, or to the
 //! loop as a [`Command`].
 
+mod answer;
+mod body;
+mod document;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod health;
+mod serve;
 mod snapshot;
+mod switchover;
 
+pub use body::{lag, listed, shown_role, shown_state};
+pub use document::check as check_document;
+pub use serve::{Api, serve};
 pub use snapshot::{
     ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, LocalPostgres, ServerAnswer, Wal, Walsender,
 };
