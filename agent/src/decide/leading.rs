@@ -63,6 +63,9 @@ fn serve(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
 /// PostgreSQL does not run and we hold the key. Handing over now would lose what the standbys have not
 /// received, so it is restarted in place until primary_start_timeout is spent (0: hand over at once).
 fn restart(world: &World, key: &LeaderKey) -> Decision {
+    if !world.free(super::Slot::Postgres) {
+        return world.wait(Reason::Busy(super::Slot::Postgres));
+    }
     let limit = world.settings.primary_start_timeout;
     let spent = world.memory.crashed_at.is_some_and(|at| world.now.since(at) >= limit);
     let others = match &world.dcs {
