@@ -1,0 +1,84 @@
+//! agent.toml.example is read by the program itself, says the defaults it claims, and documents every key.
+
+use std::path::Path;
+
+use pgvane_agent::config::{Config, parse};
+
+const EXAMPLE: &str = include_str!("../agent.toml.example");
+
+/// Whether a commented line is a setting or a table rather than prose: `#key = ...`, `#[table]`, `#  "item",`.
+fn is_commented_setting(line: &str) -> bool {
+    line.strip_prefix('#')
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(' ') || rest.starts_with("  \""))
+}
+
+/// The example with the commented settings that `keep` chooses put into force.
+fn uncommented(keep: impl Fn(&str) -> bool) -> String {
+    let lines = EXAMPLE.lines().map(|l| if is_commented_setting(l) && keep(l) { &l[1..] } else { l });
+    lines.map(|l| format!("{l}\n")).collect()
+}
+
+fn read(text: &str) -> Config {
+    match parse(text, "agent.toml.example", Path::new("/etc/pgvane")) {
+        Ok(config) => config,
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[test]
+fn it_works_as_it_is() {
+    let config = read(EXAMPLE);
+    assert_eq!(config.name.as_str(), "pg1");
+    assert_eq!(config.keyspace().prefix(), "/service/demo/");
+}
+
+#[test]
+fn commented_defaults_are_the_defaults() {
+    // These show an example because they have no default, or one that depends on the machine.
+    let examples = [
+        "#cacert",
+        "#cert",
+        "#key",
+        "#username = \"pgvane\"",
+        "#username = \"admin\"",
+        "#password",
+        "#bin_dir",
+        "#use_unix_socket",
+        "#[postgresql.rewind]",
+        "#username = \"rewinder\"",
+        "#work_mem",
+        "#post_bootstrap",
+        "#[bootstrap.users.app]",
+        "#options",
+        "#nofailover",
+        "#failover_priority",
+        "#noloadbalance",
+        "#clonefrom",
+        "#nosync",
+        "#replicatefrom",
+        "#renew_interval",
+        "#stop_budget",
+        "#guard_budget",
+        "#clock_drift_ppm",
+        "#socket",
+        "#log",
+    ];
+    for example in examples {
+        assert!(EXAMPLE.lines().any(|l| l.starts_with(example)), "{example} is not in the file any more");
+    }
+    let explicit = uncommented(|line| !examples.iter().any(|e| line.starts_with(e)));
+    assert_eq!(read(&explicit), read(EXAMPLE));
+}
+
+#[test]
+fn every_key_it_shows_is_known() {
+    // A directory with a `postgres`, and plausible certificate names, make every line valid at once.
+    let bin = tempfile::tempdir().expect("a directory");
+    std::fs::write(bin.path().join("postgres"), "").expect("writes");
+    let all = uncommented(|_| true).replace("/usr/lib/postgresql/15/bin", &bin.path().display().to_string());
+    let config = read(&all);
+    assert_eq!(config.bootstrap.users[0].name, "app");
+    assert_eq!(config.timing.clock_drift_ppm, Some(pgvane_agent::timing::DEFAULT_CLOCK_DRIFT_PPM));
+    assert_eq!(config.guard.socket, Path::new("/run/pgvane/guard.sock"));
+    assert_eq!(config.tags.0.len(), 6);
+}
