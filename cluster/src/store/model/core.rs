@@ -236,11 +236,17 @@ impl Model {
     }
 }
 
-/// A key that is written more than once.
+/// A key that is put and written once more. Etcd lets a key be deleted twice.
 fn twice(writes: &[Write]) -> Option<&str> {
-    let keys = writes.iter().map(|write| match write {
-        Write::Put(key, ..) | Write::Delete(key) => key.as_str(),
-    });
-    let keys: Vec<&str> = keys.collect();
-    keys.iter().enumerate().find(|(n, key)| keys[..*n].contains(key)).map(|(_, key)| *key)
+    let mut seen: BTreeMap<&str, bool> = BTreeMap::new();
+    for write in writes {
+        let (key, is_put) = match write {
+            Write::Put(key, ..) => (key.as_str(), true),
+            Write::Delete(key) => (key.as_str(), false),
+        };
+        if seen.insert(key, is_put).is_some_and(|was_put| was_put || is_put) {
+            return Some(key);
+        }
+    }
+    None
 }
