@@ -222,7 +222,12 @@ impl<S: Store> Reconciler<S> {
             (Contact::Down { since, .. }, last) => Dcs::Unknown { since: *since, last },
         };
         let local = self.server.local(self.effective_guard(), self.effects.ongoing());
+        let led = self.memory.leaderless_since.is_none();
         self.memory.note(now, &dcs, &local, &self.ctx.me);
+        if led && self.memory.leaderless_since.is_some() {
+            // The race is run on positions of now.
+            self.sinks.hurry.notify_one();
+        }
         World {
             now,
             me: self.ctx.me.clone(),
@@ -283,12 +288,9 @@ impl<S: Store> Reconciler<S> {
         let label = decision.action.label();
         *self.counts.entry(label).or_default() += 1;
         let key = (label, decision.reason.clone());
-        if self.last.as_ref() != Some(&key) {
-            if matches!(decision.reason, Reason::Busy(_)) {
-                debug!(action = label, reason = %decision.reason, "decided");
-            } else {
-                info!(action = label, reason = %decision.reason, "decided");
-            }
+        // Waiting for an effect says nothing new, nor does what follows it if it is the same step again.
+        if !matches!(decision.reason, Reason::Busy(_)) && self.last.as_ref() != Some(&key) {
+            info!(action = label, reason = %decision.reason, "decided");
             self.last = Some(key);
         }
     }
@@ -548,6 +550,7 @@ impl<S: Store> Reconciler<S> {
                 info!("a reload was asked for; settings of the file need a restart of the agent")
             }
             Command::Wake => {}
+            Command::Refresh => self.sinks.hurry.notify_one(),
         }
     }
 

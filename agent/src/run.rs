@@ -232,6 +232,7 @@ fn first_snapshot(
             role: pgvane_cluster::records::MemberRole::Uninitialized,
             answer: None,
             system_identifier: None,
+            asked_at: None,
         },
         failsafe_active: false,
         pending_restart: None,

@@ -105,7 +105,13 @@ impl ServerState {
             DataDir::Absent | DataDir::Spoiled | DataDir::Unreadable(_) => None,
         };
         let answer = self.view.as_ref().filter(|_| self.process == Process::Running).map(server_answer);
-        LocalPostgres { state: record.state.clone(), role: record.role.clone(), answer, system_identifier }
+        LocalPostgres {
+            state: record.state.clone(),
+            role: record.role.clone(),
+            asked_at: self.view.as_ref().filter(|_| answer.is_some()).map(|v| v.asked_at),
+            answer,
+            system_identifier,
+        }
     }
 
     /// Settings that wait for a restart, as the contract shows them.

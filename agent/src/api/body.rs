@@ -121,7 +121,7 @@ pub fn shown_role(view: &ClusterView, name: &NodeName, member: &Member) -> &'sta
 
 /// What a member does in the eyes of an operator: how it replicates says more than that it runs.
 pub fn shown_state<'a>(view: &ClusterView, name: &NodeName, member: &'a Member) -> &'a str {
-    let leads = view.leader.as_ref().is_some_and(|l| l.name == *name);
+    let leads = shown_role(view, name, member) == "leader";
     let replication = member.record.replication_state.as_deref().filter(|_| !leads);
     replication.unwrap_or(member.record.state.as_str())
 }
@@ -185,6 +185,7 @@ fn member(view: &ClusterView, name: &NodeName, m: &Member) -> Value {
             ("replay_lsn", "replay_lag", r.replay_lsn),
             ("lsn", "lag", r.xlog_location),
         ] {
+            let at = at.filter(|lsn| lsn.0 > 0);
             set(lsn_field, at.map_or_else(|| "unknown".into(), |lsn| lsn.to_string().into()));
             set(lag_field, lag(optime, at).map_or_else(|| "unknown".into(), Value::from));
         }

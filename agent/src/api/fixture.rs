@@ -81,6 +81,7 @@ pub(crate) fn leader(view: ClusterView) -> ApiSnapshot {
                 }],
             }),
             system_identifier: Some("7300000000000000000".to_owned()),
+            asked_at: None,
         },
         failsafe_active: false,
         pending_restart: None,

@@ -14,7 +14,7 @@ mod serve;
 mod snapshot;
 mod switchover;
 
-pub use body::{lag, listed, shown_role, shown_state};
+pub use body::{cluster as cluster_body, lag, listed, shown_role, shown_state};
 pub use document::check as check_document;
 pub use serve::{Api, serve};
 pub use snapshot::{

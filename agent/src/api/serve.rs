@@ -56,6 +56,9 @@ pub async fn serve<S: Store>(
     axum::serve(listener, router(api)).with_graceful_shutdown(shutdown).await
 }
 
+/// How long an answer about now may take before one from memory has to do.
+const FRESH_WITHIN: Duration = Duration::from_millis(100);
+
 fn router<S: Store>(api: Api<S>) -> Router {
     Router::new()
         .route("/patroni", get(patroni))
@@ -125,7 +128,14 @@ fn status_of(good: bool) -> StatusCode {
     if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-async fn patroni<S: Store>(State(api): Shared<S>) -> Response {
+/// `?fresh`: the server is asked first, for a member that compares positions; its answer is waited for briefly.
+async fn patroni<S: Store>(State(api): Shared<S>, QueryOf(query): QueryOf<Query>) -> Response {
+    let now = Tick::now();
+    if query.contains_key("fresh") && api.commands.try_send(Command::Refresh).is_ok() {
+        let mut snapshots = api.snapshots.clone();
+        let asked = snapshots.wait_for(|s| s.local.asked_at.is_none_or(|at| at >= now));
+        let _ = tokio::time::timeout(FRESH_WITHIN, asked).await;
+    }
     json(StatusCode::OK, &body::patroni(&api.snapshot(), Tick::now()))
 }
 

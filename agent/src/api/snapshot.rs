@@ -54,6 +54,8 @@ pub struct LocalPostgres {
     pub answer: Option<ServerAnswer>,
     /// The system identifier of the data directory.
     pub system_identifier: Option<String>,
+    /// When the server was last asked; `None` while it does not run.
+    pub asked_at: Option<Tick>,
 }
 
 /// What the server said of itself.
@@ -156,6 +158,8 @@ pub enum Command {
     Reload,
     /// Something changed in the store that is worth an early look.
     Wake,
+    /// Ask the server at once: somebody compares positions.
+    Refresh,
 }
 
 /// The body of POST `/failsafe` (contract 6.1).

@@ -292,6 +292,8 @@ pub enum Reason {
     PositionUnknown,
     /// Nobody leads and nobody is better placed.
     BestCandidate,
+    /// We stepped down a moment ago: another takes over.
+    LetOthersLead,
     /// We hold the key and cannot serve.
     CannotServe,
 }
@@ -359,6 +361,7 @@ impl fmt::Display for Reason {
             Reason::NotInFailsafe => f.write_str("not in the failsafe list"),
             Reason::PositionUnknown => f.write_str("PostgreSQL does not tell its position"),
             Reason::BestCandidate => f.write_str("nobody leads and nobody is better placed"),
+            Reason::LetOthersLead => f.write_str("stepped down; another member takes over"),
             Reason::CannotServe => f.write_str("the leader key is held and PostgreSQL cannot serve"),
         }
     }

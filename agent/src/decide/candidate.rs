@@ -27,6 +27,9 @@ const NAMED_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the others are asked again while one of them is waited for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long a candidate waits for its own position of after the leader was gone.
+const FRESH_WITHIN: Duration = Duration::from_millis(300);
+
 /// What a node concludes about itself while nobody leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -49,6 +52,9 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     let Some(sql) = &world.local.sql else {
         return Verdict::Wait(Reason::PositionUnknown, now + super::SOON);
     };
+    if sql.asked_at < since && now < since + FRESH_WITHIN {
+        return Verdict::Wait(Reason::PositionUnknown, now + super::SOON);
+    }
     if world.may_write() {
         // All others vouch for us (safety would have stopped us otherwise): the key is ours to renew.
         return Verdict::Campaign;

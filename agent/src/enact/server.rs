@@ -60,15 +60,19 @@ pub async fn look(instance: &Instance) -> DataDir {
         return DataDir::Unreadable(why);
     }
     match ControlData::read(instance).await {
-        Ok(control) => DataDir::Present(Control {
-            system_identifier: control.system_identifier.clone(),
-            clean: control.is_clean(),
-            standby: dir.join("standby.signal").exists(),
-            timeline: control.timeline,
-            checkpoint: control.checkpoint,
-        }),
+        Ok(control) => present(instance, &control),
         Err(error) => DataDir::Unreadable(error.to_string()),
     }
+}
+
+fn present(instance: &Instance, control: &ControlData) -> DataDir {
+    DataDir::Present(Control {
+        system_identifier: control.system_identifier.clone(),
+        clean: control.is_clean(),
+        standby: instance.data_dir.join("standby.signal").exists(),
+        timeline: control.timeline,
+        checkpoint: control.checkpoint,
+    })
 }
 
 pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
@@ -223,16 +227,17 @@ pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: 
 
 pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch: Epoch) -> Vec<Outcome> {
     ctx.report(Event::Server(ServerEvent::Promoting));
-    let done = control::promote(&ctx.instance, PROMOTE_LIMIT).await;
-    if done.is_ok() {
+    let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT).await;
+    if let Ok(probe) = &mut done {
         info!(%epoch, "promoted");
-        ask(&ctx).await;
+        let answer = probe.ask(&ctx.instance).await;
+        ctx.report(Event::Probed(Box::new(answer)));
         let (order, after) = (order.clone(), Arc::clone(&ctx));
         // Not part of the outage: the history, so that a stale node knows; a checkpoint, so that others can
         // rewind against us.
         tokio::spawn(async move { after_promotion(&after, &order, epoch).await });
     }
-    outcome("promotion", done)
+    outcome("promotion", done.map(drop))
 }
 
 async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) {
@@ -276,13 +281,16 @@ pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Reque
         sleep(ANNOUNCE_LEAD).await;
     }
     let stopped = async {
-        let Some(postmaster) = find(&ctx.instance.data_dir)? else {
-            return Ok(Stopped { shutdown_lsn: None });
-        };
-        stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await
+        match find(&ctx.instance.data_dir)? {
+            Some(postmaster) => {
+                let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await?;
+                Ok(stopped.shutdown_lsn())
+            }
+            None => Ok(None),
+        }
     };
     match stopped.await {
-        Ok(Stopped { shutdown_lsn }) => {
+        Ok(shutdown_lsn) => {
             info!(?shutdown_lsn, "stopped to hand over");
             vec![Outcome::StoppedToHandOver { request, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
         }
@@ -313,7 +321,7 @@ async fn stop_and_report<S: Store>(
 ) -> Result<Stopped, PostgresError> {
     ctx.report(Event::Server(ServerEvent::Stopping));
     let stopped = control::stop(&ctx.instance, postmaster, how, limit).await?;
-    ctx.report(Event::Data(look(&ctx.instance).await));
+    ctx.report(Event::Data(present(&ctx.instance, &stopped.control)));
     ctx.report(Event::Server(ServerEvent::Gone { pid: postmaster.pid() }));
     Ok(stopped)
 }

@@ -12,12 +12,15 @@ use tokio::time::{sleep, timeout};
 
 use super::controldata::ControlData;
 use super::instance::tail;
-use super::probe::{self, ProbeError};
+use super::probe::{self, Probe, ProbeError};
 use super::process::{self, Postmaster};
 use super::{Instance, PostgresError};
 
-/// Pause between two attempts to connect to a server that starts, and between two looks at a promotion.
+/// Pause between two attempts to connect to a server that starts.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Pause between two looks at a promotion.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// How long processes that outlived their postmaster get to vanish after SIGKILL.
 const SWEEP_LIMIT: Duration = Duration::from_secs(5);
@@ -37,8 +40,15 @@ pub enum Shutdown {
 /// What a stop came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stopped {
+    /// What pg_control says after it.
+    pub control: ControlData,
+}
+
+impl Stopped {
     /// The position of the shutdown checkpoint, when the stop was clean.
-    pub shutdown_lsn: Option<Lsn>,
+    pub fn shutdown_lsn(&self) -> Option<Lsn> {
+        self.control.is_clean().then_some(self.control.checkpoint)
+    }
 }
 
 /// Starts the server with `arguments` (`-c name=value`) and returns at once.
@@ -141,12 +151,11 @@ pub async fn stop(
     process::sweep(instance.data_dir.clone(), SWEEP_LIMIT)
         .await
         .map_err(|e| PostgresError::Other(e.to_string()))?;
-    let control = ControlData::read(instance).await?;
-    Ok(Stopped { shutdown_lsn: control.is_clean().then_some(control.checkpoint) })
+    Ok(Stopped { control: ControlData::read(instance).await? })
 }
 
-/// Promotes the standby and waits until it accepts writes.
-pub async fn promote(instance: &Instance, limit: Duration) -> Result<(), PostgresError> {
+/// Promotes the standby and waits until it accepts writes; the connection that saw it.
+pub async fn promote(instance: &Instance, limit: Duration) -> Result<Probe, PostgresError> {
     let client = probe::connect(instance).await.map_err(|e| PostgresError::Sql(e.to_string()))?;
     client.batch_execute("SELECT pg_promote(false)").await?;
     let done = async {
@@ -155,10 +164,11 @@ pub async fn promote(instance: &Instance, limit: Duration) -> Result<(), Postgre
             if !row.get::<_, bool>(0) {
                 return Ok(());
             }
-            sleep(LOOK_EVERY).await;
+            sleep(LOOK_AGAIN).await;
         }
     };
-    timeout(limit, done).await.unwrap_or(Err(PostgresError::TimedOut("the promotion")))
+    timeout(limit, done).await.unwrap_or(Err(PostgresError::TimedOut("the promotion")))?;
+    Ok(Probe::with(client))
 }
 
 /// Writes a checkpoint.

@@ -124,6 +124,11 @@ CROSS JOIN pg_control_checkpoint() c
 LEFT JOIN (SELECT status, received_tli, written_lsn FROM pg_stat_wal_receiver LIMIT 1) w ON true";
 
 impl Probe {
+    /// One that has its connection already.
+    pub fn with(client: Client) -> Probe {
+        Probe { client: Some(client) }
+    }
+
     /// Asks the server; connects first where needed.
     pub async fn ask(&mut self, instance: &Instance) -> Result<SqlView, ProbeError> {
         let answer = tokio::time::timeout(ANSWER_WITHIN, self.try_ask(instance)).await;

@@ -1,2 +1,128 @@
-//! stub
-fn main() {}
+//! `pgvanectl`: the operator's hands on a cluster of pgvane agents, Patroni daemons or both.
+//!
+//! Reads come from the store, changes of leadership go through the agents' REST API, changes of the dynamic
+//! configuration are a compare-and-swap in the store. Exit codes: 0 done, 1 failed or declined, 2 wrong usage.
+
+mod diff;
+mod document;
+mod leader;
+mod list;
+mod prompt;
+mod target;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pgvane_cluster::store::StoreError;
+
+use self::target::{Target, TargetArgs};
+
+/// Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the members.
+    List {
+        /// `pretty` for people, `json` for programs.
+        #[arg(short, long, value_enum, default_value = "pretty")]
+        format: list::Format,
+        /// Show all columns, also those that say nothing.
+        #[arg(short, long)]
+        extended: bool,
+        /// Go on showing: once per change in the store.
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Hand leadership over without losing a commit.
+    Switchover {
+        /// Who must lead now, lest somebody else was faster.
+        #[arg(long)]
+        leader: Option<String>,
+        /// Who shall lead; the best placed member unless given.
+        #[arg(long)]
+        candidate: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a member leader although it may lack commits.
+    Failover {
+        /// Who shall lead.
+        #[arg(long)]
+        candidate: String,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the dynamic configuration, as indented JSON.
+    ShowConfig,
+    /// Change the dynamic configuration: in $EDITOR (as JSON), by `--set`, or from a file.
+    EditConfig {
+        /// `key=value`; dots lead into objects, an empty value or `null` removes. May be repeated.
+        #[arg(short, long = "set", value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// Merge this JSON file; `-` reads standard input (needs --force).
+        #[arg(long, value_name = "FILE")]
+        apply: Option<PathBuf>,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Why a command came to nothing; the text is for the operator.
+#[derive(Debug)]
+struct Failed(String);
+
+impl From<StoreError> for Failed {
+    fn from(e: StoreError) -> Failed {
+        Failed(e.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(e: std::io::Error) -> Failed {
+        Failed(e.to_string())
+    }
+}
+
+fn fail<T>(text: impl Into<String>) -> Result<T, Failed> {
+    Err(Failed(text.into()))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(why)) => {
+            eprintln!("Error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failed> {
+    let target = Target::find(cli.target)?;
+    match cli.command {
+        Command::List { format, extended, watch: false } => list::once(&target, format, extended).await,
+        Command::List { format, extended, watch: true } => list::follow(&target, format, extended).await,
+        Command::Switchover { leader, candidate, force } => {
+            leader::switchover(&target, leader, candidate, force).await
+        }
+        Command::Failover { candidate, force } => leader::failover(&target, &candidate, force).await,
+        Command::ShowConfig => document::show(&target).await,
+        Command::EditConfig { set, apply, force } => {
+            document::edit(&target, &set, apply.as_deref(), force).await
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `show-config` and `edit-config`: the dynamic configuration, changed by compare-and-swap.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::Command;
+
+use pgvane_agent::api::check_document;
+use pgvane_cluster::ids::Revision;
+use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::settings::merge_patch;
+use pgvane_cluster::store::{Compare, Store, Txn, Write as StoreWrite};
+use serde_json::{Map, Value};
+
+use crate::diff::diff;
+use crate::prompt::confirm;
+use crate::target::Target;
+use crate::{Failed, fail};
+
+pub(crate) async fn show(target: &Target) -> Result<(), Failed> {
+    let (document, _) = read(target).await?;
+    print!("{}", text_of(&document));
+    Ok(())
+}
+
+pub(crate) async fn edit(
+    target: &Target,
+    set: &[String],
+    apply: Option<&Path>,
+    force: bool,
+) -> Result<(), Failed> {
+    let (before, revision) = read(target).await?;
+    let mut after = before.clone();
+    if let Some(path) = apply {
+        if path == Path::new("-") && !force {
+            return fail("--apply - reads standard input, so nothing can be asked there: add --force");
+        }
+        merge_patch(&mut after, &json_of(&read_file(path)?, &path.display().to_string())?);
+    }
+    for pair in set {
+        set_path(&mut after, pair)?;
+    }
+    if apply.is_none() && set.is_empty() {
+        after = in_editor(&before)?;
+    }
+    if after == before {
+        println!("Not changed");
+        return Ok(());
+    }
+    if let Err(why) = check_document(&before, &after, &target.timing) {
+        return fail(format!("not applied: {why}"));
+    }
+    print!("{}", diff(&text_of(&before), &text_of(&after)));
+    if !force {
+        confirm(&format!("Apply these changes to {}?", target.scope))?;
+    }
+    let key = target.space.path(&Key::Config);
+    let txn = Txn {
+        when: vec![Compare::ModRevisionIs(key.clone(), revision)],
+        then: vec![StoreWrite::Put(key, after.to_string().into_bytes(), None)],
+    };
+    if !target.store.txn(txn).await?.succeeded {
+        return fail("somebody else changed the configuration meanwhile; nothing was applied");
+    }
+    println!("Configuration changed");
+    Ok(())
+}
+
+async fn read(target: &Target) -> Result<(Value, Revision), Failed> {
+    match target.view().await?.config {
+        Some(config) => Ok((config.value.json, config.mod_revision)),
+        None => fail(format!("{} has no dynamic configuration (yet)", target.scope)),
+    }
+}
+
+fn text_of(document: &Value) -> String {
+    format!("{document:#}\n")
+}
+
+fn read_file(path: &Path) -> Result<String, Failed> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).map_err(|e| Failed(format!("{}: {e}", path.display())))
+}
+
+fn json_of(text: &str, name: &str) -> Result<Value, Failed> {
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) if value.is_object() => Ok(value),
+        Ok(_) => fail(format!("{name}: a JSON object is expected")),
+        Err(e) => fail(format!("{name}: {e}")),
+    }
+}
+
+/// Applies `key=value`. Names of PostgreSQL parameters may hold dots: below postgresql.parameters the rest is
+/// one name.
+fn set_path(document: &mut Value, pair: &str) -> Result<(), Failed> {
+    let Some((path, text)) = pair.split_once('=') else {
+        return fail(format!("{pair:?} is not key=value"));
+    };
+    let path = path.trim();
+    let parts: Vec<&str> = match path.strip_prefix("postgresql.parameters.") {
+        Some(parameter) => vec!["postgresql", "parameters", parameter],
+        None => path.split('.').collect(),
+    };
+    if parts.iter().any(|p| p.is_empty()) {
+        return fail(format!("{path:?} is not a key"));
+    }
+    let text = text.trim();
+    // What is not JSON is text: on, 16MB, replica.
+    let value = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(text).unwrap_or_else(|_| text.into())
+    };
+    let patch = parts
+        .iter()
+        .rev()
+        .fold(value, |inner, part| Value::Object(Map::from_iter([((*part).to_owned(), inner)])));
+    merge_patch(document, &patch);
+    Ok(())
+}
+
+fn in_editor(before: &Value) -> Result<Value, Failed> {
+    let mut file = tempfile::Builder::new().prefix("pgvanectl-").suffix(".json").tempfile()?;
+    file.write_all(text_of(before).as_bytes())?;
+    file.flush()?;
+    let editor =
+        ["VISUAL", "EDITOR"].iter().find_map(|v| std::env::var(v).ok().filter(|e| !e.trim().is_empty()));
+    let editor = editor.unwrap_or_else(|| "vi".to_owned());
+    // An editor may come with arguments; the shell is what knows how to split them.
+    let status = Command::new("sh")
+        .args(["-c", &format!("{editor} \"$1\""), "sh"])
+        .arg(file.path())
+        .status()
+        .map_err(|e| Failed(format!("{editor}: {e}")))?;
+    if !status.success() {
+        return fail(format!("{editor} ended with {status}; nothing was changed"));
+    }
+    let text = std::fs::read_to_string(file.path())?;
+    match json_of(&text, "the edited text") {
+        Ok(value) => Ok(value),
+        Err(Failed(why)) => {
+            // Nobody should have to type it again.
+            let kept = file.keep().map_err(|e| Failed(e.to_string()))?.1;
+            fail(format!("{why}; your text is kept in {}", kept.display()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(pair: &str) -> Result<Value, String> {
+        let mut document = json!({"ttl": 30, "postgresql": {"use_slots": true, "parameters": {"a.b": 1}}});
+        set_path(&mut document, pair).map(|()| document).map_err(|Failed(why)| why)
+    }
+
+    #[test]
+    fn pairs_become_patches() {
+        assert_eq!(set("ttl=20").expect("applies")["ttl"], 20);
+        assert_eq!(set("pause=true").expect("applies")["pause"], true);
+        assert_eq!(set("synchronous_mode = on").expect("applies")["synchronous_mode"], "on");
+        assert_eq!(set("ttl=").expect("applies").get("ttl"), None);
+        assert_eq!(set("ttl=null").expect("applies").get("ttl"), None);
+        let parameters = &set("postgresql.parameters.x.y=16MB").expect("applies")["postgresql"]["parameters"];
+        assert_eq!(*parameters, json!({"a.b": 1, "x.y": "16MB"}));
+        assert_eq!(set("postgresql.use_slots=false").expect("applies")["postgresql"]["use_slots"], false);
+    }
+
+    #[test]
+    fn what_is_no_pair_is_refused() {
+        for bad in ["ttl", "=1", "a..b=1", ".a=1"] {
+            assert!(set(bad).is_err(), "{bad}");
+        }
+    }
+}
