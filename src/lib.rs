@@ -1,8 +1,8 @@
 //! pgvane: a TCP proxy that knows which PostgreSQL server to trust at this moment.
 //!
 //! It follows a cluster's keys in etcd ([`pgvane_cluster`]), derives who takes sessions ([`topology`]),
-//! accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes ([`splice`]). It decides
-//! nothing about PostgreSQL and writes nothing to etcd.
+//! accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes ([`splice`]). It
+//! decides nothing about PostgreSQL and writes nothing to etcd.
 //!
 //! Arrows point one way: `session` -> { `open`, `splice`, `close` }; `open` -> { `route`, `dial`, `pgwire` };
 //! `topology::feed` -> { `pgvane_cluster`, `topology::derive` }; `splice` -> tokio's traits.
@@ -86,21 +86,26 @@ impl Bound {
 
 /// Binds all ports of the settings. Must be called within a tokio runtime.
 pub fn bind(config: &Config) -> Result<Bound, BindError> {
-    let all = |addresses: &[SocketAddr], whose: &str| {
-        let one = |address: &SocketAddr| {
-            socket::listen(*address).map_err(|error| BindError {
-                address: *address,
-                whose: whose.to_owned(),
-                error,
-            })
-        };
-        addresses.iter().map(one).collect::<Result<Vec<_>, _>>()
-    };
-    let listener = |l: &config::Listener| all(&l.listen, &format!("listener {}", l.name));
+    let listener = |l: &config::Listener| bind_all(&l.listen, &format!("listener {}", l.name));
     Ok(Bound {
         listeners: config.listeners.iter().map(listener).collect::<Result<_, _>>()?,
-        admin: all(&config.admin.listen, "admin")?,
+        admin: bind_all(&config.admin.listen, "admin")?,
     })
+}
+
+fn bind_all(addresses: &[SocketAddr], whose: &str) -> Result<Vec<TcpListener>, BindError> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        match socket::listen(*address) {
+            Ok(socket) => sockets.push(socket),
+            // `[::]` means "IPv6 too"; on a host without IPv6 there is nothing to add.
+            Err(error) if addresses.len() > 1 && socket::is_any_v6(address) && socket::lacks_v6(&error) => {
+                warn!(%address, whose, "this host has no IPv6; not listening there");
+            }
+            Err(error) => return Err(BindError { address: *address, whose: whose.to_owned(), error }),
+        }
+    }
+    Ok(sockets)
 }
 
 /// Runs a proxy until `shutdown` asks it to stop and it has stopped. `stores` has one store per cluster of
@@ -196,8 +201,8 @@ fn open_ports(
         ));
         for socket in sockets {
             if let Ok(address) = socket.local_addr() {
-                info!(listener = settings.name, cluster = settings.cluster, role = settings.rules.role.label(),
-                    %address, "listening");
+                let role = settings.rules.role.label();
+                info!(listener = settings.name, cluster = settings.cluster, role, %address, "listening");
             }
             sessions.spawn(listen::accept(
                 Arc::clone(&port),

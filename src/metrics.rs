@@ -75,7 +75,8 @@ families! {
     MISSED = Counter "pgvane_store_missed_events_total" ["cluster"]
         "Reads that showed what the watch had not told.";
     STORE_FAILURES = Counter "pgvane_store_failures_total" ["cluster"] "Questions the store did not answer.";
-    MALFORMED = Gauge "pgvane_malformed_keys" ["cluster"] "Keys whose value cannot be read; they are left out.";
+    MALFORMED = Gauge "pgvane_malformed_keys" ["cluster"]
+        "Keys whose value cannot be read; they are left out.";
     EPOCH_ENDS = Counter "pgvane_epoch_ends_total" ["cluster", "reason"]
         "Reigns whose sessions were cut: epoch_ended, store_lost.";
     LAST_OUTAGE = Gauge "pgvane_last_outage_seconds" ["cluster"]

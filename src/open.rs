@@ -162,9 +162,10 @@ impl<'a> Opening<'a> {
 
     /// Reads until a whole first packet is there, within the time for it.
     async fn first_packet(&self, inbox: &mut Vec<u8>) -> Result<(FirstPacket, usize), Refusal> {
+        let late = || Refusal::silent(CloseReason::FirstPacketTimeout);
         tokio::select! {
             whole = read_first(self.client, inbox) => whole,
-            () = sleep(self.port.settings.startup_timeout) => Err(Refusal::silent(CloseReason::FirstPacketTimeout)),
+            () = sleep(self.port.settings.startup_timeout) => Err(late()),
             () = self.port.cut.cancelled() => Err(self.cut()),
         }
     }
@@ -310,13 +311,14 @@ impl<'a> Opening<'a> {
                 None => std::future::pending().await,
             }
         };
+        let deadline = self.started + self.port.settings.hold_timeout;
         tokio::select! {
             biased;
             () = self.port.cut.cancelled() => Err(self.cut()),
             _ = reign_ended => Ok(None),
             result = work => Ok(Some(result)),
             () = client_left(self.client) => Err(Refusal::silent(CloseReason::ClientLeftEarly)),
-            () = sleep_until((self.started + self.port.settings.hold_timeout).into()) => Err(self.timed_out()),
+            () = sleep_until(deadline.into()) => Err(self.timed_out()),
         }
     }
 

@@ -246,7 +246,11 @@ mod tests {
         }
 
         #[test]
-        fn no_startup_packet_panics(code in any::<u32>(), length in any::<u32>(), rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn no_startup_packet_panics(
+            code in any::<u32>(),
+            length in any::<u32>(),
+            rest in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
             let bytes = [&length.to_be_bytes()[..], &code.to_be_bytes(), &rest].concat();
             if let FirstRead::Whole(_, size) = first_packet(&bytes) {
                 prop_assert!(size <= bytes.len());

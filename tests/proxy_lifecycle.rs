@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proxy_support::client::Client;
 use proxy_support::server::{Manner, Server};
-use proxy_support::{Cluster, Proxy, primary, soon};
+use proxy_support::{Cluster, Proxy, listener, primary, soon};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -44,8 +44,8 @@ async fn a_drain_lets_sessions_finish_and_takes_no_new_ones() {
 #[tokio::test]
 async fn what_outlives_the_drain_time_is_cut() {
     let (cluster, _server) = served().await;
-    let section = "[drain]\nnotice = \"1ms\"\ntimeout = \"50ms\"\n[[listener]]\nrole = \"primary\"\nlisten = [\"127.0.0.1:0\"]";
-    let mut proxy = Proxy::start(&cluster, "", &[section.to_owned()]);
+    let drain = "[drain]\nnotice = \"1ms\"\ntimeout = \"50ms\"\n";
+    let mut proxy = Proxy::start(&cluster, "", &[format!("{drain}{}", listener("primary", ""))]);
     let (mut session, _) = Client::enter(proxy.addresses[0]).await;
     proxy.shutdown.drain.cancel();
     assert_eq!(session.rest().await, b"");

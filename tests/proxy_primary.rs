@@ -169,6 +169,35 @@ async fn a_primary_whose_port_is_closed_is_asked_again() {
     assert!(proxy.metric(refused).await >= 1.0);
 }
 
+/// A connect that hangs must not keep a client from the next leader.
+#[tokio::test]
+async fn a_connect_under_way_is_given_up_when_the_epoch_ends() {
+    let cluster = Cluster::new().await;
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    full.bind(&any.into()).expect("bind");
+    full.listen(0).expect("listen");
+    let address = full.local_addr().expect("bound").as_socket().expect("an IP address");
+    // The queue of connections nobody accepts is full: the kernel drops what comes next.
+    let _queued = Client::connect(address).await;
+    let hangs =
+        tokio::time::timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(address)).await;
+    assert!(hangs.is_err(), "a full queue lets a connect hang");
+    let two = Server::start("pg2", Manner::Serve).await;
+    cluster.member("pg1", &primary(address)).await;
+    cluster.member("pg2", &primary(two.address)).await;
+    cluster.lead("pg1").await;
+    let proxy = Proxy::for_writes(&cluster, "connect_timeout = \"1min\"");
+    proxy.until_serving().await;
+    let mut client = Client::connect(proxy.addresses[0]).await;
+    client.say_hello().await;
+    proxy.until_metric("pgvane_sessions{listener=\"primary\"}", 1.0).await;
+    let changed = Instant::now();
+    cluster.lead("pg2").await;
+    assert_eq!(client.welcome().await, Welcome::In("pg2".to_owned()));
+    assert!(changed.elapsed() < AT_ONCE, "{:?}", changed.elapsed());
+}
+
 /// Many held clients must not keep a server that starts busy with refusing them.
 #[tokio::test]
 async fn held_clients_share_their_questions() {

@@ -306,7 +306,7 @@ fn check_listener(raw: RawListener, clusters: &BTreeMap<String, Cluster>) -> Res
         listen: raw.listen.get_ref().iter().map(address).collect::<Result<_, _>>()?,
         max_sessions,
         hold_limit: raw.hold_limit.unwrap_or(HOLD_LIMIT),
-        hold_timeout: or(raw.hold_timeout, HOLD_TIMEOUT),
+        hold_timeout: positive(raw.hold_timeout.as_ref(), HOLD_TIMEOUT)?,
         connect_timeout: positive(raw.connect_timeout.as_ref(), CONNECT_TIMEOUT)?,
         answer_timeout: positive(raw.answer_timeout.as_ref(), ANSWER_TIMEOUT)?,
         startup_timeout: positive(raw.startup_timeout.as_ref(), STARTUP_TIMEOUT)?,

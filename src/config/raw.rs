@@ -100,7 +100,7 @@ pub(super) struct RawListener {
     pub(super) max_lag: Option<Size>,
     pub(super) max_sessions: Option<Spanned<usize>>,
     pub(super) hold_limit: Option<usize>,
-    pub(super) hold_timeout: Option<Interval>,
+    pub(super) hold_timeout: Option<Spanned<Interval>>,
     pub(super) connect_timeout: Option<Spanned<Interval>>,
     pub(super) answer_timeout: Option<Spanned<Interval>>,
     pub(super) startup_timeout: Option<Spanned<Interval>>,

@@ -103,7 +103,7 @@ impl fmt::Display for NoPrimary {
             NoPrimary::NoAddress(name) => write!(f, "the record of the leader {name} has no usable conn_url"),
             NoPrimary::EpochWentBack { shown, seen } => write!(
                 f,
-                "etcd shows epoch {shown} after {seen} was seen; if it was restored on purpose, restart the proxy"
+                "etcd shows epoch {shown} after {seen} was seen; if it was restored, restart the proxy"
             ),
         }
     }

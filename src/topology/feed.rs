@@ -203,7 +203,8 @@ impl Feed {
         now: Tick,
     ) -> Judgement {
         if now > self.due + FROZEN {
-            warn!(cluster = %self.input.cluster, late = ?now.since(self.due), "the proxy did not run for a while");
+            let late = now.since(self.due);
+            warn!(cluster = %self.input.cluster, ?late, "the proxy did not run for a while");
             self.evidence.resumed_at = Some(now);
         }
         if self.evidence_of.as_ref() != leader {
@@ -331,7 +332,8 @@ impl Feed {
             (_, Ok(new)) => {
                 let (host, port) = &new.address;
                 let outage_ms = after.last_outage.map(|d| d.as_millis());
-                info!(cluster, target = %new.name, host, port, epoch = epoch_of(new), outage_ms, "primary serves");
+                let epoch = epoch_of(new);
+                info!(cluster, target = %new.name, host, port, epoch, outage_ms, "primary serves");
             }
             (_, Err(why)) => warn!(cluster, %why, "no primary takes new sessions"),
         }

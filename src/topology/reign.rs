@@ -66,7 +66,8 @@ impl Reign {
         self.ended.is_cancelled()
     }
 
-    /// Moves the deadline of a reign that has not ended. Sessions that found the gate shut go on when it opens.
+    /// Moves the deadline of a reign that has not ended. Sessions that found the gate shut go on when it
+    /// opens.
     pub(super) fn extend(&self, valid_until: Tick) {
         self.valid_until.store(valid_until.as_nanos(), Ordering::Relaxed);
         self.reopened.notify_waiters();

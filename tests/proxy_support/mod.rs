@@ -137,7 +137,8 @@ impl Proxy {
     /// Starts one with these listener sections; `cluster_keys` go into the cluster's section.
     pub(crate) fn start(cluster: &Cluster, cluster_keys: &str, sections: &[String]) -> Proxy {
         let text = format!(
-            "[admin]\nlisten = [\"127.0.0.1:0\"]\n{}\n[cluster.main]\nreread_interval = \"200ms\"\n{cluster_keys}\n\
+            "[admin]\nlisten = [\"127.0.0.1:0\"]\n{}\n\
+             [cluster.main]\nreread_interval = \"200ms\"\n{cluster_keys}\n\
              [cluster.main.etcd]\nendpoints = [\"http://127.0.0.1:1\"]\n",
             sections.join("\n")
         );
