@@ -1,250 +1,240 @@
 //! One connection at a time, to one endpoint; the next endpoint after a failure.
 
 use std::future::Future;
-use std::sync::Mutex as StdMutex;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, ResponseHeader, TlsOptions};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
-use super::EtcdOptions;
+use super::errors::{auth_is_off, classify, did_nothing};
+use super::terms::Terms;
+use super::{EtcdOptions, EtcdTls};
 use crate::store::StoreError;
 
-/// HTTP/2 pings: a peer that vanished is noticed within interval plus timeout.
-const PING_EVERY: Duration = Duration::from_secs(2);
+/// HTTP/2 pings on an otherwise silent connection. etcd closes connections that ping more often than every 5 s.
+const PING_EVERY: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The least time one endpoint gets before the next is tried.
 const LEAST_SHARE: Duration = Duration::from_millis(300);
+
+/// Where systems keep the certificates they trust.
+const SYSTEM_ROOTS: &[&str] =
+    &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Whether a call may be made again on another endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
     /// Doing it twice is the same as once.
     Always,
-    /// Only when it surely never left this machine.
+    /// Only when it surely changed nothing.
     UnlessSent,
 }
 
 pub(super) struct Connections {
     options: EtcdOptions,
     current: Mutex<Current>,
-    /// Cluster id and the highest raft term an answer of it carried.
-    newest: StdMutex<(u64, u64)>,
+    pub(super) terms: Terms,
 }
 
 #[derive(Default)]
 struct Current {
+    /// Index of the endpoint in use; counts on past the last one.
     endpoint: usize,
+    /// Number of the connection, so that a late failure of an old one does not end a new one.
     generation: u64,
     client: Option<Client>,
 }
 
+/// A connection in use.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) generation: u64,
+    endpoint: usize,
+}
+
+/// An answer, and the era it belongs to.
+pub(super) struct Answered<T> {
+    pub(super) value: T,
+    pub(super) era: u64,
+}
+
 impl Connections {
     pub(super) fn new(options: EtcdOptions) -> Connections {
-        Connections { options, current: Mutex::default(), newest: StdMutex::default() }
-    }
-
-    /// Runs a call that keeps nothing between attempts.
-    pub(super) async fn call<T, F>(
-        &self,
-        retry: Retry,
-        mut call: impl FnMut(Client) -> F,
-    ) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<(Option<ResponseHeader>, T), Error>>,
-    {
-        self.call_with(retry, None, |client, _, _: Option<()>| call(client)).await
+        Connections { options, current: Mutex::default(), terms: Terms::default() }
     }
 
     /// Runs `call` on the current connection, on others after failures that allow it, within the request
-    /// timeout. `kept` is handed to the first attempt only, with the generation of the connection.
-    pub(super) async fn call_with<T, K, F>(
+    /// timeout. `kept` is handed to the first attempt only.
+    pub(super) async fn call<T, K, F>(
         &self,
         retry: Retry,
         mut kept: Option<K>,
-        mut call: impl FnMut(Client, u64, Option<K>) -> F,
-    ) -> Result<T, StoreError>
+        mut call: impl FnMut(Connection, Option<K>) -> F,
+    ) -> Result<Answered<T>, StoreError>
     where
         F: Future<Output = Result<(Option<ResponseHeader>, T), Error>>,
     {
         let end = Instant::now() + self.options.request_timeout;
-        let endpoints = u32::try_from(self.options.endpoints.len()).unwrap_or(1).max(1);
-        let share = (self.options.request_timeout / endpoints).max(LEAST_SHARE);
         let mut last = StoreError::Unavailable("no endpoint is configured".to_owned());
         // Once per endpoint, and once more for a connection that had died unnoticed.
-        for _ in 0..=endpoints {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let limit = share.min(left);
-            let (client, generation) = match timeout(limit, self.get()).await {
-                Ok(Ok(connected)) => connected,
-                Ok(Err(error)) => {
+        for _ in 0..=self.options.endpoints.len() {
+            let connection = match self.get(self.share().min(left(end))).await {
+                Ok(connection) => connection,
+                Err(error) => {
                     last = error;
                     continue;
                 }
-                Err(_) => {
-                    self.rotate_unconnected().await;
-                    last = StoreError::Unavailable(format!("no connection within {limit:?}"));
-                    continue;
-                }
             };
-            let limit = share.min(end.saturating_duration_since(Instant::now()));
-            let (error, sent) = match timeout(limit, call(client, generation, kept.take())).await {
-                Ok(Ok((header, value))) => match self.check_term(header.as_ref()) {
-                    Ok(()) => return Ok(value),
+            let (generation, endpoint) = (connection.generation, self.url(connection.endpoint).to_owned());
+            let limit = self.share().min(left(end));
+            if limit.is_zero() {
+                break;
+            }
+            let (error, may_have_happened) = match timeout(limit, call(connection, kept.take())).await {
+                Ok(Ok((header, value))) => match self.terms.check(header.as_ref()) {
+                    Ok(era) => return Ok(Answered { value, era }),
                     Err(stale) => (stale, true),
                 },
-                Ok(Err(error)) => {
-                    let sent = !never_left(&error);
-                    let error = classify(&error);
-                    if matches!(error, StoreError::LeaseNotFound | StoreError::Compacted(_)) {
-                        return Err(error);
-                    }
-                    (error, sent)
-                }
-                Err(_) => (StoreError::Unavailable(format!("no answer within {limit:?}")), true),
+                Ok(Err(error)) => match classify(&endpoint, &error) {
+                    proof @ (StoreError::LeaseNotFound | StoreError::Compacted(_)) => return Err(proof),
+                    other => (other, !did_nothing(&error)),
+                },
+                Err(_) => (StoreError::Unavailable(format!("{endpoint}: no answer within {limit:?}")), true),
             };
-            debug!(%error, "a call to etcd failed; trying the next endpoint");
-            self.failed(generation).await;
+            debug!(%error, endpoint, "a call to etcd failed");
+            self.failed(generation);
             last = error;
-            if sent && retry == Retry::UnlessSent {
+            if may_have_happened && retry == Retry::UnlessSent {
                 break;
             }
         }
         Err(last)
     }
 
-    /// The current connection, made now if there is none.
-    async fn get(&self) -> Result<(Client, u64), StoreError> {
-        let mut current = self.current.lock().await;
-        if let Some(client) = &current.client {
-            return Ok((client.clone(), current.generation));
-        }
-        let endpoint = &self.options.endpoints[current.endpoint % self.options.endpoints.len()];
-        let connected = match self.connect_options() {
-            Ok(options) => Client::connect([endpoint], Some(options)).await.map_err(|e| classify(&e)),
-            Err(error) => Err(error),
+    /// The time one endpoint gets.
+    fn share(&self) -> Duration {
+        let endpoints = u32::try_from(self.options.endpoints.len()).unwrap_or(u32::MAX).max(1);
+        (self.options.request_timeout / endpoints).max(LEAST_SHARE)
+    }
+
+    fn url(&self, endpoint: usize) -> &str {
+        let endpoints = &self.options.endpoints;
+        endpoints.get(endpoint % endpoints.len().max(1)).map_or("", String::as_str)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The current connection, made within `limit` if there is none.
+    async fn get(&self, limit: Duration) -> Result<Connection, StoreError> {
+        let endpoint = {
+            let current = self.lock();
+            if let Some(client) = &current.client {
+                let (client, generation, endpoint) = (client.clone(), current.generation, current.endpoint);
+                return Ok(Connection { client, generation, endpoint });
+            }
+            current.endpoint
         };
+        if limit.is_zero() {
+            return Err(StoreError::Unavailable("no endpoint answered in time".to_owned()));
+        }
+        let url = self.url(endpoint);
+        let connected = match timeout(limit, self.connect(url)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(StoreError::Unavailable(format!("{url}: no connection within {limit:?}"))),
+        };
+        let mut current = self.lock();
         match connected {
             Ok(client) => {
-                current.generation += 1;
-                current.client = Some(client.clone());
-                Ok((client, current.generation))
+                // Another call may have been quicker; its connection is as good.
+                if current.client.is_none() {
+                    if current.generation > 0 {
+                        info!(endpoint = url, "using this etcd endpoint now");
+                    }
+                    current.endpoint = endpoint;
+                    current.generation += 1;
+                    current.client = Some(client.clone());
+                }
+                Ok(Connection { client, generation: current.generation, endpoint })
             }
             Err(error) => {
-                current.endpoint += 1;
+                // Others that waited for the same endpoint must not skip one each.
+                if current.client.is_none() && current.endpoint == endpoint {
+                    current.endpoint += 1;
+                }
                 Err(error)
             }
         }
     }
 
     /// Drops the connection of `generation`, unless another took its place meanwhile.
-    pub(super) async fn failed(&self, generation: u64) {
-        let mut current = self.current.lock().await;
+    pub(super) fn failed(&self, generation: u64) {
+        let mut current = self.lock();
         if current.generation == generation && current.client.take().is_some() {
             current.endpoint += 1;
         }
     }
 
-    async fn rotate_unconnected(&self) {
-        let mut current = self.current.lock().await;
-        if current.client.is_none() {
-            current.endpoint += 1;
+    async fn connect(&self, url: &str) -> Result<Client, StoreError> {
+        let options = self.connect_options(url)?;
+        let Some((user, password)) = &self.options.user else {
+            return Client::connect([url], Some(options)).await.map_err(|e| classify(url, &e));
+        };
+        let with_user = options.clone().with_user(user, password);
+        match Client::connect([url], Some(with_user)).await {
+            // Settings may name a user before authentication is switched on.
+            Err(error) if auth_is_off(&error) => {
+                Client::connect([url], Some(options)).await.map_err(|e| classify(url, &e))
+            }
+            connected => connected.map_err(|e| classify(url, &e)),
         }
     }
 
-    fn connect_options(&self) -> Result<ConnectOptions, StoreError> {
-        let mut options = ConnectOptions::new()
+    fn connect_options(&self, url: &str) -> Result<ConnectOptions, StoreError> {
+        // A host that swallows packets must leave time for the next one.
+        let connect_timeout = self.options.connect_timeout.min(self.share() * 3 / 4);
+        let options = ConnectOptions::new()
             .with_keep_alive(PING_EVERY, PING_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            .with_connect_timeout(self.options.connect_timeout)
+            .with_keep_alive_while_idle(false)
+            .with_connect_timeout(connect_timeout)
             .with_tcp_keepalive(Duration::from_secs(5))
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if let Some((user, password)) = &self.options.user {
-            options = options.with_user(user, password);
+        // The library refuses TLS options for plain endpoints, and takes bare ones for TLS when it has them.
+        match &self.options.tls {
+            _ if url.starts_with("http://") => Ok(options),
+            Some(tls) => Ok(options.with_tls(tls_options(tls)?)),
+            None if url.starts_with("https://") => Ok(options.with_tls(tls_options(&EtcdTls::default())?)),
+            None => Ok(options),
         }
-        if let Some(tls) = &self.options.tls {
-            let read = |path: &std::path::Path| {
-                std::fs::read(path).map_err(|e| StoreError::Denied(format!("{}: {e}", path.display())))
-            };
-            let mut config = TlsOptions::new();
-            if let Some(ca) = &tls.ca {
-                config = config.ca_certificate(Certificate::from_pem(read(ca)?));
-            }
-            if let Some((cert, key)) = &tls.identity {
-                config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
-            }
-            if let Some(name) = &tls.server_name {
-                config = config.domain_name(name.clone());
-            }
-            options = options.with_tls(config);
-        }
-        Ok(options)
-    }
-
-    /// Refuses an answer from an older raft term than one seen before: its sender is cut off or stale.
-    pub(super) fn check_term(&self, header: Option<&ResponseHeader>) -> Result<(), StoreError> {
-        let Some(header) = header else { return Ok(()) };
-        let (cluster, got) = (header.cluster_id(), header.raft_term());
-        let mut newest = self.newest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if newest.0 != cluster {
-            if newest.0 != 0 {
-                info!(before = newest.0, now = cluster, "the etcd cluster is another one now");
-            }
-            *newest = (cluster, got);
-            return Ok(());
-        }
-        if got < newest.1 {
-            return Err(StoreError::StaleMember { got, seen: newest.1 });
-        }
-        newest.1 = got;
-        Ok(())
     }
 }
 
-/// Whether the request surely never left: the connection could not be made.
-fn never_left(error: &Error) -> bool {
-    match error {
-        Error::GRpcStatus(status) => {
-            let text = status.message();
-            text.contains("tcp connect error")
-                || text.contains("dns error")
-                || text.contains("error trying to connect")
-        }
-        Error::TransportError(_) => true,
-        _ => false,
-    }
+fn left(end: Instant) -> Duration {
+    end.saturating_duration_since(Instant::now())
 }
 
-/// What may be concluded. Only what etcd says in so many words is proof (trap 13).
-pub(super) fn classify(error: &Error) -> StoreError {
-    let text = error.to_string();
-    let lower = text.to_ascii_lowercase();
-    if lower.contains("requested lease not found") || lower.contains("lease not found") {
-        return StoreError::LeaseNotFound;
+/// Read for each connection, so that renewed certificates are used without a restart.
+fn tls_options(tls: &EtcdTls) -> Result<TlsOptions, StoreError> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|e| StoreError::Unavailable(format!("{}: {e}", path.display())))
+    };
+    let system = || SYSTEM_ROOTS.iter().map(Path::new).find(|p| p.exists());
+    let mut options = TlsOptions::new();
+    if let Some(ca) = tls.ca.as_deref().or_else(system) {
+        options = options.ca_certificate(Certificate::from_pem(read(ca)?));
     }
-    let denied = [
-        "invalid auth token",
-        "authentication failed",
-        "permission denied",
-        "user name is empty",
-        "user name not found",
-        "old auth revision",
-        "invalid peer certificate",
-    ];
-    if denied.iter().any(|d| lower.contains(d)) {
-        return StoreError::Denied(text);
+    if let Some((cert, key)) = &tls.identity {
+        options = options.identity(Identity::from_pem(read(cert)?, read(key)?));
     }
-    StoreError::Unavailable(text)
-}
-
-/// The error for a stream that ended where an answer was due.
-pub(super) fn stream_ended() -> Error {
-    Error::WatchError("the stream ended".to_owned())
+    if let Some(name) = &tls.server_name {
+        options = options.domain_name(name.clone());
+    }
+    Ok(options)
 }

@@ -5,19 +5,22 @@
 //! stale members refused by raft term.
 
 mod connection;
+mod errors;
+mod terms;
 mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, DeleteOptions, GetOptions, LeaseKeepAliveStream, LeaseKeeper,
-    PutOptions, Txn as EtcdTxn, TxnOp,
+    PutOptions, ResponseHeader, Txn as EtcdTxn, TxnOp,
 };
-use tokio::sync::Mutex;
 
-use self::connection::{Connections, Retry};
+use self::connection::{Connection, Connections, Retry};
+use self::errors::stream_ended;
 pub use self::watch::EtcdWatch;
 use super::{Compare, KeepAlive, KeyValue, Lease, Snapshot, Store, StoreError, Txn, TxnOutcome, Write};
 use crate::clock::Tick;
@@ -74,7 +77,7 @@ impl std::fmt::Debug for EtcdOptions {
 
 /// etcd. Cheap to create: it connects when it is first asked something.
 pub struct EtcdStore {
-    connections: Connections,
+    connections: Arc<Connections>,
     keepers: Mutex<HashMap<LeaseId, Keeper>>,
 }
 
@@ -86,9 +89,42 @@ struct Keeper {
 }
 
 impl EtcdStore {
-    /// Does not connect yet, so it cannot fail; certificate files are read at the first connection.
+    /// Does not connect yet, so it cannot fail; certificate files are read at each connection.
     pub fn new(options: EtcdOptions) -> EtcdStore {
-        EtcdStore { connections: Connections::new(options), keepers: Mutex::default() }
+        EtcdStore { connections: Arc::new(Connections::new(options)), keepers: Mutex::default() }
+    }
+
+    /// Runs a call that keeps nothing between attempts.
+    async fn call<T, F>(&self, retry: Retry, mut call: impl FnMut(Client) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<(Option<ResponseHeader>, T), etcd_client::Error>>,
+    {
+        let call = |connection: Connection, _: Option<()>| call(connection.client);
+        self.connections.call(retry, None, call).await.map(|answered| answered.value)
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, HashMap<LeaseId, Keeper>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews over the open stream of the lease, or a new one.
+    async fn renew(&self, lease: LeaseId) -> Result<(Duration, Keeper), StoreError> {
+        // A stream is taken out while it is used: one that fails or is cancelled half way is never used again.
+        let known = self.keepers().remove(&lease);
+        let renew = |connection: Connection, known: Option<Keeper>| async move {
+            let generation = connection.generation;
+            let mut keeper = match known.filter(|k| k.generation == generation) {
+                Some(keeper) => keeper,
+                None => {
+                    let (ask, answers) = connection.client.lease_client().keep_alive(lease.0).await?;
+                    Keeper { generation, ask, answers }
+                }
+            };
+            keeper.ask.keep_alive().await?;
+            let mut answer = keeper.answers.message().await?.ok_or_else(stream_ended)?;
+            Ok((answer.take_header(), (seconds(answer.ttl()), keeper)))
+        };
+        self.connections.call(Retry::Always, known, renew).await.map(|answered| answered.value)
     }
 }
 
@@ -96,16 +132,17 @@ impl Store for EtcdStore {
     type Watch = EtcdWatch;
 
     async fn snapshot(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        self.connections
-            .call(Retry::Always, |mut client: Client| async move {
-                let asked_at = Tick::now();
-                let mut answer = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
-                let header = answer.take_header();
-                let revision = Revision(header.as_ref().map_or(0, etcd_client::ResponseHeader::revision));
-                let keys = answer.kvs().iter().map(key_value).collect();
-                Ok((header, Snapshot { revision, keys, asked_at, era: 0 }))
-            })
-            .await
+        let read = |connection: Connection, _: Option<()>| async move {
+            let asked_at = Tick::now();
+            let mut client = connection.client;
+            let mut answer = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
+            let header = answer.take_header();
+            let keys = answer.kvs().iter().map(key_value).collect();
+            let snapshot = Snapshot { revision: revision(header.as_ref()), keys, asked_at, era: 0 };
+            Ok((header, snapshot))
+        };
+        let answered = self.connections.call(Retry::Always, None, read).await?;
+        Ok(Snapshot { era: answered.era, ..answered.value })
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
@@ -114,67 +151,51 @@ impl Store for EtcdStore {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
         let txn = etcd_txn(txn);
-        self.connections
-            .call(Retry::UnlessSent, |mut client: Client| {
-                let txn = txn.clone();
-                async move {
-                    let mut answer = client.txn(txn).await?;
-                    let header = answer.take_header();
-                    let revision = Revision(header.as_ref().map_or(0, etcd_client::ResponseHeader::revision));
-                    Ok((header, TxnOutcome { succeeded: answer.succeeded(), revision }))
-                }
-            })
-            .await
+        self.call(Retry::UnlessSent, |mut client| {
+            let txn = txn.clone();
+            async move {
+                let mut answer = client.txn(txn).await?;
+                let header = answer.take_header();
+                let outcome =
+                    TxnOutcome { succeeded: answer.succeeded(), revision: revision(header.as_ref()) };
+                Ok((header, outcome))
+            }
+        })
+        .await
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
-        // A grant whose answer was lost leaves a lease without keys behind, which expires by itself.
-        self.connections
-            .call(Retry::Always, |mut client: Client| async move {
-                let mut answer = client.lease_grant(seconds, None).await?;
-                let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
-                Ok((answer.take_header(), Lease { id: LeaseId(answer.id()), ttl }))
-            })
-            .await
+        let asked = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        self.call(Retry::UnlessSent, |mut client| async move {
+            let mut answer = client.lease_grant(asked, None).await?;
+            Ok((answer.take_header(), Lease { id: LeaseId(answer.id()), ttl: seconds(answer.ttl()) }))
+        })
+        .await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<KeepAlive, StoreError> {
-        let known = self.keepers.lock().await.remove(&lease);
-        // A stream is taken out while it is used: one that fails or is cancelled half way is never used again.
-        let result = self
-            .connections
-            .call_with(Retry::Always, known, |client: Client, generation, known: Option<Keeper>| async move {
-                let mut keeper = match known.filter(|k| k.generation == generation) {
-                    Some(keeper) => keeper,
-                    None => {
-                        let (ask, answers) = client.lease_client().keep_alive(lease.0).await?;
-                        Keeper { generation, ask, answers }
-                    }
-                };
-                keeper.ask.keep_alive().await?;
-                let answer = keeper.answers.message().await?;
-                let mut answer = answer.ok_or_else(connection::stream_ended)?;
-                let ttl = Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0));
-                Ok((answer.take_header(), (ttl, keeper)))
-            })
-            .await;
-        match result {
+        match self.renew(lease).await {
             Ok((ttl, _)) if ttl.is_zero() => Ok(KeepAlive::Gone),
             Ok((ttl, keeper)) => {
-                self.keepers.lock().await.insert(lease, keeper);
+                self.keepers().insert(lease, keeper);
                 Ok(KeepAlive::Renewed { ttl })
             }
-            Err(StoreError::LeaseNotFound) => Ok(KeepAlive::Gone),
+            // The library swallows the term of this answer, so a stale member may have given it: ask again.
+            Err(StoreError::LeaseNotFound) => match self.time_to_live(lease).await? {
+                None => Ok(KeepAlive::Gone),
+                Some(_) => {
+                    Err(StoreError::Unavailable("a member does not know a lease that lives".to_owned()))
+                }
+            },
             Err(error) => Err(error),
         }
     }
 
     async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
-        let asked = self.connections.call(Retry::Always, |mut client: Client| async move {
+        let asked = self.call(Retry::Always, |mut client| async move {
             let mut answer = client.lease_time_to_live(lease.0, None).await?;
-            // Negative: the lease is gone.
-            let left = u64::try_from(answer.ttl()).ok().filter(|s| *s > 0).map(Duration::from_secs);
+            // A lease that is due but not yet ended has a time of nothing or less; one that is gone was granted none.
+            let left = (answer.granted_ttl() > 0).then(|| seconds(answer.ttl()));
             Ok((answer.take_header(), left))
         });
         match asked.await {
@@ -184,8 +205,8 @@ impl Store for EtcdStore {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.keepers.lock().await.remove(&lease);
-        let asked = self.connections.call(Retry::Always, |mut client: Client| async move {
+        self.keepers().remove(&lease);
+        let asked = self.call(Retry::Always, |mut client| async move {
             let mut answer = client.lease_revoke(lease.0).await?;
             Ok((answer.take_header(), ()))
         });
@@ -194,6 +215,15 @@ impl Store for EtcdStore {
             other => other,
         }
     }
+}
+
+/// Seconds as etcd counts them; what is negative is nothing.
+fn seconds(n: i64) -> Duration {
+    Duration::from_secs(u64::try_from(n).unwrap_or(0))
+}
+
+fn revision(header: Option<&ResponseHeader>) -> Revision {
+    Revision(header.map_or(0, ResponseHeader::revision))
 }
 
 fn key_value(kv: &etcd_client::KeyValue) -> KeyValue {

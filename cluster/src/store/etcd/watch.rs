@@ -1,11 +1,13 @@
 //! A watch that notices when it has died.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, EventType, WatchOptions, WatchStream as EtcdStream};
+use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream as EtcdStream};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Connections, Retry, classify, stream_ended};
+use super::connection::{Connection, Connections, Retry};
+use super::errors::{classify, stream_ended};
 use super::key_value;
 use crate::ids::Revision;
 use crate::store::{KeyEvent, StoreError, WatchMessage, WatchStream};
@@ -19,67 +21,100 @@ const LOST_AFTER: Duration = Duration::from_millis(3500);
 /// Changes under one prefix.
 pub struct EtcdWatch {
     stream: EtcdStream,
+    connections: Arc<Connections>,
+    generation: u64,
     heard_at: Instant,
     ask_at: Instant,
 }
 
 /// Opens a watch on `prefix` from `from` on.
 pub(super) async fn open(
-    connections: &Connections,
+    connections: &Arc<Connections>,
     prefix: &str,
     from: Revision,
 ) -> Result<EtcdWatch, StoreError> {
     let options = WatchOptions::new().with_prefix().with_start_revision(from.0).with_progress_notify();
-    connections
-        .call(Retry::Always, |mut client: Client| {
-            let options = options.clone();
-            async move {
-                let mut stream = client.watch(prefix, Some(options)).await?;
-                let mut created = stream.message().await?.ok_or_else(stream_ended)?;
-                if created.canceled() {
-                    return Err(etcd_client::Error::WatchError(created.cancel_reason().to_owned()));
-                }
-                let now = Instant::now();
-                Ok((created.take_header(), EtcdWatch { stream, heard_at: now, ask_at: now + ASK_EVERY }))
+    let open = |connection: Connection, _: Option<()>| {
+        let options = options.clone();
+        async move {
+            let (mut client, generation) = (connection.client, connection.generation);
+            let mut stream = client.watch(prefix, Some(options)).await?;
+            let mut created = stream.message().await?.ok_or_else(stream_ended)?;
+            // A cancelled one is told below as well; only a refusal is worth another connection.
+            if created.canceled() && created.compact_revision() == 0 {
+                return Err(etcd_client::Error::WatchError(created.cancel_reason().to_owned()));
             }
-        })
-        .await
+            Ok((created.take_header(), (stream, generation, created.compact_revision())))
+        }
+    };
+    let (stream, generation, compacted) = connections.call(Retry::Always, None, open).await?.value;
+    if compacted > 0 {
+        return Err(StoreError::Compacted(Revision(compacted)));
+    }
+    let now = Instant::now();
+    Ok(EtcdWatch {
+        stream,
+        connections: Arc::clone(connections),
+        generation,
+        heard_at: now,
+        ask_at: now + ASK_EVERY,
+    })
 }
 
-impl WatchStream for EtcdWatch {
-    async fn next(&mut self) -> Result<WatchMessage, StoreError> {
+impl EtcdWatch {
+    /// What a response tells; `None` for the confirmation of the watch itself.
+    fn read(&self, response: &WatchResponse) -> Result<Option<WatchMessage>, StoreError> {
+        self.connections.terms.check(response.header())?;
+        if response.compact_revision() > 0 {
+            return Err(StoreError::Compacted(Revision(response.compact_revision())));
+        }
+        if response.canceled() {
+            let reason = response.cancel_reason();
+            return Err(StoreError::Unavailable(format!("the watch was cancelled: {reason}")));
+        }
+        if response.created() {
+            return Ok(None);
+        }
+        let events: Vec<KeyEvent> = response.events().iter().filter_map(key_event).collect();
+        if !events.is_empty() {
+            return Ok(Some(WatchMessage::Events(events)));
+        }
+        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(Some(WatchMessage::Progress(Revision(revision))))
+    }
+
+    async fn hear(&mut self) -> Result<WatchMessage, StoreError> {
         loop {
             let lost_at = self.heard_at + LOST_AFTER;
             tokio::select! {
                 message = self.stream.message() => {
-                    let message = message.map_err(|e| classify(&e))?;
+                    let message = message.map_err(|e| classify("the watch", &e))?;
                     let message = message.ok_or_else(|| StoreError::Unavailable("the watch ended".to_owned()))?;
                     self.heard_at = Instant::now();
-                    if message.compact_revision() > 0 {
-                        return Err(StoreError::Compacted(Revision(message.compact_revision())));
+                    self.ask_at = self.heard_at + ASK_EVERY;
+                    if let Some(message) = self.read(&message)? {
+                        return Ok(message);
                     }
-                    if message.canceled() {
-                        return Err(StoreError::Unavailable(format!("the watch was cancelled: {}", message.cancel_reason())));
-                    }
-                    if message.created() {
-                        continue;
-                    }
-                    let events: Vec<KeyEvent> = message.events().iter().filter_map(key_event).collect();
-                    if events.is_empty() {
-                        let revision = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-                        return Ok(WatchMessage::Progress(Revision(revision)));
-                    }
-                    return Ok(WatchMessage::Events(events));
                 }
                 () = sleep_until(self.ask_at.min(lost_at)) => {
                     if Instant::now() >= lost_at {
                         return Err(StoreError::Unavailable(format!("the watch was silent for {LOST_AFTER:?}")));
                     }
                     self.ask_at = Instant::now() + ASK_EVERY;
-                    self.stream.request_progress().await.map_err(|e| classify(&e))?;
+                    self.stream.request_progress().await.map_err(|e| classify("the watch", &e))?;
                 }
             }
         }
+    }
+}
+
+impl WatchStream for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchMessage, StoreError> {
+        let heard = self.hear().await;
+        if heard.as_ref().is_err_and(|e| !matches!(e, StoreError::Compacted(_))) {
+            self.connections.failed(self.generation);
+        }
+        heard
     }
 }
 
