@@ -245,9 +245,7 @@ impl<S: Store> Reconciler<S> {
     /// A guard armed under another lease than ours holds a deadline that no renewal of ours moves.
     fn effective_guard(&self) -> Guard {
         match (self.guard, self.lease) {
-            (Guard::Armed { .. }, OwnLease::Held { id, .. })
-                if self.guard_lease != Some(id) =>
-            {
+            (Guard::Armed { .. }, OwnLease::Held { id, .. }) if self.guard_lease != Some(id) => {
                 Guard::Outdated
             }
             (guard, _) => guard,

@@ -130,7 +130,9 @@ mod tests {
     fn slashes_collapse_and_foreign_keys_are_not_ours() {
         let space = Keyspace::new("//service//ha/", "demo");
         assert_eq!(space.prefix(), "/service/ha/demo/");
-        for foreign in ["/service/ha/demo/0/leader", "/service/ha/demo2/leader", "/service/ha/demo/members/a/b"] {
+        for foreign in
+            ["/service/ha/demo/0/leader", "/service/ha/demo2/leader", "/service/ha/demo/members/a/b"]
+        {
             assert_eq!(space.parse(foreign.as_bytes()), None, "{foreign}");
         }
     }

@@ -6,9 +6,9 @@
 //! the store ([`store`]). It never looks at PostgreSQL and never opens a listener.
 
 pub mod clock;
+pub mod fold;
 #[cfg(feature = "follow")]
 pub mod follow;
-pub mod fold;
 pub mod ids;
 pub mod keyspace;
 pub mod records;

@@ -422,9 +422,10 @@ impl StatusRecord {
             let pairs = v.as_object()?.iter();
             Some(pairs.filter_map(|(k, v)| Some((k.clone(), Lsn(int_or_text(v)?)))).collect())
         });
-        let retain_slots = map.get("retain_slots").map(unwrap_json_text).and_then(|v| {
-            Some(v.as_array()?.iter().filter_map(|s| s.as_str().map(str::to_owned)).collect())
-        });
+        let retain_slots = map
+            .get("retain_slots")
+            .map(unwrap_json_text)
+            .and_then(|v| Some(v.as_array()?.iter().filter_map(|s| s.as_str().map(str::to_owned)).collect()));
         Ok(StatusRecord { optime, slots, retain_slots })
     }
 
@@ -622,7 +623,9 @@ mod tests {
 
     #[test]
     fn malformed_members_are_errors() {
-        for bad in [&b"{"[..], b"[]", b"{\"state\":\"running\"}", b"{\"state\":5,\"role\":\"primary\"}", b"\xff\xfe"] {
+        for bad in
+            [&b"{"[..], b"[]", b"{\"state\":\"running\"}", b"{\"state\":5,\"role\":\"primary\"}", b"\xff\xfe"]
+        {
             assert!(MemberRecord::parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }
@@ -647,7 +650,8 @@ mod tests {
     #[test]
     fn status_in_its_three_shapes() {
         assert_eq!(StatusRecord::parse(b"42").map(|s| s.optime), Ok(Lsn(42)));
-        let s = StatusRecord::parse(br#"{"optime":7,"slots":"{\"a\":1}","retain_slots":["b"]}"#).expect("reads");
+        let s =
+            StatusRecord::parse(br#"{"optime":7,"slots":"{\"a\":1}","retain_slots":["b"]}"#).expect("reads");
         assert_eq!(s.slots.expect("slots")["a"], Lsn(1));
         assert_eq!(s.retain_slots, Some(vec!["b".to_owned()]));
         assert!(StatusRecord::parse(b"[]").is_err());

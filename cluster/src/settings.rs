@@ -195,7 +195,10 @@ impl ClusterSettings {
         if settings.ttl < MIN_TTL {
             warnings.push(SettingWarning {
                 key: "ttl".to_owned(),
-                message: format!("{} is below etcd's own floor; 2s is used", units::show_duration(settings.ttl)),
+                message: format!(
+                    "{} is below etcd's own floor; 2s is used",
+                    units::show_duration(settings.ttl)
+                ),
             });
             settings.ttl = MIN_TTL;
         }

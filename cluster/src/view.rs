@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::ids::{Epoch, LeaseId, NodeName, Revision, Timeline};
-use crate::records::{
-    FailoverRecord, FailsafeRecord, HistoryRecord, MemberRecord, StatusRecord, SyncRecord,
-};
+use crate::records::{FailoverRecord, FailsafeRecord, HistoryRecord, MemberRecord, StatusRecord, SyncRecord};
 use crate::settings::ClusterSettings;
 
 /// The leader key: who leads, since which revision, under which lease.

@@ -1,1 +1,11 @@
-//! stub
+//! `cargo xtask demo | test`: what a developer or a first-time user types, and the playground it all runs on.
+//!
+//! Arrows: `demo` -> { `drill`, `playground` }; `drill` -> `playground`; all -> { `install`, `programs` }. Nothing
+//! here is linked into what users install; integration tests use [`playground`] and [`drill`] as a library.
+
+pub mod checks;
+pub mod demo;
+pub mod drill;
+pub mod install;
+pub mod playground;
+pub mod programs;

@@ -1,2 +1,97 @@
-//! stub
-fn main() {}
+//! The command line of `cargo xtask`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use xtask::demo::{self, Headless};
+use xtask::drill::Drill;
+use xtask::playground::{Options, janitor};
+use xtask::{checks, install, programs};
+
+/// Try pgvane on this machine, or check a change.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Start etcd, three PostgreSQL nodes with their agents and two proxies on loopback, and watch a failover.
+    ///
+    /// Installs PostgreSQL and etcd where they are missing. Ctrl-C or `q` ends everything and leaves nothing.
+    Demo(DemoArgs),
+    /// Everything a change must pass: fmt, clippy, docs, and all tests on real etcd and PostgreSQL.
+    Test(TestArgs),
+    /// Ends the processes of a playground whose owner was killed; started by the playground itself.
+    #[command(hide = true, name = janitor::SUBCOMMAND)]
+    Janitor {
+        dir: PathBuf,
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Run this drill without the picture, print its figures and end.
+    #[arg(long, value_name = "DRILL")]
+    run: Option<Drill>,
+    /// How often to run it, on one cluster.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "run")]
+    repeat: u32,
+    /// Print one JSON object per run on standard output, and nothing else there.
+    #[arg(long, requires = "run")]
+    json: bool,
+    /// The lease time: how long a dead machine may hold the leadership.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=600))]
+    ttl: u32,
+    /// Keep data and logs, and say where.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Only what needs no server: fmt, clippy, docs.
+    #[arg(long)]
+    lint: bool,
+    /// Arguments for `cargo test`, after `--`: a filter, `--nocapture`, ...
+    #[arg(last = true)]
+    cargo: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Janitor { dir, keep } => janitor::main(&dir, keep).map_err(|e| e.to_string()),
+        Task::Test(args) => checks::run(args.lint, &args.cargo),
+        Task::Demo(args) => play(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play(args: &DemoArgs) -> Result<(), String> {
+    let servers = install::servers().map_err(|e| e.to_string())?;
+    let programs = programs::build().map_err(|e| e.to_string())?;
+    let options = Options { ttl: args.ttl, keep: args.keep, ..Options::default() };
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| format!("no runtime: {e}"))?;
+    let done = runtime.block_on(async {
+        match args.run {
+            Some(drill) => {
+                let headless = Headless { drill, repeat: args.repeat, json: args.json };
+                demo::run_drill(&headless, &options, &programs, &servers).await
+            }
+            None => demo::show(&options, &programs, &servers).await,
+        }
+    });
+    runtime.shutdown_background();
+    done
+}

@@ -156,7 +156,7 @@ impl Instance {
         config
     }
 
-    fn local_host(&self) -> &str {
+    pub(super) fn local_host(&self) -> &str {
         let first = self.listen_addresses.split(',').map(str::trim).find(|a| !a.is_empty());
         match first {
             None | Some("*" | "0.0.0.0") => "127.0.0.1",

@@ -4,6 +4,7 @@ pub mod bootstrap;
 pub mod clone;
 pub mod control;
 pub mod controldata;
+pub mod identify;
 pub mod instance;
 mod pidfd;
 pub mod probe;

@@ -6,7 +6,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
 use tokio_postgres::{Client, NoTls, Row};
 
-use super::Instance;
+use super::{Instance, identify};
 
 /// Bound on one answer (trap 12: slow SQL is not a dead primary; the last answer counts on).
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -22,6 +22,8 @@ pub struct SqlView {
     pub timeline: Timeline,
     /// The timeline of its last checkpoint.
     pub checkpoint_timeline: Option<Timeline>,
+    /// Standby: the timeline its WAL receiver is connected on.
+    pub receives: Option<Timeline>,
     /// Primary: flushed WAL.
     pub flushed: Option<Lsn>,
     /// Standby: received WAL.
@@ -95,6 +97,16 @@ pub enum ProbeError {
 #[derive(Default)]
 pub struct Probe {
     client: Option<Client>,
+    replays: Option<Replays>,
+}
+
+/// The timeline that a standby replays, as far as it was told. A standby changes it only through a receiver,
+/// which shows, or while it replays WAL that lies there already.
+struct Replays {
+    started_at: String,
+    timeline: Timeline,
+    /// For what was not told by a receiver: how far it had replayed.
+    at: Option<Lsn>,
 }
 
 /// `to_jsonb` keeps the row narrow; columns of views that a version lacks are simply absent there.
@@ -103,6 +115,7 @@ SELECT r.in_recovery,
        CASE WHEN r.in_recovery THEN 0
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS wal_timeline,
        c.timeline_id AS checkpoint_timeline,
+       (SELECT min_recovery_end_timeline FROM pg_control_recovery()) AS recovery_timeline,
        CASE WHEN r.in_recovery THEN NULL ELSE pg_current_wal_flush_lsn()::text END AS flushed,
        CASE WHEN r.in_recovery THEN pg_last_wal_receive_lsn()::text END AS received,
        CASE WHEN r.in_recovery THEN pg_last_wal_replay_lsn()::text END AS replayed,
@@ -126,7 +139,7 @@ LEFT JOIN (SELECT status, received_tli, written_lsn FROM pg_stat_wal_receiver LI
 impl Probe {
     /// One that has its connection already.
     pub fn with(client: Client) -> Probe {
-        Probe { client: Some(client) }
+        Probe { client: Some(client), replays: None }
     }
 
     /// Asks the server; connects first where needed.
@@ -147,7 +160,36 @@ impl Probe {
         let asked_at = Tick::now();
         let row = client.query_one(QUERY, &[]).await.map_err(|e| error(&e))?;
         self.client = Some(client);
-        view(&row, asked_at).map_err(|e| ProbeError::Other(e.to_string()))
+        let mut view = view(&row, asked_at).map_err(|e| ProbeError::Other(e.to_string()))?;
+        if view.in_recovery {
+            self.settle_timeline(instance, &mut view).await;
+        }
+        Ok(view)
+    }
+
+    /// Finds out what a standby replays: what its receiver says or said, else what the server itself says.
+    async fn settle_timeline(&mut self, instance: &Instance, view: &mut SqlView) {
+        let told = match (view.receives, &self.replays) {
+            (Some(timeline), _) => Some((timeline, None)),
+            (None, Some(known)) if known.started_at == view.started_at => {
+                (known.at.is_none() || known.at == view.replayed).then_some((known.timeline, known.at))
+            }
+            (None, _) => None,
+        };
+        let told = match told {
+            Some(told) => Some(told),
+            None => match identify::timeline(instance).await {
+                Ok(timeline) => Some((timeline, view.replayed)),
+                Err(error) => {
+                    tracing::debug!(%error, "the server does not tell its timeline");
+                    None
+                }
+            },
+        };
+        if let Some((timeline, at)) = told {
+            view.timeline = view.timeline.max(timeline);
+            self.replays = Some(Replays { started_at: view.started_at.clone(), timeline, at });
+        }
     }
 }
 
@@ -186,9 +228,9 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
     let in_recovery: bool = row.try_get("in_recovery")?;
     let number = |n: i32| Timeline(u32::try_from(n).unwrap_or(0));
     let checkpoint_timeline = number(row.try_get("checkpoint_timeline")?);
-    let receiver_timeline = row.try_get::<_, Option<i32>>("receiver_timeline")?.map(number);
+    let receives = row.try_get::<_, Option<i32>>("receiver_timeline")?.map(number);
     let timeline = if in_recovery {
-        receiver_timeline.unwrap_or(checkpoint_timeline).max(checkpoint_timeline)
+        checkpoint_timeline.max(number(row.try_get("recovery_timeline")?))
     } else {
         number(row.try_get("wal_timeline")?)
     };
@@ -198,6 +240,7 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
         in_recovery,
         timeline,
         checkpoint_timeline: Some(checkpoint_timeline),
+        receives,
         flushed: lsn("flushed")?,
         received: lsn("received")?.max(written),
         replayed: lsn("replayed")?,

@@ -193,7 +193,11 @@ pub trait Store: Send + Sync + 'static {
     fn snapshot(&self, prefix: &str) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
 
     /// Changes under `prefix` from `from` on (inclusive), with progress messages while nothing changes.
-    fn watch(&self, prefix: &str, from: Revision) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
+    fn watch(
+        &self,
+        prefix: &str,
+        from: Revision,
+    ) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
 
     /// Runs a transaction once.
     fn txn(&self, txn: Txn) -> impl Future<Output = Result<TxnOutcome, StoreError>> + Send;
@@ -205,7 +209,10 @@ pub trait Store: Send + Sync + 'static {
     fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<KeepAlive, StoreError>> + Send;
 
     /// Time the lease still has, as the store sees it; `None` when it is gone.
-    fn time_to_live(&self, lease: LeaseId) -> impl Future<Output = Result<Option<Duration>, StoreError>> + Send;
+    fn time_to_live(
+        &self,
+        lease: LeaseId,
+    ) -> impl Future<Output = Result<Option<Duration>, StoreError>> + Send;
 
     /// Ends a lease and deletes its keys. A lease that is gone already is no error.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;

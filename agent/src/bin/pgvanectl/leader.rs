@@ -113,7 +113,8 @@ async fn carry_out(
         return fail(format!("{member} tells no address of its REST API; is its agent alive?"));
     };
     let before = Tick::now();
-    let asked = request(Method::POST, &at(url, path), Some(body), target.login.as_ref());
+    let url = at(url, path);
+    let asked = request(Method::POST, &url, Some(body), target.login.as_ref());
     let answer = match tokio::time::timeout(ANSWER_WITHIN, asked).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(why)) => {

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
 use pgvane_agent::api::cluster_body;
 use pgvane_cluster::follow::{self, Contact, FollowOptions};
 use pgvane_cluster::store::etcd::EtcdStore;
@@ -194,7 +194,10 @@ fn pretty(view: &ClusterView, scope: &str, body: &Value, columns: &[&str], rows:
     let tall = rows.iter().flatten().any(|cell| cell.contains('\n'));
     let mut table = Table::new();
     // prettytable's look: rules of dashes; between rows only when some are taller than one line.
-    table.load_preset(if tall { "||--+-++|-+++++++++" } else { "||--+-++|    ++++++" });
+    let (rule, cells) = (LineStyle::new('+', '-', '+', '+'), ContentLineStyle::new('|', '|', '|'));
+    let style = TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule);
+    let style = style.header_lines(cells).content_lines(cells);
+    table.load_style(if tall { style.row_separator(rule) } else { style });
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns.iter().map(|c| if c.ends_with(" Lag") { "Lag" } else { c }));
     for row in rows {

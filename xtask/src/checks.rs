@@ -1,0 +1,41 @@
+//! `cargo xtask test`: everything a change must pass, in the order in which it fails fastest.
+
+use std::time::Instant;
+
+use crate::programs::{cargo, root};
+use crate::{install, programs};
+
+/// Runs the checks; `lint` stops before the tests, `rest` goes to `cargo test`.
+pub fn run(lint: bool, rest: &[String]) -> Result<(), String> {
+    step("format", &["fmt", "--all", "--check"], &[])?;
+    step("clippy", &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    step(
+        "docs",
+        &["doc", "--locked", "--workspace", "--no-deps", "--quiet"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )?;
+    if lint {
+        return Ok(());
+    }
+    // Once, before tests that run side by side look for them.
+    install::servers().map_err(|e| e.to_string())?;
+    install::python().map_err(|e| e.to_string())?;
+    programs::build().map_err(|e| e.to_string())?;
+    let mut args = vec!["test", "--locked", "--workspace"];
+    args.extend(rest.iter().map(String::as_str));
+    step("tests", &args, &[])
+}
+
+fn step(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    eprintln!("==> {name}: cargo {}", args.join(" "));
+    let started = Instant::now();
+    let mut cargo = cargo();
+    // What the tests say is the result of this command.
+    cargo.args(args).envs(environment.iter().copied()).stdout(std::process::Stdio::inherit());
+    let status = cargo.status().map_err(|e| format!("cargo: {e}"))?;
+    if !status.success() {
+        return Err(format!("{name} failed (in {})", root().display()));
+    }
+    eprintln!("==> {name}: ok, {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}

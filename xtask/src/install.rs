@@ -1,0 +1,216 @@
+//! Finds PostgreSQL and etcd on this machine, and installs what is missing with its package manager.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::geteuid;
+
+/// The servers' programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Servers {
+    /// `etcd` itself.
+    pub etcd: PathBuf,
+    /// The directory with `postgres`, `initdb` and the rest.
+    pub postgres: PathBuf,
+}
+
+/// Why the servers cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// We may not, or do not know how to.
+    #[error("{missing} missing and cannot be installed from here ({why}). Install {packages} and try again.")]
+    NotAllowed {
+        /// What is missing, with its verb.
+        missing: String,
+        /// Why not.
+        why: &'static str,
+        /// What to install.
+        packages: String,
+    },
+    /// The package manager failed.
+    #[error("installing {packages} failed: {why}")]
+    Failed {
+        /// What was to be installed.
+        packages: String,
+        /// What happened.
+        why: String,
+    },
+    /// It reported success and the programs are still not there.
+    #[error("{0} cannot be found although the packages are installed")]
+    StillMissing(String),
+}
+
+/// Something to install, and how it is called in Debian and Ubuntu.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Postgres,
+    Etcd,
+    Python,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Postgres => "PostgreSQL",
+            Part::Etcd => "etcd",
+            Part::Python => "Python with venv",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Part::Postgres => "postgresql",
+            Part::Etcd => "etcd-server",
+            Part::Python => "python3-venv",
+        }
+    }
+}
+
+/// The servers; what is missing is installed first. Says on standard error what it does.
+pub fn servers() -> Result<Servers, InstallError> {
+    let missing = [(Part::Postgres, postgres().is_none()), (Part::Etcd, etcd().is_none())];
+    install(&missing.into_iter().filter_map(|(part, gone)| gone.then_some(part)).collect::<Vec<_>>())?;
+    found()
+}
+
+/// The servers, if they are there already.
+pub fn found() -> Result<Servers, InstallError> {
+    let missing = |part: Part| InstallError::StillMissing(part.name().to_owned());
+    Ok(Servers {
+        etcd: etcd().ok_or_else(|| missing(Part::Etcd))?,
+        postgres: postgres().ok_or_else(|| missing(Part::Postgres))?,
+    })
+}
+
+/// A Python that can make virtual environments: the tests run `patronictl` in one.
+pub fn python() -> Result<PathBuf, InstallError> {
+    let works = |python: &Path| {
+        let mut probe = Command::new(python);
+        probe.args(["-c", "import venv, ensurepip"]).stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    let find = || {
+        let candidates = on_path("python3").into_iter().chain([PathBuf::from("/usr/bin/python3")]);
+        candidates.into_iter().find(|python| works(python))
+    };
+    if let Some(python) = find() {
+        return Ok(python);
+    }
+    install(&[Part::Python])?;
+    find().ok_or_else(|| InstallError::StillMissing(Part::Python.name().to_owned()))
+}
+
+fn etcd() -> Option<PathBuf> {
+    on_path("etcd").or_else(|| Some(PathBuf::from("/usr/local/bin/etcd")).filter(|p| p.is_file()))
+}
+
+/// The newest PostgreSQL of the distribution's layout, else the one in PATH.
+fn postgres() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))))
+        .filter(|(_, bin)| is_complete(bin))
+        .max();
+    newest.map(|(_, bin)| bin).or_else(|| {
+        let program = on_path("postgres")?.canonicalize().ok()?;
+        program.parent().map(Path::to_owned).filter(|bin| is_complete(bin))
+    })
+}
+
+fn is_complete(bin: &Path) -> bool {
+    ["postgres", "initdb", "pg_basebackup", "pg_controldata", "pg_rewind"]
+        .iter()
+        .all(|p| bin.join(p).is_file())
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+/// Services of packages that were just installed must not start: the playground runs its own, and a cluster
+/// that nobody asked for would take port 5432. Both settings are put back afterwards.
+const INSTALL: &str = r#"
+set -eu
+policy=/usr/sbin/policy-rc.d
+create=/etc/postgresql-common/createcluster.conf
+mine=
+cleanup() { [ -z "$mine" ] || rm -f "$policy"; [ ! -e "$create.pgvane" ] || mv "$create.pgvane" "$create"; }
+trap cleanup EXIT
+if [ ! -e "$policy" ]; then mine=1; printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod 755 "$policy"; fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+case " $* " in *" postgresql "*)
+    apt-get install -y -qq --no-install-recommends postgresql-common
+    if [ -e "$create" ]; then
+        cp -p "$create" "$create.pgvane"
+        sed -i '/^ *create_main_cluster/d' "$create"
+        echo 'create_main_cluster = false' >>"$create"
+    fi;;
+esac
+apt-get install -y -qq --no-install-recommends "$@"
+"#;
+
+fn install(parts: &[Part]) -> Result<(), InstallError> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = parts.iter().map(|p| p.name()).collect();
+    let packages: Vec<_> = parts.iter().map(|p| p.package()).collect();
+    let refused = |why| InstallError::NotAllowed {
+        missing: format!("{} {}", names.join(" and "), if names.len() == 1 { "is" } else { "are" }),
+        why,
+        packages: packages.join(" and "),
+    };
+    if on_path("apt-get").is_none() {
+        return Err(refused("no apt-get: only Debian's and Ubuntu's package manager is known"));
+    }
+    let mut command = if geteuid().is_root() {
+        Command::new("sh")
+    } else if may_sudo() {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "sh"]);
+        sudo
+    } else {
+        return Err(refused("this user is not root and may not sudo without a password"));
+    };
+    eprintln!("{} not found: installing {} with apt-get", names.join(" and "), packages.join(" and "));
+    command.args(["-c", INSTALL, "install"]).args(&packages);
+    // The package manager's chatter goes where ours goes: standard output may be somebody's JSON.
+    command.stdin(Stdio::null()).stdout(std::io::stderr());
+    let failed = |why| InstallError::Failed { packages: packages.join(" and "), why };
+    let status = command.status().map_err(|e| failed(e.to_string()))?;
+    if status.success() { Ok(()) } else { Err(failed(format!("apt-get ended with {status}"))) }
+}
+
+fn may_sudo() -> bool {
+    let mut probe = Command::new("sudo");
+    probe.args(["-n", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_names_everything_at_once() {
+        let error = InstallError::NotAllowed {
+            missing: "PostgreSQL and etcd are".to_owned(),
+            why: "this user is not root",
+            packages: "postgresql and etcd-server".to_owned(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "PostgreSQL and etcd are missing and cannot be installed from here (this user is not root). \
+             Install postgresql and etcd-server and try again."
+        );
+    }
+
+    #[test]
+    fn half_an_installation_is_none() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("postgres"), "").expect("writes");
+        assert!(!is_complete(dir.path()));
+    }
+}

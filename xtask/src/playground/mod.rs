@@ -1,0 +1,318 @@
+//! A whole cluster on loopback: one etcd, some PostgreSQL nodes with their agents, some proxies.
+//!
+//! Everything lives below one directory and is started as one user. Dropping a [`Playground`] ends every process
+//! of the directory and removes it; when this program is killed outright, a janitor process does the same.
+
+pub mod account;
+pub mod etcd;
+pub mod home;
+pub mod http;
+pub mod janitor;
+pub mod node;
+pub mod orphans;
+pub mod picture;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod sweep;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, set_child_subreaper};
+
+use self::account::Account;
+use self::etcd::Etcd;
+use self::home::Home;
+use self::node::{Node, NodeOptions};
+use self::picture::{Picture, Sites};
+use self::ports::Ports;
+use self::proxy::{Proxy, ProxyOptions};
+use crate::install::Servers;
+use crate::programs::Programs;
+
+/// How long a cluster may take from nothing to healthy, and back to health after a fault.
+pub const HEALTHY_WITHIN: Duration = Duration::from_mins(2);
+
+/// The cluster's name in the store.
+pub const SCOPE: &str = "demo";
+
+/// The role and schema of clients; it needs no password from loopback and owns nothing but its schema.
+pub const CLIENT_ROLE: &str = "demo";
+
+/// How large a playground is, and how its members are told to behave.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// PostgreSQL nodes, named `pg1`, `pg2`, ...
+    pub nodes: usize,
+    /// Proxies; the first one takes ports 5432 and 5433 where they are free.
+    pub proxies: usize,
+    /// The lease time, in seconds.
+    pub ttl: u32,
+    /// Whether the directory stays when the playground ends.
+    pub keep: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { nodes: 3, proxies: 2, ttl: 10, keep: false }
+    }
+}
+
+/// Why there is no playground, or why it is not healthy.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaygroundError {
+    /// The operating system refused something.
+    #[error("{0}: {1}")]
+    Io(String, io::Error),
+    /// A process ended that should run.
+    #[error("{name} ended ({status}); its log says:\n{log}")]
+    Ended {
+        /// Which one.
+        name: String,
+        /// Its exit status.
+        status: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// The cluster did not become what was waited for.
+    #[error("waited {} s in vain: {why}", waited.as_secs())]
+    Late {
+        /// How long.
+        waited: Duration,
+        /// What was missing last.
+        why: String,
+    },
+    /// The server refused a statement.
+    #[error("{0}: {1}")]
+    Sql(&'static str, #[source] tokio_postgres::Error),
+    /// An agent refused a request.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl PlaygroundError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> PlaygroundError {
+        let what = what.into();
+        move |error| PlaygroundError::Io(what, error)
+    }
+}
+
+/// A running cluster. The fields are public so that faults can be injected into each part.
+#[derive(Debug)]
+pub struct Playground {
+    /// The store.
+    pub etcd: Etcd,
+    /// The nodes, `pg1` first.
+    pub nodes: Vec<Node>,
+    /// The proxies.
+    pub proxies: Vec<Proxy>,
+    /// The lease time, in seconds.
+    pub ttl: u32,
+    reaper: tokio::task::JoinHandle<()>,
+    home: Home,
+}
+
+impl Drop for Playground {
+    fn drop(&mut self) {
+        self.reaper.abort();
+    }
+}
+
+impl Playground {
+    /// Starts everything and waits until the cluster is healthy. `say` is told each step once it is done.
+    ///
+    /// Must be called within a tokio runtime. A failure half way leaves nothing behind.
+    pub async fn start(
+        options: &Options,
+        programs: &Programs,
+        servers: &Servers,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<Playground, PlaygroundError> {
+        // Whoever loses its parent (guards, postmasters) becomes our child: found at the end, and reaped.
+        set_child_subreaper(rustix::process::Pid::from_raw(1))
+            .map_err(|e| PlaygroundError::Io("cannot adopt orphans".to_owned(), e.into()))?;
+        let account = Account::for_servers();
+        let home = Home::create(account, programs, options.keep)?;
+        say(&format!("{} holds data and logs", home.dir().display()));
+        let reaper = orphans::reap();
+        let mut ports = Ports::new();
+
+        let etcd = Etcd::start(&home, &servers.etcd, &mut ports).await?;
+        say(&format!("etcd answers on {}", etcd.client()));
+        let mut playground =
+            Playground { etcd, nodes: Vec::new(), proxies: Vec::new(), ttl: options.ttl, reaper, home };
+        playground.start_proxies(options, &mut ports)?;
+        playground.start_nodes(options, servers, &mut ports, say).await?;
+        playground.until_healthy(HEALTHY_WITHIN).await?;
+        say("replicas stream, proxies route");
+        playground.create_client_role().await?;
+        Ok(playground)
+    }
+
+    fn start_proxies(&mut self, options: &Options, ports: &mut Ports) -> Result<(), PlaygroundError> {
+        for number in 1..=options.proxies {
+            let wanted = if number == 1 { [5432, 5433] } else { [0, 0] };
+            let options = ProxyOptions {
+                name: format!("proxy{number}"),
+                etcd: self.etcd.client(),
+                primary: ports.prefer(wanted[0])?,
+                replica: ports.prefer(wanted[1])?,
+                admin: ports.free()?,
+            };
+            self.proxies.push(Proxy::start(&self.home, options)?);
+        }
+        Ok(())
+    }
+
+    async fn start_nodes(
+        &mut self,
+        options: &Options,
+        servers: &Servers,
+        ports: &mut Ports,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<(), PlaygroundError> {
+        let (superuser_password, replication_password) = (home::secret()?, home::secret()?);
+        for number in 1..=options.nodes {
+            let node = NodeOptions {
+                name: format!("pg{number}"),
+                etcd: self.etcd.client(),
+                bin_dir: servers.postgres.clone(),
+                rest: ports.free()?,
+                postgres: ports.free()?,
+                superuser_password: superuser_password.clone(),
+                replication_password: replication_password.clone(),
+                ttl: options.ttl,
+            };
+            let mut node = Node::prepare(&self.home, node)?;
+            node.start_agent(&self.home)?;
+            self.nodes.push(node);
+            if number == 1 {
+                self.until(HEALTHY_WITHIN, |picture| picture.leader().map(drop)).await?;
+                say("pg1 is initialised and leads");
+            }
+        }
+        Ok(())
+    }
+
+    /// The role that clients use, with a schema of its own.
+    async fn create_client_role(&self) -> Result<(), PlaygroundError> {
+        let picture = self.look().await;
+        let leader = picture.leader().map_err(|why| PlaygroundError::Late { waited: Duration::ZERO, why })?;
+        let node = self.node(&leader);
+        let (client, connection) = node
+            .superuser()
+            .connect(tokio_postgres::NoTls)
+            .await
+            .map_err(|e| PlaygroundError::Sql("cannot connect as superuser", e))?;
+        let driver = tokio::spawn(connection);
+        let created = client
+            .batch_execute(&format!(
+                "CREATE ROLE {CLIENT_ROLE} LOGIN; CREATE SCHEMA {CLIENT_ROLE} AUTHORIZATION {CLIENT_ROLE};"
+            ))
+            .await;
+        driver.abort();
+        created.map_err(|e| PlaygroundError::Sql("cannot create the role of clients", e))
+    }
+
+    /// Where everything can be asked; stays valid while parts are stopped and started again.
+    pub fn sites(&self) -> Sites {
+        Sites {
+            nodes: self.nodes.iter().map(Node::site).collect(),
+            proxies: self.proxies.iter().map(Proxy::site).collect(),
+        }
+    }
+
+    /// What agents and proxies say now.
+    pub async fn look(&self) -> Picture {
+        self.sites().look().await
+    }
+
+    /// The directory of data and logs.
+    pub fn dir(&self) -> PathBuf {
+        self.home.dir().to_owned()
+    }
+
+    /// The node of that name.
+    ///
+    /// # Panics
+    /// If there is none: names come from the cluster itself.
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|n| n.name == name).expect("a member of this playground")
+    }
+
+    /// See [`Playground::node`].
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes.iter_mut().find(|n| n.name == name).expect("a member of this playground")
+    }
+
+    /// Starts the agent of `name` again.
+    pub fn restart_agent(&mut self, name: &str) -> Result<(), PlaygroundError> {
+        let node = self.nodes.iter_mut().find(|n| n.name == name).expect("a member of this playground");
+        node.start_agent(&self.home)
+    }
+
+    /// Starts etcd again on the same data.
+    pub fn restart_etcd(&mut self) -> Result<(), PlaygroundError> {
+        self.etcd.restart(&self.home)
+    }
+
+    /// Starts what is dead and continues what is frozen; returns what was done.
+    pub fn revive(&mut self) -> Result<Vec<String>, PlaygroundError> {
+        let mut done = Vec::new();
+        if !self.etcd.is_running() {
+            self.etcd.restart(&self.home)?;
+            done.push("etcd started".to_owned());
+        }
+        for node in &mut self.nodes {
+            if node.agent_runs() {
+                if node.is_frozen() {
+                    node.signal_agent(Signal::CONT);
+                    done.push(format!("{} continued", node.name));
+                }
+            } else {
+                node.start_agent(&self.home)?;
+                done.push(format!("agent of {} started", node.name));
+            }
+        }
+        Ok(done)
+    }
+
+    /// Asks until `missing` names nothing any more.
+    pub async fn until<T>(
+        &mut self,
+        limit: Duration,
+        ready: impl Fn(&Picture) -> Result<T, String>,
+    ) -> Result<T, PlaygroundError> {
+        let started = Instant::now();
+        loop {
+            let why = match ready(&self.look().await) {
+                Ok(found) => return Ok(found),
+                Err(why) => why,
+            };
+            self.check_processes()?;
+            if started.elapsed() > limit {
+                return Err(PlaygroundError::Late { waited: limit, why });
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    /// Waits until one member leads, the others stream from it and all proxies route to them.
+    pub async fn until_healthy(&mut self, limit: Duration) -> Result<(), PlaygroundError> {
+        self.until(limit, Picture::health).await
+    }
+
+    /// Fails when a process ended that nobody stopped.
+    fn check_processes(&mut self) -> Result<(), PlaygroundError> {
+        self.etcd.check()?;
+        self.proxies.iter_mut().try_for_each(Proxy::check)?;
+        self.nodes.iter_mut().try_for_each(Node::check)
+    }
+
+    /// The ends of all logs, for a failure's report.
+    pub fn log_tails(&self, lines: usize) -> String {
+        self.home.log_tails(lines)
+    }
+}

@@ -1,0 +1,193 @@
+//! One PostgreSQL node: its agent, and through the agent its server and guard.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::home::Home;
+use super::picture::NodeSite;
+use super::process::Running;
+use super::sweep::postmaster_pid;
+use super::{CLIENT_ROLE, PlaygroundError, SCOPE};
+
+/// What a node is made of.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Its name in the cluster.
+    pub name: String,
+    /// Where etcd's clients connect.
+    pub etcd: SocketAddr,
+    /// PostgreSQL's programs.
+    pub bin_dir: PathBuf,
+    /// The agent's REST API.
+    pub rest: SocketAddr,
+    /// PostgreSQL itself.
+    pub postgres: SocketAddr,
+    /// The same on all nodes.
+    pub superuser_password: String,
+    /// The same on all nodes.
+    pub replication_password: String,
+    /// The lease time in seconds; counts on the node that bootstraps.
+    pub ttl: u32,
+}
+
+/// A node whose agent can be stopped, killed, frozen and started again.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name in the cluster.
+    pub name: String,
+    options: NodeOptions,
+    dir: PathBuf,
+    agent: Option<Running>,
+}
+
+impl Node {
+    pub(super) fn prepare(home: &Home, options: NodeOptions) -> Result<Node, PlaygroundError> {
+        let dir = home.create_dir(&options.name)?;
+        home.write(&dir.join("agent.toml"), &settings(&options))?;
+        Ok(Node { name: options.name.clone(), options, dir, agent: None })
+    }
+
+    /// Starts the agent; what it finds of its predecessor it adopts.
+    pub(super) fn start_agent(&mut self, home: &Home) -> Result<(), PlaygroundError> {
+        let program = home.program(Path::new("pgvane-agent"));
+        self.agent = Some(Running::start(home, &self.name, &program, [self.config().into_os_string()])?);
+        Ok(())
+    }
+
+    /// The agent's settings file, for `pgvanectl -c`.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("agent.toml")
+    }
+
+    /// Where the agent's REST API listens.
+    pub fn rest(&self) -> SocketAddr {
+        self.options.rest
+    }
+
+    /// Where PostgreSQL listens.
+    pub fn postgres(&self) -> SocketAddr {
+        self.options.postgres
+    }
+
+    pub(super) fn site(&self) -> NodeSite {
+        NodeSite { name: self.name.clone(), rest: self.options.rest }
+    }
+
+    /// How to connect to PostgreSQL as superuser.
+    pub fn superuser(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host(self.options.postgres.ip().to_string()).port(self.options.postgres.port());
+        config.user("postgres").password(&self.options.superuser_password).dbname("postgres");
+        config.connect_timeout(Duration::from_secs(5)).application_name("playground");
+        config
+    }
+
+    /// Whether the agent's process exists.
+    pub fn agent_runs(&mut self) -> bool {
+        self.agent.as_mut().is_some_and(Running::is_running)
+    }
+
+    /// Whether the agent is stopped by SIGSTOP.
+    pub fn is_frozen(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid().as_raw_nonzero()));
+            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        })
+    }
+
+    /// Sends a signal to the agent alone; its guard and PostgreSQL get none.
+    pub fn signal_agent(&mut self, signal: Signal) {
+        if let Some(agent) = &mut self.agent {
+            agent.signal(signal);
+        }
+    }
+
+    /// Kills the agent, and waits until it is gone.
+    pub async fn kill_agent(&mut self, limit: Duration) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.signal(Signal::KILL);
+            agent.ended_within(limit).await;
+        }
+    }
+
+    /// Stops the agent as a service manager would, and waits for its end. `false`: it still runs.
+    pub async fn stop_agent(&mut self, limit: Duration) -> bool {
+        let Some(mut agent) = self.agent.take() else { return true };
+        agent.signal(Signal::TERM);
+        let ended = agent.ended_within(limit).await;
+        if !ended {
+            self.agent = Some(agent);
+        }
+        ended
+    }
+
+    /// The running postmaster.
+    pub fn postmaster(&self) -> Option<Pid> {
+        let pid = postmaster_pid(&self.dir.join("data"))?;
+        fs::metadata(format!("/proc/{}", pid.as_raw_nonzero())).ok().map(|_| pid)
+    }
+
+    /// SIGKILLs the postmaster; `None`: there is none.
+    pub fn kill_postmaster(&self) -> Option<Pid> {
+        let pid = self.postmaster()?;
+        kill_process(pid, Signal::KILL).ok().map(|()| pid)
+    }
+
+    /// Fails if the agent ended without being stopped from here.
+    pub(super) fn check(&mut self) -> Result<(), PlaygroundError> {
+        self.agent.as_mut().map_or(Ok(()), Running::check)
+    }
+}
+
+fn settings(options: &NodeOptions) -> String {
+    let NodeOptions { name, etcd, rest, postgres, superuser_password, replication_password, ttl, .. } =
+        options;
+    let bin_dir = options.bin_dir.display();
+    // What Patroni's rules make of such a ttl; the agent derives its own deadlines from ttl alone.
+    let wait = (ttl / 3).max(1);
+    format!(
+        r#"name = "{name}"
+scope = "{SCOPE}"
+
+[etcd]
+endpoints = ["http://{etcd}"]
+
+[restapi]
+listen = "{rest}"
+connect_address = "{rest}"
+
+[postgresql]
+data_dir = "data"
+bin_dir = "{bin_dir}"
+listen = "{postgres}"
+connect_address = "{postgres}"
+superuser = {{ username = "postgres", password = "{superuser_password}" }}
+replication = {{ username = "replicator", password = "{replication_password}" }}
+pg_hba = [
+  "host all {CLIENT_ROLE} 127.0.0.1/32 trust",
+  "host all all 127.0.0.1/32 scram-sha-256",
+  "host replication all 127.0.0.1/32 scram-sha-256",
+]
+
+[postgresql.parameters]
+shared_buffers = "16MB"
+max_wal_size = "256MB"
+# In the data directory, so that a killed server leaves nothing in /dev/shm.
+dynamic_shared_memory_type = "mmap"
+# No Unix socket outside of this directory.
+unix_socket_directories = ""
+
+[bootstrap]
+initdb = ["encoding=UTF8", "data-checksums"]
+
+[bootstrap.dcs]
+ttl = {ttl}
+loop_wait = {wait}
+retry_timeout = {wait}
+"#
+    )
+}

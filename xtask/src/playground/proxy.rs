@@ -1,0 +1,64 @@
+//! One `pgvane` between clients and nodes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::home::Home;
+use super::picture::ProxySite;
+use super::process::Running;
+use super::{PlaygroundError, SCOPE};
+
+/// What a proxy is started with.
+#[derive(Clone, Debug)]
+pub struct ProxyOptions {
+    /// Its name in logs and pictures.
+    pub name: String,
+    /// Where etcd's clients connect.
+    pub etcd: SocketAddr,
+    /// Port for writes.
+    pub primary: SocketAddr,
+    /// Port for reads.
+    pub replica: SocketAddr,
+    /// Port of `/topology` and `/metrics`.
+    pub admin: SocketAddr,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    options: ProxyOptions,
+    process: Running,
+}
+
+impl Proxy {
+    pub(super) fn start(home: &Home, options: ProxyOptions) -> Result<Proxy, PlaygroundError> {
+        let file = home.dir().join(format!("{}.toml", options.name));
+        home.write(&file, &settings(&options))?;
+        let program = home.program(Path::new("pgvane"));
+        let process = Running::start(home, &options.name, &program, [file.into_os_string()])?;
+        Ok(Proxy { options, process })
+    }
+
+    /// What it was started with.
+    pub fn options(&self) -> &ProxyOptions {
+        &self.options
+    }
+
+    pub(super) fn site(&self) -> ProxySite {
+        ProxySite { name: self.options.name.clone(), admin: self.options.admin }
+    }
+
+    pub(super) fn check(&mut self) -> Result<(), PlaygroundError> {
+        self.process.check()
+    }
+}
+
+fn settings(options: &ProxyOptions) -> String {
+    let ProxyOptions { etcd, primary, replica, admin, .. } = options;
+    format!(
+        "[admin]\nlisten = [\"{admin}\"]\n\n\
+         [cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
+         [[listener]]\nrole = \"primary\"\nlisten = [\"{primary}\"]\n\n\
+         [[listener]]\nrole = \"replica\"\nlisten = [\"{replica}\"]\n"
+    )
+}

@@ -1,0 +1,71 @@
+//! The programs of this workspace: built by cargo, found beside whoever asks.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the programs lie.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// This package's own program, for the janitor.
+    pub xtask: PathBuf,
+    /// The agent.
+    pub agent: PathBuf,
+    /// The proxy.
+    pub proxy: PathBuf,
+    /// The operator's tool.
+    pub ctl: PathBuf,
+}
+
+/// The programs cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildError(String);
+
+/// Builds everything and answers where it lies. Cargo shows its progress on standard error.
+pub fn build() -> Result<Programs, BuildError> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--locked", "--package", "pgvane", "--package", "pgvane-agent", "--bins"]);
+    let status = cargo.status().map_err(|e| BuildError(format!("cargo: {e}")))?;
+    if !status.success() {
+        return Err(BuildError("the programs do not build; see above".to_owned()));
+    }
+    beside_us()
+}
+
+/// The programs that were built before a test was started; `cargo xtask test` sees to it.
+pub fn built() -> Result<Programs, BuildError> {
+    beside_us()
+}
+
+/// Cargo, as it was called.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root()).stdin(Stdio::null()).stdout(std::io::stderr());
+    cargo
+}
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    // This package lies one level below it.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
+}
+
+/// `target/PROFILE`, where we lie ourselves; tests lie one level deeper.
+fn beside_us() -> Result<Programs, BuildError> {
+    let us = env::current_exe().map_err(|e| BuildError(format!("this program's path: {e}")))?;
+    let dir = us.ancestors().skip(1).find(|dir| dir.join("pgvane-agent").is_file());
+    let dir = dir.ok_or_else(|| {
+        BuildError(format!("no pgvane-agent beside {}: run `cargo build --workspace` first", us.display()))
+    })?;
+    let program = |name: &str| {
+        let path = dir.join(name);
+        if path.is_file() { Ok(path) } else { Err(BuildError(format!("{} is missing", path.display()))) }
+    };
+    Ok(Programs {
+        xtask: program("xtask")?,
+        agent: program("pgvane-agent")?,
+        proxy: program("pgvane")?,
+        ctl: program("pgvanectl")?,
+    })
+}
