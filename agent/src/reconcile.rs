@@ -545,7 +545,7 @@ impl<S: Store> Reconciler<S> {
         match command {
             Command::Failsafe { ask, reply } => self.vouch_for(&ask, reply),
             Command::Reload => {
-                info!("a reload was asked for; settings of the file need a restart of the agent")
+                info!("a reload was asked for; settings of the file need a restart of the agent");
             }
             Command::Wake => {}
             Command::Refresh => self.sinks.hurry.notify_one(),

@@ -101,7 +101,7 @@ async fn a_killed_agent_leaves_postgres_to_the_next_agent() {
 /// A member key under a lease that somebody renews no more; returns the lease and a watch on the key.
 async fn leased_key(etcd: &Etcd) -> (Lease, impl WatchStream + use<>) {
     let store = etcd.store();
-    let lease = store.grant(Duration::from_secs(60)).await.expect("grants");
+    let lease = store.grant(Duration::from_mins(1)).await.expect("grants");
     let put = Txn::put("/service/t/leader".to_owned(), b"a".to_vec(), Some(lease.id));
     let put = store.txn(put).await.expect("puts");
     let from = Revision(put.revision.0 + 1);
@@ -128,7 +128,7 @@ async fn with_agent_and_postgres_dead_the_lease_is_given_back() {
     let postgres = Postgres::start();
     let (lease, mut watch) = leased_key(&etcd).await;
     let mut plan = plan(&postgres, Duration::from_secs(30));
-    (plan.lease, plan.ttl, plan.etcd) = (lease.id.0, Duration::from_secs(60), Some(etcd.url.clone()));
+    (plan.lease, plan.ttl, plan.etcd) = (lease.id.0, Duration::from_mins(1), Some(etcd.url.clone()));
     let agent = Agent::start(&plan);
 
     let before = Tick::now();
@@ -150,7 +150,7 @@ async fn orphans_of_a_dead_postmaster_die_before_the_lease_is_given_back() {
     let postgres = Postgres::start();
     let (lease, mut watch) = leased_key(&etcd).await;
     let mut plan = plan(&postgres, Duration::from_secs(30));
-    (plan.lease, plan.ttl, plan.etcd) = (lease.id.0, Duration::from_secs(60), Some(etcd.url.clone()));
+    (plan.lease, plan.ttl, plan.etcd) = (lease.id.0, Duration::from_mins(1), Some(etcd.url.clone()));
     let agent = Agent::start(&plan);
     // A backend that computes does not notice that its postmaster died.
     let busy = postgres.busy_backend();
@@ -176,7 +176,7 @@ async fn a_killed_guard_is_noticed_and_replaced() {
     let mut found = GuardClient::start(&options).await.expect("starts a guard");
     assert_eq!(found.report.doing, Doing::Idle);
     let first = found.report.pid;
-    found.client.arm(guard_support::arming(&plan(&postgres, Duration::from_secs(60)))).await.expect("arms");
+    found.client.arm(guard_support::arming(&plan(&postgres, Duration::from_mins(1)))).await.expect("arms");
 
     let pid = i32::try_from(first).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
     kill_process(pid, Signal::KILL).expect("kills the guard");
@@ -186,7 +186,7 @@ async fn a_killed_guard_is_noticed_and_replaced() {
 
     let again = GuardClient::start(&options).await.expect("starts another");
     assert_ne!(again.report.pid, first);
-    again.client.arm(guard_support::arming(&plan(&postgres, Duration::from_secs(60)))).await.expect("arms");
+    again.client.arm(guard_support::arming(&plan(&postgres, Duration::from_mins(1)))).await.expect("arms");
     assert_eq!(again.client.report().await.expect("answers").doing, Doing::Armed);
     again.client.disarm().await.expect("disarms");
 }
@@ -195,12 +195,12 @@ async fn a_killed_guard_is_noticed_and_replaced() {
 async fn two_guards_never_share_a_data_directory() {
     let postgres = Postgres::start();
     let first = GuardClient::start(&options(&postgres.data_dir)).await.expect("starts a guard");
-    first.client.arm(guard_support::arming(&plan(&postgres, Duration::from_secs(60)))).await.expect("arms");
+    first.client.arm(guard_support::arming(&plan(&postgres, Duration::from_mins(1)))).await.expect("arms");
 
     let mut elsewhere = options(&postgres.data_dir);
     elsewhere.socket = postgres.data_dir.with_file_name("other.sock");
     let second = GuardClient::start(&elsewhere).await.expect("starts");
-    let plan = plan(&postgres, Duration::from_secs(60));
+    let plan = plan(&postgres, Duration::from_mins(1));
     let refused = second.client.arm(guard_support::arming(&plan)).await.expect_err("must be refused");
     assert!(refused.to_string().contains("another guard watches over"), "{refused}");
     first.client.disarm().await.expect("disarms");

@@ -69,11 +69,11 @@ impl Default for ClusterSettings {
             retry_timeout: Duration::from_secs(10),
             maximum_lag_on_failover: 1_048_576,
             check_timeline: false,
-            primary_start_timeout: Duration::from_secs(300),
+            primary_start_timeout: Duration::from_mins(5),
             pause: false,
             failsafe_mode: false,
             synchronous_mode: false,
-            member_slots_ttl: Duration::from_secs(1800),
+            member_slots_ttl: Duration::from_mins(30),
             max_timelines_history: 0,
             standby_cluster: false,
             postgresql: PostgresqlSettings {

@@ -26,9 +26,9 @@ pub fn parse_duration(text: &str, default_unit: Duration) -> Option<Duration> {
         "us" => Duration::from_micros(1),
         "ms" => Duration::from_millis(1),
         "s" => Duration::from_secs(1),
-        "min" | "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        "d" => Duration::from_secs(86_400),
+        "min" | "m" => Duration::from_mins(1),
+        "h" => Duration::from_hours(1),
+        "d" => Duration::from_hours(24),
         _ => return None,
     };
     Duration::try_from_secs_f64(number * unit.as_secs_f64()).ok()

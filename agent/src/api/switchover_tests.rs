@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::fixture::{PAIR, view};
 use super::*;
+use Kind::{Failover, Switchover};
 
 fn with(extra: &[(&str, &str)]) -> ClusterView {
     view(&PAIR.iter().chain(extra).copied().collect::<Vec<_>>())
@@ -26,7 +27,6 @@ fn what_patronictl_users_are_told() {
         ("leader", "a"),
         ("members/a", r#"{"state":"running","role":"primary","api_url":"http://x"}"#),
     ]);
-    use Kind::{Failover, Switchover};
     for (kind, body, view, expected) in [
         (
             Failover,

@@ -119,7 +119,7 @@ pub fn load(path: &Path) -> Result<Loaded, SettingsError> {
     // Reading the file worked, so the working directory is known.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let config = check_file(file, absolute.parent().unwrap_or(Path::new("/")))?;
-    let mode = std::fs::metadata(path).map(|m| m.permissions().mode()).unwrap_or(0);
+    let mode = std::fs::metadata(path).map_or(0, |m| m.permissions().mode());
     let warnings = permission_warning(&config, mode).map(|w| format!("{}: {w}", path.display()));
     Ok(Loaded { config, warnings: warnings.into_iter().collect() })
 }

@@ -29,10 +29,10 @@ use crate::postgres::slots::slot_name;
 use crate::postgres::{Instance, PostgresError, bootstrap as first, clone as copy};
 
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
-const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Bound on the clean stop of a hand-over; past it the stop becomes immediate and nothing is handed over.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(60);
+const HAND_OVER_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long the announcement of a stop may take to reach the store.
 const ANNOUNCE_LIMIT: Duration = Duration::from_millis(500);

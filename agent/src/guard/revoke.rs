@@ -21,7 +21,7 @@ pub(super) struct Answer {
 }
 
 /// Starts an attempt. Its [`Answer`] is sent before a byte is written to `wake`.
-pub(super) fn start(access: StoreAccess, lease: LeaseId, answers: Sender<Answer>, mut wake: UnixStream) {
+pub(super) fn start(access: StoreAccess, lease: LeaseId, answers: &Sender<Answer>, mut wake: &UnixStream) {
     let attempt = std::thread::Builder::new().name("guard-revoke".to_owned()).spawn({
         let (answers, wake) = (answers.clone(), wake.try_clone());
         move || {

@@ -232,10 +232,7 @@ impl Guard {
             },
             Command::RevokeLease(lease) => {
                 self.log.say(format_args!("no process is left; revoking lease {}", lease.0));
-                match self.wake_write.try_clone() {
-                    Ok(wake) => revoke::start(self.store.clone(), lease, self.answers.0.clone(), wake),
-                    Err(_) => return Some(Event::RevokeFailed(lease)),
-                }
+                revoke::start(self.store.clone(), lease, &self.answers.0, &self.wake_write);
                 None
             }
             Command::Exit => {

@@ -16,7 +16,7 @@ use super::{Instance, PostgresError, settings};
 use crate::config::{NewUser, Role};
 
 /// Bound on the first start.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// Options of initdb that are ours to give.
 const FORBIDDEN: [&str; 5] = ["--pgdata", "--nosync", "--no-sync", "--pwfile", "--sync-only"];

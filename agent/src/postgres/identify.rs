@@ -99,14 +99,11 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: S, role: &Role) -> io::R
     talk.log_in(role).await?;
     talk.say(|out| frontend::query("IDENTIFY_SYSTEM", out)).await?;
     loop {
-        match talk.hear().await? {
-            Message::DataRow(row) => {
-                let column = second_column(&row)?.and_then(|range| row.buffer().get(range));
-                let number = column.and_then(|c| std::str::from_utf8(c).ok()?.parse().ok());
-                return number.map(Timeline).ok_or_else(|| unexpected("no timeline in the answer"));
-            }
-            // Parameters, the end of the login, the row's description.
-            _ => {}
+        // Parameters, the end of the login and the row's description come first.
+        if let Message::DataRow(row) = talk.hear().await? {
+            let column = second_column(&row)?.and_then(|range| row.buffer().get(range));
+            let number = column.and_then(|c| std::str::from_utf8(c).ok()?.parse().ok());
+            return number.map(Timeline).ok_or_else(|| unexpected("no timeline in the answer"));
         }
     }
 }

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn members_get_slots_and_strangers_keep_theirs() {
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let t = Tick::from_millis;
         let mut kept = Kept::default();
         kept.note(t(0), [NodeName::from("b")].iter());

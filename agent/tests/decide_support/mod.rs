@@ -1,7 +1,6 @@
 //! Worlds to decide on: a healthy base for each role, and short ways to change one thing in it.
 
-// Each test binary uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! A PostgreSQL, an etcd and an agent process for the guard's tests. Everything ends with its owner.
 
+#![allow(unreachable_pub, reason = "a module of test binaries, not of a library")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -107,7 +107,7 @@ impl<S: Store> Task<S> {
             let Err((since, error)) = self.follow().await;
             match error {
                 StoreError::Compacted(revision) => {
-                    info!(%revision, "the watch fell behind the history; reading again")
+                    info!(%revision, "the watch fell behind the history; reading again");
                 }
                 error => self.down(since, &error),
             }

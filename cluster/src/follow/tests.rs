@@ -54,7 +54,7 @@ impl Scene {
 
     /// Waits for an observation that fulfils `wish`; tells what was last seen when none comes.
     async fn until(&mut self, what: &str, wish: impl Fn(&Observation) -> bool) -> Observation {
-        let seen = timeout(Duration::from_secs(60), self.seen.wait_for(&wish)).await;
+        let seen = timeout(Duration::from_mins(1), self.seen.wait_for(&wish)).await;
         let seen = seen.ok().map(|seen| seen.expect("the follower runs").clone());
         seen.unwrap_or_else(|| panic!("{what} was not seen: {:?}", self.follower.observation().borrow()))
     }
@@ -166,7 +166,7 @@ async fn a_store_that_goes_and_comes_back() {
     scene.store.set_available(false);
     let down = scene.until("the outage", |o| o.contact != Contact::Up).await;
     assert_eq!(down.view, known.view, "the last view stays");
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let failures = scene.follower.stats().failures;
     assert!((60..70).contains(&failures), "about one attempt per second: {failures}");
     assert_eq!(scene.seen.borrow().confirmed_at, down.confirmed_at);

@@ -58,7 +58,7 @@ impl SettingsError {
     }
 
     pub(super) fn not_text(file: &str, offset: usize, bytes: &[u8]) -> SettingsError {
-        let line = bytes[..offset].iter().filter(|b| **b == b'\n').count() + 1;
+        let line = bytes[..offset].split(|b| *b == b'\n').count();
         let byte = bytes.get(offset).copied().unwrap_or(0);
         let message = format!("line {line} is not UTF-8 text (byte 0x{byte:02x})");
         SettingsError::whole(file, message, None)

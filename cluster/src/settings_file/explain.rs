@@ -109,7 +109,7 @@ fn locate(table: &DeTable<'_>, span: &Range<usize>) -> Path {
 }
 
 fn search(table: &DeTable<'_>, span: &Range<usize>, path: &mut Path, best: &mut (usize, Path)) {
-    for (key, value) in table.iter() {
+    for (key, value) in table {
         path.push(key.get_ref().to_string());
         note(key.span(), span, path, best);
         note(value.span(), span, path, best);
@@ -122,7 +122,7 @@ fn descend(value: &DeValue<'_>, span: &Range<usize>, path: &mut Path, best: &mut
     match value {
         DeValue::Table(table) => search(table, span, path, best),
         DeValue::Array(array) => {
-            for item in array.iter() {
+            for item in array {
                 note(item.span(), span, path, best);
                 descend(item.get_ref(), span, path, best);
             }

@@ -111,9 +111,8 @@ impl Etcd {
     /// Waits until the process says that it serves clients, which it does once it has a leader.
     pub(crate) fn wait_ready(&mut self) {
         let ready = self.read_log();
-        if ready.recv_timeout(START_LIMIT).is_err() {
-            panic!("etcd did not get ready:\n{}", self.log.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        let log = || self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        assert!(ready.recv_timeout(START_LIMIT).is_ok(), "etcd did not get ready:\n{}", log());
     }
 
     fn read_log(&mut self) -> Receiver<()> {

@@ -91,7 +91,7 @@ impl Control {
     /// Begins what the user wants; wishes are carried out in turn.
     pub(super) fn wish(&mut self, wish: Wish) {
         let Some(leader) = self.leader.clone().or((wish == Wish::Revive).then(String::new)) else {
-            self.event("nobody leads: there is nobody to do that to".to_owned());
+            self.event("nobody leads: there is nobody to do that to");
             return;
         };
         let (playground, say) = (Arc::clone(&self.playground), self.say.clone());
@@ -111,22 +111,22 @@ impl Control {
     /// Takes in what was said, and who leads.
     pub(super) fn note(&mut self, picture: &Picture) {
         while let Ok(line) = self.said.try_recv() {
-            self.event(line);
+            self.event(&line);
         }
         while self.tasks.try_join_next().is_some() {}
         let (leader, epoch) = (picture.leader().ok(), picture.epoch());
         if leader != self.leader {
             match (&leader, self.epoch == epoch) {
-                (Some(name), false) => self.event(format!("{name} leads, epoch {}", epoch.unwrap_or(0))),
-                (Some(name), true) => self.event(format!("{name} leads on")),
-                (None, _) => self.event("nobody leads".to_owned()),
+                (Some(name), false) => self.event(&format!("{name} leads, epoch {}", epoch.unwrap_or(0))),
+                (Some(name), true) => self.event(&format!("{name} leads on")),
+                (None, _) => self.event("nobody leads"),
             }
             self.leader = leader;
         }
         self.epoch = epoch;
     }
 
-    fn event(&mut self, text: String) {
+    fn event(&mut self, text: &str) {
         self.events.push_front(format!("{:7.1} s  {text}", self.started.elapsed().as_secs_f64()));
         self.events.truncate(SHOWN);
     }

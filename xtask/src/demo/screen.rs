@@ -157,7 +157,7 @@ fn keys_line() -> Paragraph<'static> {
     let spans = KEYS.iter().flat_map(|(letter, what, _)| {
         [Span::styled(format!(" {letter} "), key), Span::raw(format!(" {what}  "))]
     });
-    Paragraph::new(Line::from_iter(spans)).wrap(ratatui::widgets::Wrap { trim: false })
+    Paragraph::new(spans.collect::<Line<'_>>()).wrap(ratatui::widgets::Wrap { trim: false })
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ fn proxy(name: &str, topology: Option<&Topology>) -> Proxy {
 
 fn seen(ledger: &Ledger, now: Instant) -> ClientsLine {
     ClientsLine {
-        writes_per_s: ledger.acknowledged_since(now - Duration::from_secs(1)),
+        writes_per_s: now.checked_sub(Duration::from_secs(1)).map_or(0, |then| ledger.acknowledged_since(then)),
         acknowledged: ledger.acknowledged(),
         errors: ledger.client_errors + ledger.failed_connects,
         read_errors: ledger.read_errors,
@@ -186,10 +186,11 @@ mod tests {
 
     #[test]
     fn silence_is_an_outage_under_way() {
-        let now = Instant::now();
+        let start = Instant::now();
+        let now = start + Duration::from_millis(900);
         let mut ledger = Ledger::default();
-        ledger.acknowledge(1, now - Duration::from_millis(900));
-        ledger.acknowledge(2, now - Duration::from_millis(400));
+        ledger.acknowledge(1, start);
+        ledger.acknowledge(2, start + Duration::from_millis(500));
         let shown = seen(&ledger, now);
         assert_eq!((shown.writes_per_s, shown.last_outage), (2, Some(Duration::from_millis(500))));
         assert_eq!(fare(&shown), "2 writes/s, 2 acknowledged, waiting for 400 ms, 0 errors, 0 failed reads");

@@ -260,13 +260,14 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn topology(primary: Option<&str>) -> Topology {
+        let members = ["pg1", "pg2", "pg3"].map(|name| {
+            json!({"name": name, "lag_bytes": 0, "takes_reads": Some(name) != primary, "sessions": 1})
+        });
         serde_json::from_value(json!({
             "clusters": [{
                 "leader": primary, "epoch": 12, "primary": primary.map(|name| json!({"name": name})),
                 "no_primary": null, "last_outage_ms": 143, "store_up": true, "standing": "proven",
-                "members": ["pg1", "pg2", "pg3"].map(|name| json!({
-                    "name": name, "lag_bytes": 0, "takes_reads": Some(name) != primary, "sessions": 1,
-                })),
+                "members": members,
             }],
             "listeners": [{"name": "primary", "sessions": 1, "held": 0}, {"name": "replica", "sessions": 2, "held": 0}],
         }))

@@ -100,11 +100,11 @@ fn set_path(document: &mut Value, pair: &str) -> Result<(), Failed> {
         return fail(format!("{pair:?} is not key=value"));
     };
     let path = path.trim();
-    let parts: Vec<&str> = match path.strip_prefix("postgresql.parameters.") {
+    let names: Vec<&str> = match path.strip_prefix("postgresql.parameters.") {
         Some(parameter) => vec!["postgresql", "parameters", parameter],
         None => path.split('.').collect(),
     };
-    if parts.iter().any(|p| p.is_empty()) {
+    if names.iter().any(|n| n.is_empty()) {
         return fail(format!("{path:?} is not a key"));
     }
     let text = text.trim();
@@ -114,11 +114,11 @@ fn set_path(document: &mut Value, pair: &str) -> Result<(), Failed> {
     } else {
         serde_json::from_str(text).unwrap_or_else(|_| text.into())
     };
-    let patch = parts
+    let wanted = names
         .iter()
         .rev()
-        .fold(value, |inner, part| Value::Object(Map::from_iter([((*part).to_owned(), inner)])));
-    merge_patch(document, &patch);
+        .fold(value, |inner, name| Value::Object(Map::from_iter([((*name).to_owned(), inner)])));
+    merge_patch(document, &wanted);
     Ok(())
 }
 

@@ -68,6 +68,7 @@ impl ModelStore {
     }
 
     /// Another client of the same store, without faults.
+    #[must_use]
     pub fn another_client(&self) -> ModelStore {
         ModelStore { server: Arc::clone(&self.server), link: Arc::default() }
     }
