@@ -7,6 +7,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::Lsn;
 use pgvane_cluster::records::{MemberRole, MemberState};
 use pgvane_cluster::units;
+use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
 
 use super::body::listed;
@@ -70,7 +71,7 @@ pub(super) fn is_ready(query: &Query, s: &ApiSnapshot, now: Tick) -> bool {
     let position = if query.get("mode").is_some_and(|m| m == "write") { received } else { replayed };
     let allowed = match query.get("lag") {
         Some(text) => units::parse_size(text),
-        None => Some(s.view().map(pgvane_cluster::view::ClusterView::settings).unwrap_or_default().maximum_lag_on_failover),
+        None => Some(s.view().map(ClusterView::settings).unwrap_or_default().maximum_lag_on_failover),
     };
     allowed.is_some_and(|allowed| leader_position(s, *latest_end).bytes_since(*position) <= allowed)
 }
@@ -143,7 +144,7 @@ impl Check<'_> {
         let wanted = self.query.iter().filter_map(|(k, v)| Some((k.strip_prefix("tag_")?, v)));
         wanted.into_iter().all(|(tag, value)| match self.s.tags.0.get(tag) {
             Some(Value::String(text)) => text == value,
-            Some(other) => *other == value.to_lowercase(),
+            Some(other) => other.to_string().eq_ignore_ascii_case(value),
             None => false,
         })
     }

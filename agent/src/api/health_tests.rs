@@ -24,8 +24,6 @@ fn with(extra: &[(&str, &str)]) -> ClusterView {
     view(&PAIR.iter().chain(extra).copied().collect::<Vec<_>>())
 }
 
-use pgvane_cluster::view::ClusterView;
-
 #[test]
 fn a_leader() {
     let s = leader(view(PAIR));

@@ -16,8 +16,10 @@ use super::probe::{self, Probe, ProbeError};
 use super::process::{self, Postmaster};
 use super::{Instance, PostgresError};
 
-/// Pause between two attempts to connect to a server that starts.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Pause between two attempts to connect to a server that starts; grows with the time it takes, for each attempt
+/// is a line in the server's log.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+const LOOK_LAST: Duration = Duration::from_millis(250);
 
 /// Pause between two looks at a promotion.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -88,6 +90,7 @@ pub async fn start(instance: &Instance, arguments: &[String]) -> Result<Postmast
 
 /// Waits until the server accepts connections; `true` when it is in recovery.
 pub async fn wait_ready(instance: &Instance, postmaster: &Postmaster) -> Result<bool, PostgresError> {
+    let began = Tick::now();
     let connects = async {
         loop {
             match probe::connect(instance).await {
@@ -100,7 +103,7 @@ pub async fn wait_ready(instance: &Instance, postmaster: &Postmaster) -> Result<
                     tracing::debug!(why, "the starting server cannot be asked yet");
                 }
             }
-            sleep(LOOK_EVERY).await;
+            sleep((Tick::now().since(began) / 20).clamp(LOOK_FIRST, LOOK_LAST)).await;
         }
     };
     tokio::select! {

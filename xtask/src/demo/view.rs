@@ -121,7 +121,9 @@ fn proxy(name: &str, topology: Option<&Topology>) -> Proxy {
 
 fn seen(ledger: &Ledger, now: Instant) -> ClientsLine {
     ClientsLine {
-        writes_per_s: now.checked_sub(Duration::from_secs(1)).map_or(0, |then| ledger.acknowledged_since(then)),
+        writes_per_s: now
+            .checked_sub(Duration::from_secs(1))
+            .map_or(0, |then| ledger.acknowledged_since(then)),
         acknowledged: ledger.acknowledged(),
         errors: ledger.client_errors + ledger.failed_connects,
         read_errors: ledger.read_errors,

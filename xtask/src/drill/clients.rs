@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::ledger::Ledger;
 use crate::playground::{CLIENT_ROLE, Playground};
@@ -179,14 +179,18 @@ async fn probe(name: String, config: Config, shared: Arc<Shared>) {
 
 /// Whether the server answered.
 async fn ask(name: &str, client: &Client, shared: &Shared) -> bool {
-    let asked = Instant::now();
-    let answer = timeout(ANSWER_WITHIN, client.simple_query("SELECT pg_is_in_recovery()")).await;
+    // The server tells the instant itself: all run on one machine, and our own clock would add the time that
+    // the answer lay waiting for us.
+    let question = "SELECT pg_is_in_recovery(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let answer = timeout(ANSWER_WITHIN, client.simple_query(question)).await;
     let Ok(Ok(messages)) = answer else { return false };
-    let in_recovery = messages.iter().any(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("t"),
-        _ => false,
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
     });
-    shared.ledger().primary(name, !in_recovery, asked, Instant::now());
+    let Some(at) = row.and_then(|row| row.get(1)?.parse().ok()) else { return false };
+    let in_recovery = row.is_some_and(|row| row.get(0) == Some("t"));
+    shared.ledger().primary(name, !in_recovery, at);
     true
 }
 

@@ -260,9 +260,9 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn topology(primary: Option<&str>) -> Topology {
-        let members = ["pg1", "pg2", "pg3"].map(|name| {
-            json!({"name": name, "lag_bytes": 0, "takes_reads": Some(name) != primary, "sessions": 1})
-        });
+        let members = ["pg1", "pg2", "pg3"].map(
+            |name| json!({"name": name, "lag_bytes": 0, "takes_reads": Some(name) != primary, "sessions": 1}),
+        );
         serde_json::from_value(json!({
             "clusters": [{
                 "leader": primary, "epoch": 12, "primary": primary.map(|name| json!({"name": name})),

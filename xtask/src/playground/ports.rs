@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
 
 use super::PlaygroundError;
 
 /// The lowest port handed out.
 const LOWEST: u16 = 15_000;
+
+/// What was handed out in this process, whoever asked: a port is free until its server listens.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// Hands out ports that nobody listens on.
 ///
@@ -18,7 +22,6 @@ const LOWEST: u16 = 15_000;
 pub struct Ports {
     next: u16,
     highest: u16,
-    given: BTreeSet<u16>,
 }
 
 impl Ports {
@@ -31,7 +34,7 @@ impl Ports {
         let highest = if outgoing > LOWEST + 1000 { outgoing - 1 } else { u16::MAX };
         let span = u32::from(highest - LOWEST);
         let offset = (std::process::id().wrapping_mul(2_654_435_761) >> 8) % span;
-        Ports { next: LOWEST + u16::try_from(offset).unwrap_or(0), highest, given: BTreeSet::new() }
+        Ports { next: LOWEST + u16::try_from(offset).unwrap_or(0), highest }
     }
 
     /// A free port.
@@ -51,9 +54,10 @@ impl Ports {
         if port != 0 && self.take(port) { Ok((Ipv4Addr::LOCALHOST, port).into()) } else { self.free() }
     }
 
-    fn take(&mut self, port: u16) -> bool {
-        let is_free = !self.given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        is_free && self.given.insert(port)
+    fn take(&self, port: u16) -> bool {
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        is_free && given.insert(port)
     }
 }
 
@@ -68,7 +72,7 @@ mod tests {
         let held = TcpListener::bind(first).expect("it is free");
         assert_ne!(ports.prefer(first.port()).expect("another"), first);
         drop(held);
-        assert_ne!(Ports::prefer(&mut ports, first.port()).expect("another"), first, "it was given before");
+        assert_ne!(Ports::new().prefer(first.port()).expect("another"), first, "it was given before");
 
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let taken = listener.local_addr().expect("its address");
