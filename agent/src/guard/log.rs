@@ -27,7 +27,9 @@ impl Log {
     /// Queues one line.
     pub(super) fn say(&self, text: impl std::fmt::Display) {
         if let Some(queue) = &self.queue {
-            let _ = queue.try_send(format!("pgvane guard[{}]: {text}", std::process::id()));
+            // The time in the agent's form: both write to one log.
+            let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ");
+            let _ = queue.try_send(format!("{now}  INFO guard[{}]: {text}", std::process::id()));
         }
     }
 }

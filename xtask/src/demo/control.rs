@@ -67,6 +67,7 @@ pub(super) struct Control {
     started: Instant,
     events: VecDeque<String>,
     leader: Option<String>,
+    /// The epoch of the last one who led.
     epoch: Option<i64>,
     /// The lease time of the cluster, in seconds.
     pub(super) ttl: u32,
@@ -121,9 +122,11 @@ impl Control {
                 (Some(name), true) => self.event(&format!("{name} leads on")),
                 (None, _) => self.event("nobody leads"),
             }
+            if leader.is_some() {
+                self.epoch = epoch;
+            }
             self.leader = leader;
         }
-        self.epoch = epoch;
     }
 
     fn event(&mut self, text: &str) {
