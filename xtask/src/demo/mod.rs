@@ -64,9 +64,11 @@ async fn repeat(
     playground: &mut Playground,
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<(), PlaygroundError> {
+    let mut outages = Vec::new();
     for run in 1..=headless.repeat {
         say(&format!("run {run} of {}", headless.repeat));
         let report = drill::run(playground, headless.drill, Plan::default(), say).await?;
+        outages.push(report.outage_ms);
         if headless.json {
             let line = serde_json::to_string(&report).map_err(|e| PlaygroundError::Refused(e.to_string()))?;
             println!("{line}");
@@ -85,7 +87,16 @@ async fn repeat(
             );
         }
     }
+    if let Some((least, median, most)) = spread(&mut outages) {
+        say(&format!("outage of {} runs: median {median} ms ({least} to {most})", outages.len()));
+    }
     Ok(())
+}
+
+/// Least, median and greatest.
+fn spread(values: &mut [f64]) -> Option<(f64, f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    Some((*values.first()?, values[values.len() / 2], *values.last()?))
 }
 
 /// Shows the playground until the user has seen enough.
