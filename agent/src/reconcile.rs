@@ -221,7 +221,7 @@ impl<S: Store> Reconciler<S> {
             (Contact::Up, None) => Dcs::Unknown { since: now, last: None },
             (Contact::Down { since, .. }, last) => Dcs::Unknown { since: *since, last },
         };
-        let local = self.server.local(self.effective_guard(), self.effects.ongoing());
+        let local = self.server.local(self.effective_guard(&dcs), self.effects.ongoing());
         let led = self.memory.leaderless_since.is_none();
         self.memory.note(now, &dcs, &local, &self.ctx.me);
         if led && self.memory.leaderless_since.is_some() {
@@ -238,17 +238,32 @@ impl<S: Store> Reconciler<S> {
             memory: self.memory.clone(),
             settings: self.settings.clone(),
             tags: self.tags.clone(),
-            timing: self.timing,
+            timing: self.timing_in_force(),
         }
     }
 
-    /// A guard armed under another lease than ours holds a deadline that no renewal of ours moves.
-    fn effective_guard(&self) -> Guard {
-        match (self.guard, self.lease) {
-            (Guard::Armed { .. }, OwnLease::Held { id, .. }) if self.guard_lease != Some(id) => {
+    /// The deadlines of the lease we hold. A longer ttl counts once a lease is granted for it: its budgets would
+    /// make the renewal of a shorter lease look late.
+    fn timing_in_force(&self) -> Timing {
+        match self.lease {
+            OwnLease::Held { ttl, .. } if ttl < self.timing.ttl => {
+                Timing::derive(ttl, &self.overrides).unwrap_or(self.timing)
+            }
+            OwnLease::Held { .. } | OwnLease::None => self.timing,
+        }
+    }
+
+    /// A guard armed under another lease than ours holds a deadline that no renewal of ours moves. It is in force
+    /// all the same while the leader key is still under that lease: until a changed ttl's new lease has taken
+    /// the key over, the old deadline is the one that bounds our reign.
+    fn effective_guard(&self, dcs: &Dcs) -> Guard {
+        let key = dcs.last_view().and_then(|view| view.leader.as_ref());
+        let key_lease = key.filter(|key| key.name == self.ctx.me).and_then(|key| key.lease);
+        match self.guard {
+            Guard::Armed { .. } if !deadline_is_in_force(self.guard_lease, self.lease, key_lease) => {
                 Guard::Outdated
             }
-            (guard, _) => guard,
+            guard => guard,
         }
     }
 
@@ -344,7 +359,7 @@ impl<S: Store> Reconciler<S> {
             lease: id,
             ttl,
             deadline: authority.guard_deadline,
-            budget: self.timing.guard_budget,
+            budget: world.timing.guard_budget,
             postmaster: None,
             store: self.ctx.store_access.clone(),
         };
@@ -622,6 +637,32 @@ pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgre
     });
 }
 
+/// Whether the guard's deadline under `guarded` bounds this node's reign: `own` is the lease it renews, `key` the
+/// one its leader key is under.
+fn deadline_is_in_force(guarded: Option<LeaseId>, own: OwnLease, key: Option<LeaseId>) -> bool {
+    match own {
+        OwnLease::Held { id, .. } => guarded == Some(id) || (guarded.is_some() && guarded == key),
+        OwnLease::None => true,
+    }
+}
+
 fn wall_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_lease_does_not_unguard_a_key_that_is_still_under_the_old_one() {
+        let (old, new) = (Some(LeaseId(1)), Some(LeaseId(2)));
+        let own = OwnLease::Held { id: LeaseId(2), sent_at: Tick::ZERO, ttl: Duration::from_secs(10) };
+        assert!(deadline_is_in_force(new, own, new));
+        assert!(deadline_is_in_force(old, own, old), "the ttl changed and the key has not moved yet");
+        assert!(!deadline_is_in_force(old, own, new), "the key has moved");
+        assert!(!deadline_is_in_force(old, own, None), "nobody leads, or somebody else does");
+        assert!(!deadline_is_in_force(None, own, None));
+        assert!(deadline_is_in_force(old, OwnLease::None, None));
+    }
 }
