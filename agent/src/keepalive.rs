@@ -52,6 +52,32 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Turns without a pulse that are tolerated, in renewal intervals: the loop turns at least once in each.
 const PULSE_TURNS: u32 = 2;
 
+/// How often one trouble is told while it lasts.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Renewals that fail in a row: an outage of the store must not fill the log.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Tick>,
+    told_at: Option<Tick>,
+}
+
+impl Trouble {
+    fn is_worth_telling(&mut self, now: Tick) -> bool {
+        self.since.get_or_insert(now);
+        let due = self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY);
+        if due {
+            self.told_at = Some(now);
+        }
+        due
+    }
+
+    /// Since when there was trouble that has ended now.
+    fn over(&mut self) -> Option<Tick> {
+        std::mem::take(self).since
+    }
+}
+
 /// Keeps a lease for ever. `adopted` is a predecessor's lease that may still live.
 pub async fn keep<S: Store>(
     store: Arc<S>,
@@ -61,6 +87,7 @@ pub async fn keep<S: Store>(
     news: mpsc::UnboundedSender<LeaseNews>,
 ) -> std::convert::Infallible {
     let mut lease = adopted;
+    let mut troubled = Trouble::default();
     let mut asked_ttl = match adopted {
         OwnLease::Held { ttl, .. } => ttl,
         OwnLease::None => Duration::ZERO,
@@ -80,6 +107,9 @@ pub async fn keep<S: Store>(
         };
         match answer {
             Ok(held @ OwnLease::Held { .. }) => {
+                if let Some(since) = troubled.over() {
+                    info!(after = ?now.since(since), "the lease is renewed again");
+                }
                 lease = held;
                 asked_ttl = timing.ttl;
                 if news.send(LeaseNews::Is(held)).is_err() {
@@ -95,7 +125,9 @@ pub async fn keep<S: Store>(
                 }
             }
             Err(error) => {
-                warn!(%error, "the lease could not be renewed");
+                if troubled.is_worth_telling(now) {
+                    warn!(%error, "the lease could not be renewed; trying again");
+                }
                 tokio::time::sleep(RETRY.min(timing.renew_interval)).await;
             }
         }
@@ -123,5 +155,21 @@ async fn grant<S: Store>(store: &S, sent_at: Tick, timing: &Timing) -> Result<Ow
         Ok(Ok(lease)) => Ok(OwnLease::Held { id: lease.id, sent_at, ttl: lease.ttl.min(timing.ttl) }),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_outage_is_told_now_and_then() {
+        let mut trouble = Trouble::default();
+        let at = |seconds| Tick::ZERO + Duration::from_secs(seconds);
+        assert_eq!(trouble.over(), None);
+        let told: Vec<u64> = (1..=25).filter(|s| trouble.is_worth_telling(at(*s))).collect();
+        assert_eq!(told, [1, 11, 21]);
+        assert_eq!(trouble.over(), Some(at(1)));
+        assert!(trouble.is_worth_telling(at(26)));
     }
 }

@@ -47,7 +47,7 @@ impl SettingsError {
             std::io::ErrorKind::NotFound => ("there is no such file".to_owned(), None),
             std::io::ErrorKind::PermissionDenied => (
                 "this user may not read the file".to_owned(),
-                Some("give its owner to the user that runs this"),
+                Some("run this as the owner of the file, or let this user read it"),
             ),
             std::io::ErrorKind::IsADirectory => {
                 ("this is a directory".to_owned(), Some("name the file in it"))

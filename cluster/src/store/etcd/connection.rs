@@ -47,6 +47,8 @@ struct Current {
     /// Number of the connection, so that a late failure of an old one does not end a new one.
     generation: u64,
     client: Option<Client>,
+    /// The URL that answered last, so that only a change is told.
+    answering: Option<String>,
 }
 
 /// A connection in use.
@@ -90,14 +92,18 @@ impl Connections {
                     continue;
                 }
             };
-            let (generation, endpoint) = (connection.generation, self.url(connection.endpoint).to_owned());
+            let connection_endpoint = connection.endpoint;
+            let (generation, endpoint) = (connection.generation, self.url(connection_endpoint).to_owned());
             let limit = self.share().min(left(end));
             if limit.is_zero() {
                 break;
             }
             let (error, may_have_happened) = match timeout(limit, call(connection, kept.take())).await {
                 Ok(Ok((header, value))) => match self.terms.check(header.as_ref()) {
-                    Ok(era) => return Ok(Answered { value, era }),
+                    Ok(era) => {
+                        self.answered(connection_endpoint);
+                        return Ok(Answered { value, era });
+                    }
                     Err(stale) => (stale, true),
                 },
                 Ok(Err(error)) => match classify(&endpoint, &error) {
@@ -154,9 +160,6 @@ impl Connections {
             Ok(client) => {
                 // Another call may have been quicker; its connection is as good.
                 if current.client.is_none() {
-                    if current.generation > 0 {
-                        info!(endpoint = url, "using this etcd endpoint now");
-                    }
                     current.endpoint = endpoint;
                     current.generation += 1;
                     current.client = Some(client.clone());
@@ -170,6 +173,15 @@ impl Connections {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Tells when another endpoint than before answers. A connection alone says nothing: it is made lazily.
+    fn answered(&self, endpoint: usize) {
+        let url = self.url(endpoint);
+        let mut current = self.lock();
+        if current.answering.as_deref() != Some(url) && current.answering.replace(url.to_owned()).is_some() {
+            info!(endpoint = url, "another etcd endpoint answers now");
         }
     }
 
