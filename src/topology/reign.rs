@@ -68,13 +68,13 @@ impl Reign {
 
     /// Moves the deadline of a reign that has not ended. Sessions that found the gate shut go on when it
     /// opens.
-    pub(super) fn extend(&self, valid_until: Tick) {
+    pub fn extend(&self, valid_until: Tick) {
         self.valid_until.store(valid_until.as_nanos(), Ordering::Relaxed);
         self.reopened.notify_waiters();
     }
 
     /// Ends the reign: every session on it wakes up and closes. The first reason stays.
-    pub(super) fn end(&self, reason: CloseReason) {
+    pub fn end(&self, reason: CloseReason) {
         self.valid_until.store(0, Ordering::Relaxed);
         self.reason.get_or_init(|| reason);
         self.ended.cancel();
