@@ -9,9 +9,9 @@ pub(super) fn check(world: &World) -> Option<Decision> {
     if !world.may_write() || world.settings.pause || is_private_bootstrap(world) {
         return None;
     }
-    // A proven loss needs no deadline.
-    if let Dcs::Known(view) = &world.dcs {
-        match world.holder(view) {
+    match &world.dcs {
+        // A proven loss needs no deadline.
+        Dcs::Known(view) => match world.holder(view) {
             Holder::Other(key) => {
                 return Some(stop(world, StopMode::Immediate, Reason::LostKeyTo(key.name.clone())));
             }
@@ -22,7 +22,10 @@ pub(super) fn check(world: &World) -> Option<Decision> {
             }
             Holder::MyName(_) if world.authority().is_none() && is_covered_by_guard(world) => return None,
             Holder::Nobody | Holder::Me(_) | Holder::MyName(_) => {}
-        }
+        },
+        // A new agent that has not heard from the store yet: who leads will be known in a moment.
+        Dcs::Unknown { last: None, .. } if is_covered_by_guard(world) => return None,
+        Dcs::Unknown { .. } => {}
     }
     match world.authority() {
         None => Some(stop(world, StopMode::Immediate, Reason::NoAuthority)),
@@ -51,8 +54,8 @@ fn is_private_bootstrap(world: &World) -> bool {
     world.local.ongoing.get(&Slot::Postgres).is_some_and(|o| o.what == Action::Bootstrap.label())
 }
 
-/// A new agent that finds a running primary, its name in the leader key, and the guard holding the deadline
-/// its predecessor set: the guard bounds the time it takes to put the key under a lease of our own.
+/// A new agent that finds a running primary and the guard holding the deadline that its predecessor set: the
+/// guard bounds the time it takes to read the store, and to put the key under a lease of our own.
 fn is_covered_by_guard(world: &World) -> bool {
     matches!(world.local.guard, Guard::Armed { .. })
 }

@@ -106,6 +106,14 @@ impl Node {
         }
     }
 
+    /// Waits until the agent has ended; `false`: it still runs.
+    pub async fn agent_ended_within(&mut self, limit: Duration) -> bool {
+        match &mut self.agent {
+            Some(agent) => agent.ended_within(limit).await,
+            None => true,
+        }
+    }
+
     /// Kills the agent, and waits until it is gone.
     pub async fn kill_agent(&mut self, limit: Duration) {
         if let Some(mut agent) = self.agent.take() {
