@@ -109,7 +109,8 @@ fn is_too_far_behind(world: &World, view: &ClusterView, sql: &Sql) -> bool {
 /// Whether a server at `position` of `timeline` holds WAL that the cluster's history does not: it went past
 /// the point where the next timeline began.
 pub fn has_diverged(view: &ClusterView, timeline: Timeline, position: Lsn) -> bool {
-    let ended = view.history.as_ref().and_then(|h| h.0.iter().find(|e| e.timeline == timeline));
+    // Where its own line is no longer listed, it ended before the next one did.
+    let ended = view.history.as_ref().and_then(|h| h.0.iter().find(|e| e.timeline >= timeline));
     ended.is_some_and(|entry| position > entry.switch_lsn)
 }
 
@@ -118,6 +119,11 @@ fn released_cleanly(world: &World, view: &ClusterView, sql: &Sql) -> Option<Node
     let leader = world.memory.last_leader.clone().filter(|l| *l != world.me)?;
     let record = &view.members.get(&leader)?.record;
     let optime = view.status.as_ref()?.optime;
+    // A server that missed the last promotion may hold more WAL and still not what the leader wrote.
+    let newest = view.members.values().filter_map(|m| m.record.timeline).max().max(view.cluster_timeline());
+    if newest.is_some_and(|timeline| sql.timeline < timeline) {
+        return None;
+    }
     (record.state == MemberState::Stopped && optime > Lsn(0) && sql.position >= optime).then_some(leader)
 }
 

@@ -44,7 +44,13 @@ pub fn judge(world: &World, leader: &NodeName) -> Result<(), Refusal> {
     if !world.settings.failsafe_mode {
         return Err(Refusal::ModeIsOff);
     }
-    if world.may_write() {
+    // One that is about to is one: its start or promotion will not ask again.
+    let becomes_primary = world
+        .local
+        .ongoing
+        .get(&Slot::Postgres)
+        .is_some_and(|o| ["promote", Action::StartPrimary.label()].contains(&o.what));
+    if world.may_write() || becomes_primary {
         return Err(Refusal::IAmPrimary);
     }
     let campaigning = world

@@ -19,6 +19,8 @@ pub(super) fn check(world: &World, view: &ClusterView) -> Option<Decision> {
 fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
     match world.holder(view) {
         // A leader without data cannot serve: let somebody who has it lead.
+        // One that still writes to a directory that is gone ends by itself; only then may another lead.
+        Holder::Me(_) if world.may_write() => world.wait(Reason::CannotServe),
         Holder::Me(key) => world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::CannotServe),
         Holder::MyName(_) => world.wait(Reason::KeyUnderOldLease),
         Holder::Other(key) => match clone_source(world, view) {

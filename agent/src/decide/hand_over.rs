@@ -30,12 +30,17 @@ pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Optio
     if world.memory.shutdown {
         return None;
     }
-    let request = wanted?;
     let serving = world.local.process == Process::Running && world.local.role == LocalRole::Primary;
     if !serving {
         return None;
     }
-    Some(begin(world, view, request))
+    if let Some(HandOver { request: Request::Operator(revision), stopped: Some(_), .. }) =
+        world.memory.hand_over
+    {
+        // It stopped for this request and had to start again: once more would be one more outage for nothing.
+        return Some(world.act(Action::ClearRequest { revision }, Reason::HandOverTimeout));
+    }
+    Some(begin(world, view, wanted?))
 }
 
 /// Judges the operator's request and takes its next step.
@@ -101,8 +106,10 @@ fn finish(
     if late {
         return match request {
             // Nobody has it all: serving on loses nothing.
-            Request::Operator(_) => world.guarded(key.epoch, Action::StartPrimary, Reason::HandOverTimeout),
-            Request::Shutdown => {
+            Request::Operator(_) if !world.memory.shutdown => {
+                world.guarded(key.epoch, Action::StartPrimary, Reason::HandOverTimeout)
+            }
+            Request::Operator(_) | Request::Shutdown => {
                 let release = Action::Release { epoch: key.epoch, optime: shutdown_lsn };
                 world.act(release, Reason::HandOverTimeout)
             }

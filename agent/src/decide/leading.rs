@@ -93,6 +93,10 @@ pub(super) fn keep_serving(world: &World, key: &LeaderKey) -> Decision {
         Process::Absent => restart(world, key),
         Process::Starting { .. } => world.wait(Reason::Starting),
         Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
-        Process::Running => world.wait(Reason::Vouched),
+        Process::Running => match world.local.role {
+            // A guard that died is replaced at once; nothing about arming it needs the store.
+            LocalRole::Primary => world.guarded(key.epoch, Action::Wait, Reason::Vouched),
+            LocalRole::Standby | LocalRole::Unknown => world.wait(Reason::Vouched),
+        },
     }
 }

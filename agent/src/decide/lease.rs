@@ -33,10 +33,12 @@ impl Authority {
             }),
             (Holder::Me(_) | Holder::MyName(_) | Holder::Nobody | Holder::Other(_), _) => None,
         };
-        let by_consent = world.memory.consent.filter(|_| match world.holder(view) {
+        let by_consent = world.memory.consent.filter(|consent| match world.holder(view) {
             // A key of somebody else ends every promise that was made to us.
             Holder::Other(_) => false,
-            Holder::Me(_) | Holder::MyName(_) | Holder::Nobody => true,
+            // One for an earlier reign says nothing of this one.
+            Holder::Me(key) | Holder::MyName(key) => key.epoch == consent.epoch,
+            Holder::Nobody => true,
         });
         let by_consent = by_consent.map(|consent| Authority {
             epoch: consent.epoch,

@@ -36,7 +36,8 @@ pub struct HandOver {
     pub request: Request,
     /// Whether the checkpoint that shortens the stop was made.
     pub checkpointed: bool,
-    /// When PostgreSQL had stopped, and where its WAL ended; `None` for the position after an unclean stop.
+    /// When PostgreSQL had stopped, and where its WAL ended; `None` for the position after an unclean stop, and
+    /// once it has started again.
     pub stopped: Option<(Tick, Option<Lsn>)>,
 }
 
@@ -165,6 +166,13 @@ impl Memory {
         }
         if local.process == Process::Running {
             self.crashed_at = None;
+        }
+        let is_up = matches!(local.process, Process::Starting { .. } | Process::Running);
+        if let Some(HandOver { stopped: Some((_, shutdown_lsn)), .. }) = &mut self.hand_over
+            && is_up
+        {
+            // It may write past the position that a candidate would be held to.
+            *shutdown_lsn = None;
         }
         let starved = local.process == Process::Running
             && local.sql.as_ref().is_some_and(|sql| sql.in_recovery && !sql.streaming);

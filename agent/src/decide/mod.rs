@@ -32,6 +32,9 @@ use world::{Dcs, Guard, Holder, Slot, World};
 /// How soon to look again while something is expected within milliseconds.
 const SOON: Duration = Duration::from_millis(20);
 
+/// The label of the effect that gives the leader key back.
+const RELEASE: &str = "release";
+
 /// Decides the one next step.
 pub fn decide(world: &World) -> Decision {
     let decision = settle(world, choose(world));
@@ -71,6 +74,9 @@ fn settle(world: &World, decision: Decision) -> Decision {
     if matches!(decision.action, Action::Stop { .. }) {
         return decision;
     }
+    if let Some(decision) = held_back(world, &decision.action) {
+        return decision;
+    }
     if !world.free(slot) {
         return Decision { action: Action::Wait, reason: Reason::Busy(slot), wake_at: decision.wake_at };
     }
@@ -80,6 +86,31 @@ fn settle(world: &World, decision: Decision) -> Decision {
         }
         None => decision,
     }
+}
+
+/// What our promise or another effect forbids for now, whichever rule wants it. Two steps that are right one by
+/// one may be wrong together.
+fn held_back(world: &World, action: &Action) -> Option<Decision> {
+    let serves = matches!(action, Action::Promote { .. } | Action::StartPrimary);
+    let leads = serves || matches!(action, Action::Campaign);
+    if let Some(vouch) = world.memory.vouch.as_ref().filter(|_| leads) {
+        // The leader we vouched for may accept writes until the promise ends.
+        return Some(world.wait_until(vouch.until, Reason::WeVouchedFor(vouch.leader.clone())));
+    }
+    let gives_key_back = world.local.ongoing.get(&Slot::Store).is_some_and(|o| o.what == RELEASE);
+    if serves && gives_key_back {
+        // The next leader may be on its way already.
+        return Some(world.wait(Reason::Busy(Slot::Store)));
+    }
+    if serves && !world.free(Slot::Guard) {
+        // A guard that is being disarmed still looks armed.
+        return Some(world.wait(Reason::Busy(Slot::Guard)));
+    }
+    if matches!(action, Action::Release { .. }) && !world.free(Slot::Postgres) {
+        // What is under way may be the start of a primary.
+        return Some(world.wait(Reason::Busy(Slot::Postgres)));
+    }
+    None
 }
 
 /// S3: a step that can make this server accept writes needs our key under our own live lease at that epoch,

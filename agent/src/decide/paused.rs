@@ -11,13 +11,20 @@ pub(super) fn decide(world: &World) -> Decision {
         return world.act(Action::DisarmGuard, Reason::Paused);
     }
     let Dcs::Known(view) = &world.dcs else { return world.wait(Reason::Paused) };
-    let primary = world.local.process == Process::Running && world.local.role == LocalRole::Primary;
+    let runs_as = |role| world.local.process == Process::Running && world.local.role == role;
+    let primary = runs_as(LocalRole::Primary);
+    let due = view.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+    let named = due.and_then(|f| f.value.member.as_ref()) == Some(&world.me) && runs_as(LocalRole::Standby);
     match world.holder(view) {
         Holder::MyName(_) => leading::take_over(world),
-        Holder::Me(key) if !primary && world.free(super::Slot::Postgres) => {
-            let named = view.failover.as_ref().and_then(|f| f.value.member.as_ref());
-            if named == Some(&world.me) && world.local.role == LocalRole::Standby {
-                return world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey);
+        // The key invites the next leader: it goes only once nothing here can accept writes.
+        Holder::Me(key) if !world.may_write() => {
+            if named {
+                // S3 holds in pause as well.
+                return match world.authority().filter(|a| !a.is_late(world.now)) {
+                    Some(_) => world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey),
+                    None => world.wait_briefly(Reason::RenewalLate),
+                };
             }
             world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::CannotServe)
         }
@@ -28,8 +35,7 @@ pub(super) fn decide(world: &World) -> Decision {
                 }
                 DataDir::Absent | DataDir::Spoiled | DataDir::Unreadable(_) => false,
             };
-            let named = view.failover.as_ref().and_then(|f| f.value.member.as_ref()) == Some(&world.me);
-            if ours && (primary || (named && world.local.role == LocalRole::Standby)) {
+            if ours && (primary || named) {
                 return world.act(Action::Campaign, Reason::Paused);
             }
             world.wait(Reason::Paused)
