@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use pgvane_agent::decide::action::{Action, Decision, Reason, Request};
 use pgvane_agent::decide::announce::{self, Identity};
+use pgvane_agent::decide::decide;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Vouch};
 use pgvane_agent::decide::world::{
     Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
     Upstream, World,
 };
-use pgvane_agent::decide::decide;
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId, Lsn, NodeName, Revision, Timeline};
@@ -84,10 +84,7 @@ fn record(name: &str, role: MemberRole) -> MemberRecord {
         xlog_location: Some(HEAD),
         timeline: Some(Timeline(1)),
         replication_state: (!primary).then(|| "streaming".to_owned()),
-        pgvane: Some(NativeMember {
-            version: "0".to_owned(),
-            serving_epoch: primary.then_some(EPOCH.0),
-        }),
+        pgvane: Some(NativeMember { version: "0".to_owned(), serving_epoch: primary.then_some(EPOCH.0) }),
         ..MemberRecord::new(MemberState::Running, role)
     }
 }
@@ -149,13 +146,7 @@ pub fn primary_sql() -> Sql {
 
 /// pg_control of this node.
 pub fn control(standby: bool, clean: bool) -> Control {
-    Control {
-        system_identifier: SYSTEM.to_owned(),
-        clean,
-        standby,
-        timeline: Timeline(1),
-        checkpoint: HEAD,
-    }
+    Control { system_identifier: SYSTEM.to_owned(), clean, standby, timeline: Timeline(1), checkpoint: HEAD }
 }
 
 /// We follow pg1, which serves.

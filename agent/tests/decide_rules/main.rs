@@ -1,0 +1,20 @@
+//! Every rule of the decision core, case by case: a healthy world, one thing changed, the step and its reason.
+
+#[path = "../decide_support/mod.rs"]
+mod decide_support;
+
+mod announce;
+mod candidate;
+mod consent;
+mod data;
+mod following;
+mod hand_over;
+mod leading;
+mod lease;
+mod memory;
+mod paused;
+mod safety;
+mod settle;
+mod stopping;
+mod storeless;
+mod unlocked;

@@ -1,0 +1,215 @@
+//! What is remembered between decisions: outcomes, sightings, promises, pauses.
+
+use std::time::Duration;
+
+use pgvane_agent::decide::action::Request;
+use pgvane_agent::decide::memory::{HandOver, Memory, Outcome, Pause};
+use pgvane_agent::decide::world::{Process, Slot, World};
+use pgvane_cluster::clock::Tick;
+
+use crate::decide_support::{
+    HEAD, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead, leaderless, leading,
+    ms, stopped, store_away, vouch,
+};
+
+const OPERATOR: Request = Request::Operator(REQUESTED);
+
+fn note(world: &mut World) {
+    let (now, dcs, local) = (world.now, world.dcs.clone(), world.local.clone());
+    let me = world.me.clone();
+    world.memory.note(now, &dcs, &local, &me);
+}
+
+fn absorbed(outcome: &Outcome) -> Memory {
+    let mut memory = Memory::default();
+    memory.absorb(NOW, outcome);
+    memory
+}
+
+// Outcomes.
+
+#[test]
+fn pauses_double_up_to_ten_seconds_and_end_with_a_success() {
+    let mut memory = Memory::default();
+    let mut lengths = Vec::new();
+    for failures in 1..=40 {
+        memory.absorb(NOW, &Outcome::Failed(Slot::Store));
+        let pause = memory.pauses[&Slot::Store];
+        assert_eq!(pause.failures, failures);
+        lengths.push(pause.until.since(NOW));
+    }
+    assert_eq!(lengths[..7], [250, 500, 1000, 2000, 4000, 8000, 10_000].map(ms));
+    assert_eq!(lengths[39], ms(10_000));
+    memory.absorb(NOW, &Outcome::Done(Slot::Peers));
+    assert_eq!(memory.paused_until(NOW, Slot::Store), Some(NOW + ms(10_000)));
+    memory.absorb(NOW, &Outcome::Done(Slot::Store));
+    assert_eq!(memory.paused_until(NOW, Slot::Store), None);
+    memory.absorb(NOW, &Outcome::Failed(Slot::Store));
+    assert_eq!(memory.paused_until(NOW, Slot::Store), Some(NOW + ms(250)));
+}
+
+#[test]
+fn a_pause_ends_by_itself() {
+    let mut memory = Memory::default();
+    memory.pauses.insert(Slot::Guard, Pause { until: NOW, failures: 1 });
+    assert_eq!(memory.paused_until(NOW, Slot::Guard), None);
+    assert_eq!(memory.paused_until(NOW - ms(1), Slot::Guard), Some(NOW));
+    assert_eq!(memory.paused_until(NOW - ms(1), Slot::Peers), None);
+}
+
+#[test]
+fn the_right_to_bootstrap_comes_and_goes_with_initialize() {
+    let mut memory = absorbed(&Outcome::WonInitialize);
+    assert!(memory.may_bootstrap);
+    memory.absorb(NOW, &Outcome::LostInitialize);
+    assert!(!memory.may_bootstrap);
+    assert!(memory.paused_until(NOW, Slot::Store).is_some(), "another node gets the first chance");
+}
+
+#[test]
+fn a_hand_over_is_remembered_step_by_step() {
+    let mut memory = absorbed(&Outcome::Checkpointed(OPERATOR));
+    let mut expected = HandOver { request: OPERATOR, checkpointed: true, stopped: None };
+    assert_eq!(memory.hand_over, Some(expected));
+    let stopped = Outcome::StoppedToHandOver { request: OPERATOR, shutdown_lsn: Some(HEAD) };
+    memory.absorb(NOW, &stopped);
+    expected.stopped = Some((NOW, Some(HEAD)));
+    assert_eq!(memory.hand_over, Some(expected));
+    for end in [Outcome::Released, Outcome::RequestCleared] {
+        let mut memory = memory.clone();
+        memory.absorb(NOW, &end);
+        assert_eq!(memory.hand_over, None);
+    }
+}
+
+#[test]
+fn a_refusal_does_not_end_a_promise_already_given() {
+    let promise = consent(&following(), ms(0));
+    let mut memory = absorbed(&Outcome::Consented(promise));
+    memory.absorb(NOW, &Outcome::NotConsented);
+    assert_eq!(memory.consent, Some(promise));
+}
+
+#[test]
+fn the_first_crash_counts() {
+    let mut memory = absorbed(&Outcome::PostgresEnded);
+    memory.absorb(NOW + ms(10), &Outcome::PostgresEnded);
+    assert_eq!(memory.crashed_at, Some(NOW));
+}
+
+// Sightings.
+
+#[test]
+fn the_loss_of_the_leader_is_counted_from_when_it_was_seen() {
+    let mut world = leaderless();
+    world.memory.leaderless_since = None;
+    note(&mut world);
+    assert_eq!(world.memory.leaderless_since, Some(NOW));
+    world.now = NOW + ms(10);
+    note(&mut world);
+    assert_eq!(world.memory.leaderless_since, Some(NOW));
+    assert_eq!(world.memory.last_leader, Some("pg1".into()));
+    edit(&mut world, |view| lead(view, "pg3", OTHER_LEASE));
+    note(&mut world);
+    assert_eq!(world.memory.leaderless_since, None);
+    assert_eq!(world.memory.last_leader, Some("pg3".into()));
+}
+
+#[test]
+fn a_store_that_is_away_says_nothing_about_the_leader() {
+    let mut world = following();
+    world.memory.last_leader = None;
+    store_away(&mut world);
+    note(&mut world);
+    assert_eq!((world.memory.leaderless_since, world.memory.last_leader), (None, None));
+}
+
+#[test]
+fn another_leader_ends_what_belonged_to_our_reign() {
+    let mut world = following();
+    stopped(&mut world, pgvane_agent::decide::world::DataDir::Absent);
+    world.memory.crashed_at = Some(NOW);
+    world.memory.consent = Some(consent(&world, ms(0)));
+    world.memory.hand_over = Some(handed_over(&world, OPERATOR, ms(10), Some(HEAD)));
+    let ours = world.memory.clone();
+    edit(&mut world, |view| lead(view, ME, OTHER_LEASE));
+    note(&mut world);
+    assert_eq!(
+        (world.memory.crashed_at, world.memory.consent, world.memory.hand_over),
+        (ours.crashed_at, ours.consent, ours.hand_over)
+    );
+    edit(&mut world, |view| lead(view, "pg3", OTHER_LEASE));
+    note(&mut world);
+    assert_eq!((world.memory.crashed_at, world.memory.consent, world.memory.hand_over), (None, None, None));
+}
+
+#[test]
+fn a_server_that_runs_has_not_crashed() {
+    let mut world = leading();
+    world.memory.crashed_at = Some(NOW);
+    world.local.process = Process::Starting { since: NOW };
+    note(&mut world);
+    assert_eq!(world.memory.crashed_at, Some(NOW));
+    world.local.process = Process::Running;
+    note(&mut world);
+    assert_eq!(world.memory.crashed_at, None);
+}
+
+#[test]
+fn a_server_that_starts_again_may_write_past_where_it_stopped() {
+    for process in [Process::Starting { since: NOW }, Process::Running] {
+        let mut world = leading();
+        world.memory.hand_over = Some(handed_over(&world, OPERATOR, ms(10), Some(HEAD)));
+        for before in [Process::Stopping, Process::Absent] {
+            world.local.process = before;
+            note(&mut world);
+            let kept = world.memory.hand_over.expect("kept").stopped;
+            assert_eq!(kept, Some((NOW - ms(10), Some(HEAD))));
+        }
+        world.local.process = process;
+        note(&mut world);
+        assert_eq!(world.memory.hand_over.expect("kept").stopped, Some((NOW - ms(10), None)));
+    }
+}
+
+#[test]
+fn a_standby_starves_from_when_it_was_first_seen_not_to_stream() {
+    let mut world = following();
+    note(&mut world);
+    assert_eq!(world.memory.not_streaming_since, None);
+    world.local.sql.as_mut().expect("answers").streaming = false;
+    note(&mut world);
+    world.now = NOW + ms(10);
+    note(&mut world);
+    assert_eq!(world.memory.not_streaming_since, Some(NOW));
+    world.local.sql.as_mut().expect("answers").streaming = true;
+    note(&mut world);
+    assert_eq!(world.memory.not_streaming_since, None);
+    world.local.sql.as_mut().expect("answers").streaming = false;
+    world.local.process = Process::Starting { since: NOW };
+    note(&mut world);
+    assert_eq!(world.memory.not_streaming_since, None);
+    let mut primary = leading();
+    note(&mut primary);
+    assert_eq!(primary.memory.not_streaming_since, None);
+}
+
+#[test]
+fn a_promise_of_ours_lasts_exactly_as_long_as_promised() {
+    let mut world = following();
+    let promised = world.memory.promise(NOW, "pg1".into(), ms(1000)).clone();
+    assert_eq!(promised, vouch(&world, "pg1"));
+    world.now = NOW + Duration::from_nanos(999_999_999);
+    note(&mut world);
+    assert_eq!(world.memory.vouch, Some(promised));
+    world.now = NOW + ms(1000);
+    note(&mut world);
+    assert_eq!(world.memory.vouch, None);
+}
+
+#[test]
+fn nothing_is_remembered_at_first() {
+    let memory = Memory::default();
+    assert_eq!(memory.paused_until(Tick::ZERO, Slot::Store), None);
+    assert!(!memory.shutdown && !memory.may_bootstrap);
+}
