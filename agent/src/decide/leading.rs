@@ -67,7 +67,7 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
         return world.wait(Reason::Busy(super::Slot::Postgres));
     }
     let limit = world.settings.primary_start_timeout;
-    let spent = world.memory.crashed_at.is_some_and(|at| world.now.since(at) >= limit);
+    let spent = world.memory.down_since.is_some_and(|since| world.now.since(since) >= limit);
     let others = match &world.dcs {
         Dcs::Known(view) => hand_over::somebody_else(world, view),
         Dcs::Unknown { .. } => false,
@@ -77,7 +77,9 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
     }
     match &world.local.data {
         DataDir::Present(control) if !control.standby => {
-            world.guarded(key.epoch, Action::StartPrimary, Reason::Crashed)
+            let crashed = world.memory.crashed_at.is_some();
+            let reason = if crashed { Reason::Crashed } else { Reason::NotRunning };
+            world.guarded(key.epoch, Action::StartPrimary, reason)
         }
         DataDir::Present(_) => match world.stale_guard() {
             Some(decision) => decision,

@@ -65,6 +65,8 @@ pub struct Memory {
     pub last_leader: Option<NodeName>,
     /// When PostgreSQL ended unasked while we led; cleared when it serves again.
     pub crashed_at: Option<Tick>,
+    /// Since when we have held the leader key without a server that accepts connections.
+    pub down_since: Option<Tick>,
     /// The hand-over under way.
     pub hand_over: Option<HandOver>,
     /// Whether the agent was told to stop.
@@ -166,6 +168,10 @@ impl Memory {
         }
         if local.process == Process::Running {
             self.crashed_at = None;
+            self.down_since = None;
+        } else if let Dcs::Known(view) = dcs {
+            let leads = view.leader.as_ref().is_some_and(|key| key.name == *me);
+            self.down_since = if leads { self.down_since.or(Some(now)) } else { None };
         }
         let is_up = matches!(local.process, Process::Starting { .. } | Process::Running);
         if let Some(HandOver { stopped: Some((_, shutdown_lsn)), .. }) = &mut self.hand_over

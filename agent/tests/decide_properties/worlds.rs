@@ -340,7 +340,7 @@ fn memory() -> BoxedStrategy<Memory> {
         of(a_vouch()),
         of(tick()),
         of(name()),
-        of(tick()),
+        (of(tick()), of(tick())),
         of(hand_over()),
         any::<bool>(),
         any::<bool>(),
@@ -354,7 +354,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 vouch,
                 leaderless_since,
                 last_leader,
-                crashed_at,
+                (crashed_at, down_since),
                 hand_over,
                 shutdown,
                 may_bootstrap,
@@ -367,6 +367,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 leaderless_since,
                 last_leader,
                 crashed_at,
+                down_since,
                 hand_over,
                 shutdown,
                 may_bootstrap,
@@ -541,7 +542,10 @@ fn replace(world: &mut World, other: &World, part: usize) {
         23 => world.memory.vouch.clone_from(&other.memory.vouch),
         24 => world.memory.leaderless_since = other.memory.leaderless_since,
         25 => world.memory.last_leader.clone_from(&other.memory.last_leader),
-        26 => world.memory.crashed_at = other.memory.crashed_at,
+        26 => {
+            world.memory.crashed_at = other.memory.crashed_at;
+            world.memory.down_since = other.memory.down_since;
+        }
         27 => world.memory.hand_over = other.memory.hand_over,
         28 => world.memory.shutdown = other.memory.shutdown,
         29 => world.memory.may_bootstrap = other.memory.may_bootstrap,

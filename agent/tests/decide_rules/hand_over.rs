@@ -78,7 +78,7 @@ fn a_leader_that_does_not_serve_has_nothing_to_hand_over() {
     world.local.process = Process::Starting { since: NOW };
     check_wait(&world, &Reason::Starting);
     stopped(&mut world, DataDir::Present(control(false, false)));
-    check(&world, &Action::StartPrimary, &Reason::Crashed);
+    check(&world, &Action::StartPrimary, &Reason::NotRunning);
 }
 
 #[test]

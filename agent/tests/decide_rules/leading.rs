@@ -25,6 +25,7 @@ fn crashed() -> World {
     let mut world = leading();
     stopped(&mut world, DataDir::Present(control(false, false)));
     world.memory.crashed_at = Some(NOW - ms(100));
+    world.memory.down_since = Some(NOW - ms(100));
     world
 }
 
@@ -129,7 +130,7 @@ fn a_leader_restarts_what_crashed_in_place() {
     check(&crashed(), &Action::StartPrimary, &Reason::Crashed);
     let mut world = crashed();
     world.memory.crashed_at = None;
-    check(&world, &Action::StartPrimary, &Reason::Crashed);
+    check(&world, &Action::StartPrimary, &Reason::NotRunning);
 }
 
 #[test]
@@ -165,9 +166,17 @@ fn others_may_lead_once_the_time_for_a_restart_is_spent() {
 }
 
 #[test]
+fn the_time_counts_for_a_server_that_never_came_up_too() {
+    let mut world = crashed();
+    world.memory.crashed_at = None;
+    world.settings.primary_start_timeout = ms(100);
+    check(&world, &RELEASE, &Reason::StartTimeout);
+}
+
+#[test]
 fn with_no_time_for_a_restart_others_lead_at_once() {
     let mut world = crashed();
-    world.memory.crashed_at = Some(NOW);
+    world.memory.down_since = Some(NOW);
     world.settings.primary_start_timeout = ms(0);
     check(&world, &RELEASE, &Reason::StartTimeout);
 }

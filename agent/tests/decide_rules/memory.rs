@@ -156,6 +156,24 @@ fn a_server_that_runs_has_not_crashed() {
 }
 
 #[test]
+fn a_leader_without_a_server_counts_the_time() {
+    let mut world = leading();
+    world.local.process = Process::Starting { since: NOW };
+    note(&mut world);
+    assert_eq!(world.memory.down_since, Some(NOW));
+    world.now = NOW + ms(10);
+    note(&mut world);
+    assert_eq!(world.memory.down_since, Some(NOW));
+    let mut running = world.clone();
+    running.local.process = Process::Running;
+    note(&mut running);
+    assert_eq!(running.memory.down_since, None);
+    edit(&mut world, |view| lead(view, "pg3", OTHER_LEASE));
+    note(&mut world);
+    assert_eq!(world.memory.down_since, None);
+}
+
+#[test]
 fn a_server_that_starts_again_may_write_past_where_it_stopped() {
     for process in [Process::Starting { since: NOW }, Process::Running] {
         let mut world = leading();
