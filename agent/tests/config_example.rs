@@ -72,10 +72,14 @@ fn commented_defaults_are_the_defaults() {
 
 #[test]
 fn every_key_it_shows_is_known() {
-    // A directory with a `postgres`, and plausible certificate names, make every line valid at once.
-    let bin = tempfile::tempdir().expect("a directory");
-    std::fs::write(bin.path().join("postgres"), "").expect("writes");
-    let all = uncommented(|_| true).replace("/usr/lib/postgresql/15/bin", &bin.path().display().to_string());
+    // A directory with a `postgres` and certificates makes every line valid at once.
+    let dir = tempfile::tempdir().expect("a directory");
+    for file in ["postgres", "etcd-ca.pem", "etcd-client.pem", "etcd-client.key"] {
+        std::fs::write(dir.path().join(file), "").expect("writes");
+    }
+    let here = dir.path().display().to_string();
+    let all = uncommented(|_| true).replace("/usr/lib/postgresql/15/bin", &here);
+    let all = all.replace("/etc/pgvane/etcd-", &format!("{here}/etcd-"));
     let config = read(&all);
     assert_eq!(config.bootstrap.users[0].name, "app");
     assert_eq!(config.timing.clock_drift_ppm, Some(pgvane_agent::timing::DEFAULT_CLOCK_DRIFT_PPM));

@@ -196,7 +196,7 @@ impl ClusterSettings {
             warnings.push(SettingWarning {
                 key: "ttl".to_owned(),
                 message: format!(
-                    "{} is below etcd's own floor; 2s is used",
+                    "{} is below etcd's own floor of 2s; that is used",
                     units::show_duration(settings.ttl)
                 ),
             });

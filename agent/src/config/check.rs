@@ -219,26 +219,46 @@ fn etcd(raw: RawEtcd, base: &Path) -> Checked<Etcd> {
     let scheme = if raw.cacert.is_some() || raw.cert.is_some() { "https" } else { "http" };
     let mut endpoints = Vec::new();
     for endpoint in raw.endpoints.get_ref() {
-        let text = endpoint.get_ref().trim_end_matches('/');
-        let url = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
-        let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        if authority.and_then(|a| host_port(a).ok()).is_none() {
-            return wrong(endpoint, format!("etcd.endpoints: {text:?} is not http(s)://host:port"));
+        match etcd_url(endpoint.get_ref(), scheme) {
+            Some(url) => endpoints.push(url),
+            None => {
+                return wrong(
+                    endpoint,
+                    format!("etcd.endpoints: {:?} is not http(s)://host:port", endpoint.get_ref()),
+                );
+            }
         }
-        endpoints.push(url);
     }
-    let client_cert = match (raw.cert, raw.key) {
-        (Some(cert), Some(key)) => Some((base.join(cert.into_inner()), base.join(key.into_inner()))),
-        (Some(cert), None) => return wrong(&cert, "etcd.cert needs etcd.key"),
-        (None, Some(key)) => return wrong(&key, "etcd.key needs etcd.cert"),
-        (None, None) => None,
-    };
+    match (&raw.cert, &raw.key) {
+        (Some(cert), None) => return wrong(cert, "etcd.cert needs etcd.key"),
+        (None, Some(key)) => return wrong(key, "etcd.key needs etcd.cert"),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    for (file, what) in [(&raw.cacert, "cacert"), (&raw.cert, "cert"), (&raw.key, "key")] {
+        if let Some(file) = file
+            && let Err(e) = std::fs::File::open(base.join(file.get_ref()))
+        {
+            return wrong(file, format!("etcd.{what}: {}: {e}", base.join(file.get_ref()).display()));
+        }
+    }
     Ok(Etcd {
         endpoints,
         cacert: raw.cacert.map(|p| base.join(p.into_inner())),
-        client_cert,
+        client_cert: raw
+            .cert
+            .zip(raw.key)
+            .map(|(c, k)| (base.join(c.into_inner()), base.join(k.into_inner()))),
         login: login(raw.username, raw.password, "etcd")?,
     })
+}
+
+/// An etcd endpoint as a URL: `scheme` where it names none; `None` where it is not an address with a port.
+pub fn etcd_url(endpoint: &str, scheme: &str) -> Option<String> {
+    let text = endpoint.trim_end_matches('/');
+    let url = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
+    let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+    host_port(authority).ok()?;
+    Some(url)
 }
 
 fn login(

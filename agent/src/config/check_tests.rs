@@ -57,6 +57,7 @@ fn what_cannot_work_is_refused_by_key() {
     let refused = [
         ("name = \"pg1\"", "nmae = 1", "nmae"),
         ("[etcd]", "cert = \"c.pem\"", "etcd.cert needs etcd.key"),
+        ("[etcd]", "cacert = \"absent.pem\"", "etcd.cacert: /etc/pgvane/absent.pem: No such file"),
         ("[etcd]", "username = \"root\"", "etcd.username needs etcd.password"),
         ("[restapi]", "password = \"x\"", "restapi.password needs restapi.username"),
         ("[postgresql]", "listen = \"*\"", "postgresql.listen"),

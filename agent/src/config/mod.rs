@@ -15,7 +15,7 @@ pub use pgvane_cluster::settings_file::{Secret, SettingsError};
 use pgvane_cluster::store::etcd::EtcdOptions;
 use serde_json::Value;
 
-pub use self::check::{CONTROLLED_PARAMETERS, Loaded, Preset, load, parse};
+pub use self::check::{CONTROLLED_PARAMETERS, Loaded, Preset, etcd_url, load, parse};
 use crate::guard::protocol::StoreAccess;
 use crate::timing::TimingOverrides;
 

@@ -8,18 +8,50 @@ use pgvane_agent::api::check_document;
 use pgvane_cluster::ids::Revision;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::settings::merge_patch;
+use pgvane_cluster::settings_file::nearest;
 use pgvane_cluster::store::{Compare, Store, Txn, Write as StoreWrite};
 use serde_json::{Map, Value};
+use tempfile::NamedTempFile;
 
 use crate::diff::diff;
 use crate::prompt::confirm;
 use crate::target::Target;
-use crate::{Failed, fail};
+use crate::{Failed, fail, say};
+
+/// Where PostgreSQL's parameters stand in the document.
+pub(crate) const PARAMETERS: &str = "postgresql.parameters.";
+
+/// Keys of the document that pgvane or Patroni reads (contract section 4).
+const KNOWN: [&str; 24] = [
+    "check_timeline",
+    "failsafe_mode",
+    "ignore_slots",
+    "loop_wait",
+    "master_start_timeout",
+    "master_stop_timeout",
+    "max_timelines_history",
+    "maximum_lag_on_failover",
+    "maximum_lag_on_syncnode",
+    "member_slots_ttl",
+    "pause",
+    "permanent_replication_slots",
+    "permanent_slots",
+    "postgresql",
+    "primary_race_backoff",
+    "primary_start_timeout",
+    "primary_stop_timeout",
+    "retry_timeout",
+    "slots",
+    "standby_cluster",
+    "synchronous_mode",
+    "synchronous_mode_strict",
+    "synchronous_node_count",
+    "ttl",
+];
 
 pub(crate) async fn show(target: &Target) -> Result<(), Failed> {
     let (document, _) = read(target).await?;
-    print!("{}", text_of(&document));
-    Ok(())
+    say(&text_of(&document))
 }
 
 pub(crate) async fn edit(
@@ -39,17 +71,44 @@ pub(crate) async fn edit(
     for pair in set {
         set_path(&mut after, pair)?;
     }
+    let mut edited = None;
     if apply.is_none() && set.is_empty() {
-        after = in_editor(&before)?;
+        let file = in_editor(&before)?;
+        match json_of(&std::fs::read_to_string(file.path())?, "the edited text") {
+            Ok(value) => after = value,
+            Err(failed) => return Err(keeping(Some(file), failed)),
+        }
+        edited = Some(file);
     }
     if after == before {
-        println!("Not changed");
-        return Ok(());
+        return say("Not changed\n");
     }
-    if let Err(why) = check_document(&before, &after, &target.timing) {
+    let applied = apply_to(target, &before, &after, revision, force).await;
+    applied.map_err(|failed| keeping(edited, failed))
+}
+
+/// Nobody should have to type it again: the text of the editor outlives what became of it.
+fn keeping(edited: Option<NamedTempFile>, Failed(why): Failed) -> Failed {
+    match edited.map(NamedTempFile::keep) {
+        Some(Ok((_, path))) => Failed(format!("{why}; your text is kept in {}", path.display())),
+        Some(Err(_)) | None => Failed(why),
+    }
+}
+
+async fn apply_to(
+    target: &Target,
+    before: &Value,
+    after: &Value,
+    revision: Revision,
+    force: bool,
+) -> Result<(), Failed> {
+    if let Err(why) = check_document(before, after, &target.timing) {
         return fail(format!("not applied: {why}"));
     }
-    print!("{}", diff(&text_of(&before), &text_of(&after)));
+    for warning in unknown(before, after) {
+        eprintln!("warning: {warning}");
+    }
+    say(&diff(&lines_of(before), &lines_of(after)))?;
     if !force {
         confirm(&format!("Apply these changes to {}?", target.scope))?;
     }
@@ -61,8 +120,18 @@ pub(crate) async fn edit(
     if !target.store.txn(txn).await?.succeeded {
         return fail("somebody else changed the configuration meanwhile; nothing was applied");
     }
-    println!("Configuration changed");
-    Ok(())
+    say("Configuration changed\n")
+}
+
+/// Keys that are new in `after` and that nobody reads. They are kept: a later version may know them.
+fn unknown(before: &Value, after: &Value) -> Vec<String> {
+    let keys = after.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let new = keys.filter(|key| !KNOWN.contains(key) && before.get(*key).is_none());
+    new.map(|key| {
+        let near = nearest(key, KNOWN).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        format!("neither pgvane nor Patroni reads `{key}`{near}")
+    })
+    .collect()
 }
 
 async fn read(target: &Target) -> Result<(Value, Revision), Failed> {
@@ -74,6 +143,11 @@ async fn read(target: &Target) -> Result<(Value, Revision), Failed> {
 
 fn text_of(document: &Value) -> String {
     format!("{document:#}\n")
+}
+
+/// For comparing: without the commas, which would make a neighbour of a new last key look changed.
+fn lines_of(document: &Value) -> String {
+    text_of(document).lines().map(|line| format!("{}\n", line.strip_suffix(',').unwrap_or(line))).collect()
 }
 
 fn read_file(path: &Path) -> Result<String, Failed> {
@@ -100,7 +174,7 @@ fn set_path(document: &mut Value, pair: &str) -> Result<(), Failed> {
         return fail(format!("{pair:?} is not key=value"));
     };
     let path = path.trim();
-    let names: Vec<&str> = match path.strip_prefix("postgresql.parameters.") {
+    let names: Vec<&str> = match path.strip_prefix(PARAMETERS) {
         Some(parameter) => vec!["postgresql", "parameters", parameter],
         None => path.split('.').collect(),
     };
@@ -122,7 +196,8 @@ fn set_path(document: &mut Value, pair: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn in_editor(before: &Value) -> Result<Value, Failed> {
+/// Lets the operator edit the document; the file is gone when it is dropped.
+fn in_editor(before: &Value) -> Result<NamedTempFile, Failed> {
     let mut file = tempfile::Builder::new().prefix("pgvanectl-").suffix(".json").tempfile()?;
     file.write_all(text_of(before).as_bytes())?;
     file.flush()?;
@@ -138,15 +213,7 @@ fn in_editor(before: &Value) -> Result<Value, Failed> {
     if !status.success() {
         return fail(format!("{editor} ended with {status}; nothing was changed"));
     }
-    let text = std::fs::read_to_string(file.path())?;
-    match json_of(&text, "the edited text") {
-        Ok(value) => Ok(value),
-        Err(Failed(why)) => {
-            // Nobody should have to type it again.
-            let kept = file.keep().map_err(|e| Failed(e.to_string()))?.1;
-            fail(format!("{why}; your text is kept in {}", kept.display()))
-        }
-    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -170,6 +237,38 @@ mod tests {
         let parameters = &set("postgresql.parameters.x.y=16MB").expect("applies")["postgresql"]["parameters"];
         assert_eq!(*parameters, json!({"a.b": 1, "x.y": "16MB"}));
         assert_eq!(set("postgresql.use_slots=false").expect("applies")["postgresql"]["use_slots"], false);
+    }
+
+    #[test]
+    fn unknown_keys_are_warned_about_once_and_kept() {
+        let before = json!({"ttl": 10, "mine": 1});
+        let after = json!({"ttl": 10, "mine": 2, "tttl": 3, "postgresql": {}, "zzz": 1});
+        let warnings = unknown(&before, &after);
+        assert_eq!(
+            warnings,
+            [
+                "neither pgvane nor Patroni reads `tttl`; did you mean `ttl`?",
+                "neither pgvane nor Patroni reads `zzz`"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_new_last_key_changes_no_other_line() {
+        let (before, after) = (json!({"a": 1, "b": [2, 3]}), json!({"a": 1, "b": [2, 3], "c": 4}));
+        let shown = diff(&lines_of(&before), &lines_of(&after));
+        assert!(shown.ends_with("    ]\n+   \"c\": 4\n  }\n") && !shown.contains("\n-"), "{shown}");
+    }
+
+    #[test]
+    fn an_edited_text_outlives_its_refusal() {
+        let mut file = NamedTempFile::new().expect("a temporary file");
+        file.write_all(b"mine").expect("writes");
+        let path = file.path().to_owned();
+        let Failed(why) = keeping(Some(file), Failed("refused".to_owned()));
+        assert_eq!(why, format!("refused; your text is kept in {}", path.display()));
+        assert_eq!(std::fs::read(&path).expect("reads"), b"mine");
+        std::fs::remove_file(path).expect("removes");
     }
 
     #[test]

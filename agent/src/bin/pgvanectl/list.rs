@@ -1,7 +1,7 @@
 //! `list`: the members as a table in patronictl's columns (contract section 7), or as JSON.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use pgvane_cluster::view::ClusterView;
 use serde_json::{Map, Value};
 
 use crate::target::Target;
-use crate::{Failed, fail};
+use crate::{Failed, fail, say};
 
 /// How to show the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -27,8 +27,7 @@ pub(crate) enum Format {
 /// Shows the list once.
 pub(crate) async fn once(target: &Target, format: Format, extended: bool) -> Result<(), Failed> {
     let view = target.view().await?;
-    print!("{}", show(&view, &target.scope, format, extended));
-    Ok(())
+    say(&show(&view, &target.scope, format, extended))
 }
 
 /// Shows the list at every change, until interrupted.
@@ -39,6 +38,8 @@ pub(crate) async fn follow(target: &Target, format: Format, extended: bool) -> R
         retry_max: Duration::from_secs(2),
         ask_leader_lease: false,
     };
+    // A store that is away or a cluster that is not there is told at once, as it is without --watch.
+    target.view().await?;
     let store = Arc::new(EtcdStore::new(target.options.clone()));
     let (follower, task) = follow::follow(store, target.space.clone(), options);
     let task = tokio::spawn(task);
@@ -54,13 +55,9 @@ pub(crate) async fn follow(target: &Target, format: Format, extended: bool) -> R
             let _ = writeln!(text, "the store does not answer: {why}");
         }
         if text != last {
-            let mut out = io::stdout().lock();
-            if out.is_terminal() {
-                // Clear the screen, cursor to the corner.
-                write!(out, "\x1b[2J\x1b[H")?;
-            }
-            write!(out, "{text}")?;
-            out.flush()?;
+            // Clear the screen, cursor to the corner.
+            let clear = if io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
+            say(&format!("{clear}{text}"))?;
             last = text;
         }
     }
@@ -238,4 +235,4 @@ fn with_title(table: &str, title: &str) -> String {
 
 #[cfg(test)]
 #[path = "list_tests.rs"]
-mod tests;
+pub(crate) mod tests;

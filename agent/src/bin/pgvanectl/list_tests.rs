@@ -9,7 +9,7 @@ use pgvane_cluster::store::{Store, Txn};
 
 use super::*;
 
-async fn view(keys: &[(&str, &str)]) -> ClusterView {
+pub(crate) async fn view(keys: &[(&str, &str)]) -> ClusterView {
     let store = ModelStore::new();
     let space = Keyspace::new("service", "demo");
     for (key, value) in keys {
@@ -21,7 +21,7 @@ async fn view(keys: &[(&str, &str)]) -> ClusterView {
     fold::from_snapshot(&space, &snapshot, None)
 }
 
-const PAIR: &[(&str, &str)] = &[
+pub(crate) const PAIR: &[(&str, &str)] = &[
     ("initialize", "7277694203142172922"),
     ("leader", "pg1"),
     ("status", r#"{"optime":83886080}"#),
@@ -45,7 +45,7 @@ async fn the_table() {
     assert_eq!(
         shown,
         "\
-+ Cluster: demo (7277694203142172922) ----------+----+-------------+-----+------------+-----+
++ Cluster: demo (7277694203142172922) -----------+----+-------------+-----+------------+-----+
 | Member | Host     | Role    | State            | TL | Receive LSN | Lag | Replay LSN | Lag |
 +--------+----------+---------+------------------+----+-------------+-----+------------+-----+
 | pg1    | 10.0.0.1 | Leader  | running          |  5 |             |     |            |     |

@@ -10,23 +10,30 @@ mod list;
 mod prompt;
 mod target;
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pgvane_cluster::store::StoreError;
 
+use self::document::PARAMETERS;
 use self::target::{Target, TargetArgs};
 
 /// Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "pgvanectl", version, about = ABOUT, after_help = EXIT_CODES)]
 struct Cli {
-    #[command(flatten)]
-    target: TargetArgs,
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    target: TargetArgs,
 }
+
+/// Said here because clap would take the package's description, which is the agent's.
+const ABOUT: &str = "Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons";
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or declined, 2 wrong usage.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -65,11 +72,14 @@ enum Command {
     },
     /// Show the dynamic configuration, as indented JSON.
     ShowConfig,
-    /// Change the dynamic configuration: in $EDITOR (as JSON), by `--set`, or from a file.
+    /// Change the dynamic configuration: in $EDITOR (as JSON), by `--set` and `--pg`, or from a file.
     EditConfig {
-        /// `key=value`; dots lead into objects, an empty value or `null` removes. May be repeated.
+        /// Dots in the key lead into objects; an empty value or `null` removes. May be repeated.
         #[arg(short, long = "set", value_name = "KEY=VALUE")]
         set: Vec<String>,
+        /// A PostgreSQL parameter: short for `--set postgresql.parameters.NAME=VALUE`. May be repeated.
+        #[arg(short, long = "pg", value_name = "NAME=VALUE")]
+        pg: Vec<String>,
         /// Merge this JSON file; `-` reads standard input (needs --force).
         #[arg(long, value_name = "FILE")]
         apply: Option<PathBuf>,
@@ -95,6 +105,16 @@ impl From<std::io::Error> for Failed {
     }
 }
 
+/// Prints to standard output. `println!` would panic where the reader has gone, as in `pgvanectl list | head -1`.
+fn say(text: &str) -> Result<(), Failed> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who has read enough need not be told.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => fail(""),
+        written => written.map_err(|e| Failed(format!("standard output: {e}"))),
+    }
+}
+
 fn fail<T>(text: impl Into<String>) -> Result<T, Failed> {
     Err(Failed(text.into()))
 }
@@ -105,7 +125,9 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed(why)) => {
-            eprintln!("Error: {why}");
+            if !why.is_empty() {
+                eprintln!("Error: {why}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -121,8 +143,25 @@ async fn run(cli: Cli) -> Result<(), Failed> {
         }
         Command::Failover { candidate, force } => leader::failover(&target, &candidate, force).await,
         Command::ShowConfig => document::show(&target).await,
-        Command::EditConfig { set, apply, force } => {
-            document::edit(&target, &set, apply.as_deref(), force).await
+        Command::EditConfig { set, pg, apply, force } => {
+            let pg = pg.iter().map(|pair| format!("{PARAMETERS}{pair}"));
+            let pairs: Vec<String> = set.into_iter().chain(pg).collect();
+            document::edit(&target, &pairs, apply.as_deref(), force).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_names_this_program() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        assert!(cli.render_version().starts_with("pgvanectl "));
+        assert!(cli.render_help().to_string().starts_with(ABOUT));
     }
 }

@@ -1,21 +1,44 @@
 //! Questions to the operator.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 
-use crate::{Failed, fail};
+use crate::{Failed, fail, say};
 
 /// Asks; anything but yes ends the command.
 pub(crate) fn confirm(question: &str) -> Result<(), Failed> {
-    print!("{question} [y/N]: ");
-    io::stdout().flush()?;
+    say(&format!("{question} [y/N]: "))?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
-    if matches!(line.trim().to_lowercase().as_str(), "y" | "yes") {
-        return Ok(());
-    }
-    // Without a newline of the operator's the error would stand behind the question.
     if line.is_empty() {
-        println!();
+        // Without a newline of the operator's the error would stand behind the question.
+        say("\n")?;
     }
-    fail("declined; nothing was changed")
+    decide(&line)
+}
+
+/// `line` is empty where standard input has ended.
+fn decide(line: &str) -> Result<(), Failed> {
+    match line.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        "" if line.is_empty() => {
+            fail("nobody answers on standard input, so nothing was changed; --force does not ask")
+        }
+        _ => fail("declined; nothing was changed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_is_yes_and_silence_names_the_option() {
+        for yes in ["y\n", "Yes\n", " YES \r\n", "y"] {
+            assert!(decide(yes).is_ok(), "{yes:?}");
+        }
+        for no in ["\n", "n\n", "yess\n"] {
+            assert_eq!(decide(no).expect_err("declined").0, "declined; nothing was changed");
+        }
+        assert!(decide("").expect_err("nobody is there").0.contains("--force"));
+    }
 }

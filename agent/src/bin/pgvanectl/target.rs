@@ -17,7 +17,8 @@ use crate::{Failed, fail};
 const DEFAULT_CONFIG: &str = "/etc/pgvane/agent.toml";
 
 /// How to reach the cluster.
-#[derive(Args)]
+#[derive(Args, Default)]
+#[command(next_help_heading = "Which cluster")]
 pub(crate) struct TargetArgs {
     /// An agent's settings: etcd, scope and REST login are taken from it. [default: /etc/pgvane/agent.toml]
     #[arg(short, long, global = true, env = "PGVANECTL_CONFIG", conflicts_with = "endpoints")]
@@ -73,15 +74,21 @@ impl Target {
         let Some(scope) = args.scope else {
             return fail("--endpoints needs --scope (or PGVANECTL_SCOPE): the name of the cluster");
         };
+        let scope = checked_scope(scope)?;
         let user = match args.username {
             Some(name) => Some((name, password("PGVANECTL_PASSWORD")?.expose().to_owned())),
             None => None,
         };
+        for file in [&args.cacert, &args.cert, &args.key].into_iter().flatten() {
+            if let Err(e) = std::fs::File::open(file) {
+                return fail(format!("{}: {e}", file.display()));
+            }
+        }
         let tls = EtcdTls { ca: args.cacert, identity: args.cert.zip(args.key), server_name: None };
-        let secure = tls.ca.is_some()
-            || tls.identity.is_some()
-            || args.endpoints.iter().any(|e| e.starts_with("https:"));
-        let options = EtcdOptions { tls: secure.then_some(tls), user, ..EtcdOptions::new(args.endpoints) };
+        let secure = tls.ca.is_some() || tls.identity.is_some();
+        let endpoints = urls(&args.endpoints, if secure { "https" } else { "http" })?;
+        let secure = secure || endpoints.iter().any(|e| e.starts_with("https:"));
+        let options = EtcdOptions { tls: secure.then_some(tls), user, ..EtcdOptions::new(endpoints) };
         let namespace = args.namespace.as_deref().unwrap_or("service");
         Ok(Target::new(options, namespace, scope, rest_login, TimingOverrides::default()))
     }
@@ -99,15 +106,10 @@ impl Target {
                 ))
             })?
             .config;
+        let scope = checked_scope(scope.unwrap_or(config.scope))?;
         let namespace = namespace.unwrap_or(config.namespace);
         let login = rest_login.or(config.restapi.login);
-        Ok(Target::new(
-            config.etcd.options(),
-            &namespace,
-            scope.unwrap_or(config.scope),
-            login,
-            config.timing,
-        ))
+        Ok(Target::new(config.etcd.options(), &namespace, scope, login, config.timing))
     }
 
     fn new(
@@ -131,9 +133,56 @@ impl Target {
     }
 }
 
+/// An empty scope would mean everything in the namespace.
+fn checked_scope(scope: String) -> Result<String, Failed> {
+    if scope.trim_matches('/').is_empty() { fail("--scope: the cluster needs a name") } else { Ok(scope) }
+}
+
+fn urls(endpoints: &[String], scheme: &str) -> Result<Vec<String>, Failed> {
+    let url = |text: &String| {
+        config::etcd_url(text, scheme)
+            .ok_or_else(|| Failed(format!("--endpoints: {text:?} is not http(s)://host:port")))
+    };
+    endpoints.iter().map(url).collect()
+}
+
 fn password(variable: &str) -> Result<Secret, Failed> {
     match std::env::var(variable) {
         Ok(text) => Ok(Secret::new(text)),
         Err(_) => fail(format!("a user name needs its password in {variable}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(args: TargetArgs) -> String {
+        Target::find(args).err().map_or_else(|| "not refused".to_owned(), |Failed(why)| why)
+    }
+
+    fn at(endpoint: &str) -> TargetArgs {
+        let scope = Some("demo".to_owned());
+        TargetArgs { endpoints: vec![endpoint.to_owned()], scope, ..TargetArgs::default() }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_cannot_be_meant_is_refused_before_anything_is_asked() {
+        for bad in ["", "nonsense://", "10.0.0.1", "http://10.0.0.1:x", "ftp://10.0.0.1:1"] {
+            assert_eq!(refused(at(bad)), format!("--endpoints: {bad:?} is not http(s)://host:port"));
+        }
+        let nameless = TargetArgs { scope: Some("/".to_owned()), ..at("10.0.0.1:2379") };
+        assert_eq!(refused(nameless), "--scope: the cluster needs a name");
+        let absent = TargetArgs { cacert: Some("/nowhere/ca.pem".into()), ..at("10.0.0.1:2379") };
+        assert!(refused(absent).starts_with("/nowhere/ca.pem: No such file"));
+        let missing = TargetArgs { config: Some("/nowhere/agent.toml".into()), ..TargetArgs::default() };
+        assert!(refused(missing).starts_with("/nowhere/agent.toml: there is no such file"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_without_a_scheme_is_plain_http() {
+        let target = Target::find(at("10.0.0.1:2379/")).unwrap_or_else(|Failed(why)| panic!("{why}"));
+        assert_eq!(target.options.endpoints, ["http://10.0.0.1:2379"]);
+        assert_eq!(target.space.prefix(), "/service/demo/");
     }
 }
