@@ -30,6 +30,7 @@ pub mod keeper;
 pub mod metrics;
 pub mod peers;
 pub mod postgres;
+pub mod preflight;
 pub mod prober;
 pub mod publish;
 pub mod reconcile;

@@ -25,13 +25,14 @@ use crate::postgres::process::Postmaster;
 use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
 use crate::server::ServerState;
 use crate::timing::Timing;
-use crate::{prober, vouch};
+use crate::{preflight, prober, vouch};
 
 /// How long an answer of the guard may take.
 const GUARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs an agent until it ends; the text says why it could not or what an operator must resolve.
 pub async fn run(config: Config) -> Result<(), String> {
+    preflight::check(&config)?;
     let listener = bind(&config).await?;
     let wishes = signals()?;
     let instance = instance(&config);

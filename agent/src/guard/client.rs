@@ -24,6 +24,9 @@ const START_WITHIN: Duration = Duration::from_secs(3);
 /// Pause between two attempts to reach a guard that is starting.
 const KNOCK_EVERY: Duration = Duration::from_millis(5);
 
+/// The least time between two starts of a guard that ends at once, each of which says why.
+const SPAWN_EVERY: Duration = Duration::from_millis(200);
+
 /// How to start and reach the guard of one data directory.
 #[derive(Clone, Debug)]
 pub struct GuardOptions {
@@ -106,6 +109,7 @@ impl GuardClient {
         super::check_socket_path(&options.socket).map_err(GuardError::NotStarted)?;
         let by = Instant::now() + START_WITHIN;
         let mut child: Option<Child> = None;
+        let mut next_spawn = Instant::now();
         let mut why = "it did not answer".to_owned();
         // A guard may be ending while we connect, or another may start while ours does: knock until one answers.
         while Instant::now() < by {
@@ -128,8 +132,9 @@ impl GuardClient {
                 }
                 Some(Err(_)) | None => false,
             };
-            if !running {
+            if !running && Instant::now() >= next_spawn {
                 child = Some(spawn(options).map_err(|e| GuardError::NotStarted(e.to_string()))?);
+                next_spawn = Instant::now() + SPAWN_EVERY;
             }
             sleep(KNOCK_EVERY).await;
         }
