@@ -67,10 +67,11 @@ fn complain(message: &str) {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
-    raise_descriptor_limit(&config);
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone()).map_err(|error| format!("cannot watch signals: {error}"))?;
+    // First what ends the program with one message, then what only deserves a warning.
     let bound = pgvane::bind(&config).map_err(|error| error.to_string())?;
+    raise_descriptor_limit(&config);
     let stores: BTreeMap<_, _> = config
         .clusters
         .iter()

@@ -1,6 +1,7 @@
 //! `RawConfig` -> [`Config`]: fills defaults, refuses what cannot work, says where and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
@@ -78,10 +79,13 @@ fn check(raw: RawConfig) -> Result<Config, Problem> {
             Problem::of_file("no cluster is named").help("write [cluster.main.etcd] with its endpoints")
         );
     }
+    let admin = raw.admin.listen.as_deref();
+    let listened = raw.listener.iter().flatten().map(|l| l.listen.get_ref().as_slice());
+    check_distinct(listened.chain(admin).flatten())?;
     Ok(Config {
         log: check_log(raw.log)?,
         admin: Admin {
-            listen: match raw.admin.listen {
+            listen: match admin {
                 Some(addresses) => addresses.iter().map(address).collect::<Result<_, _>>()?,
                 None => vec![(Ipv4Addr::LOCALHOST, ADMIN_PORT).into()],
             },
@@ -117,6 +121,18 @@ fn address(text: &Spanned<String>) -> Result<SocketAddr, Problem> {
         Problem::at(text, format!("{:?} is not an address and a port", text.get_ref()))
             .help("allowed: such as \"0.0.0.0:5432\" or \"[::]:5432\"")
     })
+}
+
+/// The same address twice would only be found when it is bound. Port 0 is another port each time.
+fn check_distinct<'a>(all: impl Iterator<Item = &'a Spanned<String>>) -> Result<(), Problem> {
+    let mut seen = BTreeSet::new();
+    for text in all {
+        let address = address(text)?;
+        if address.port() != 0 && !seen.insert(address) {
+            return Err(Problem::at(text, format!("{address} is listened on twice")));
+        }
+    }
+    Ok(())
 }
 
 fn check_log(raw: RawLog) -> Result<Log, Problem> {
@@ -188,14 +204,24 @@ fn check_etcd(raw: RawEtcd) -> Result<Etcd, Problem> {
         return Err(Problem::at(&raw.endpoints, "there must be at least one endpoint").help(EXAMPLE));
     }
     let endpoint = |url: Spanned<String>| {
-        let text = url.get_ref();
-        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
-        if host.is_empty() || host.contains("://") || host.contains(char::is_whitespace) {
-            return Err(Problem::at(&url, format!("{text:?} is not the URL of an etcd member")).help(EXAMPLE));
+        let text = url.get_ref().trim_end_matches('/');
+        let address = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
+        let plain = |c: char| !c.is_whitespace() && !"/@?#".contains(c);
+        let sound = address.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && host.chars().all(plain) && port.parse().is_ok_and(|port: u16| port != 0)
+        });
+        if !sound {
+            let text = format!("{:?} is not the URL of an etcd member", url.get_ref());
+            return Err(Problem::at(&url, text).help(EXAMPLE));
         }
-        Ok(url.into_inner())
+        Ok(text.to_owned())
     };
     let endpoints = raw.endpoints.into_inner().into_iter().map(endpoint).collect::<Result<_, _>>()?;
+    for file in [&raw.cacert, &raw.cert, &raw.key].into_iter().flatten() {
+        if let Err(error) = File::open(file.get_ref()) {
+            return Err(Problem::at(file, format!("{}: {error}", file.get_ref().display())));
+        }
+    }
     let login = match (raw.username, raw.password) {
         (Some(user), Some(password)) => Some((user.into_inner(), password.into_inner())),
         (Some(user), None) => return Err(Problem::at(&user, "a username needs a password beside it")),
@@ -210,7 +236,7 @@ fn check_etcd(raw: RawEtcd) -> Result<Etcd, Problem> {
         (None, Some(key)) => return Err(Problem::at(&key, "a key needs a cert beside it")),
         (None, None) => None,
     };
-    Ok(Etcd { endpoints, login, cacert: raw.cacert, identity })
+    Ok(Etcd { endpoints, login, cacert: raw.cacert.map(Spanned::into_inner), identity })
 }
 
 fn check_listeners(

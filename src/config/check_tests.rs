@@ -62,14 +62,26 @@ fn what_cannot_work_is_refused_where_it_stands() {
         ("[cluster.x.etcd]\nendpoints = []", "proxy.toml:2:", "at least one endpoint"),
         ("[cluster.x.etcd]\nendpoints = [\"ftp://x\"]", "proxy.toml:2:", "http://10.0.0.1:2379"),
         ("[cluster.x.etcd]\nendpoints = [\"x:1\"]\nusername = \"u\"", "proxy.toml:3:", "password"),
-        ("[cluster.x.etcd]\nendpoints = [\"x:1\"]\ncert = \"u\"", "proxy.toml:3:", "key"),
+        ("[cluster.x.etcd]\nendpoints = [\"http://x\"]", "proxy.toml:2:", "http://10.0.0.1:2379"),
+        ("[cluster.x.etcd]\nendpoints = [\"http://x:y\"]", "proxy.toml:2:", "http://10.0.0.1:2379"),
+        (
+            "[cluster.x.etcd]\nendpoints = [\"x:1\"]\ncacert = \"/no.pem\"",
+            "proxy.toml:3:",
+            "/no.pem: No such",
+        ),
+        ("[cluster.x.etcd]\nendpoints = [\"x:1\"]\ncert = \"/dev/null\"", "proxy.toml:3:", "key"),
         ("[[listener]]\nrole = \"primary\"\nlisten = []", "proxy.toml:3:", "at least one address"),
         ("[[listener]]\nrole = \"master\"\nlisten = [\"x\"]", "proxy.toml:2:", "primary, replica, any"),
         (&format!("{listener}fallback = \"primary\""), "proxy.toml:4:", "replica"),
         (&format!("{listener}cluster = \"mian\""), "proxy.toml:4:", "did you mean `main`?"),
         (&format!("{listener}max_sessions = 0"), "proxy.toml:4:", "1 and more"),
         (&format!("{listener}connect_timeout = \"0s\""), "proxy.toml:4:", "longer than zero"),
-        (&format!("{listener}{listener}"), "proxy.toml:5:", "two listeners have the name \"primary\""),
+        (&format!("{listener}[admin]\nlisten = [\"127.0.0.1:1\"]"), "proxy.toml:5:", "is listened on twice"),
+        (
+            &format!("{listener}{}", listener.replace(":1", ":2")),
+            "proxy.toml:5:",
+            "two listeners have the name \"primary\"",
+        ),
     ] {
         let error = refused(text);
         assert!(error.starts_with(place) && error.contains(part), "{text}\n---\n{error}");

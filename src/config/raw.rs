@@ -84,7 +84,7 @@ pub(super) struct RawEtcd {
     pub(super) endpoints: Spanned<Vec<Spanned<String>>>,
     pub(super) username: Option<Spanned<String>>,
     pub(super) password: Option<Spanned<Secret>>,
-    pub(super) cacert: Option<PathBuf>,
+    pub(super) cacert: Option<Spanned<PathBuf>>,
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,
 }
