@@ -1,0 +1,132 @@
+//! What lies in `packaging/` fits the programs: the check script's exit codes, and the units' commands.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn packaging(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(file)
+}
+
+/// What a server does with one request.
+#[derive(Clone, Copy)]
+enum Server {
+    Answers(u16),
+    /// Takes the connection and says nothing.
+    Hangs,
+}
+
+fn serve(server: Server) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut request = [0; 1024];
+        let asked = client.read(&mut request).expect("a request");
+        assert!(request[..asked].starts_with(b"GET /readyz HTTP/"), "not what /readyz is asked with");
+        match server {
+            Server::Answers(status) => {
+                let answer = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                client.write_all(answer.as_bytes()).expect("answers");
+            }
+            // Ends when the client has given up.
+            Server::Hangs => drop(client.read(&mut request)),
+        }
+    });
+    address
+}
+
+/// The exit code of the check script, with the programs in `path`.
+fn check(address: SocketAddr, path: &str) -> Option<i32> {
+    let mut script = Command::new("/bin/sh");
+    script.arg(packaging("keepalived/check-pgvane.sh")).arg(format!("http://{address}/readyz"));
+    // A proxy for the web must not be asked.
+    script.env("PATH", path).env("http_proxy", "http://127.0.0.1:1");
+    script.output().expect("runs").status.code()
+}
+
+#[test]
+fn the_check_script_tells_ready_from_everything_else() {
+    let path = std::env::var("PATH").expect("a PATH");
+    assert_eq!(check(serve(Server::Answers(200)), &path), Some(0));
+    for status in [503, 404, 302, 204] {
+        assert_eq!(check(serve(Server::Answers(status)), &path), Some(1), "{status}");
+    }
+    let began = Instant::now();
+    assert_eq!(check(serve(Server::Hangs), &path), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(5), "keepalived would have had to kill it");
+    let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    assert_eq!(check(gone, &path), Some(1));
+    assert_eq!(check(gone, "/nowhere"), Some(1), "without curl and wget nobody is ready");
+}
+
+#[test]
+fn the_check_script_may_be_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let script = packaging("keepalived/check-pgvane.sh");
+    let mode = fs::metadata(&script).expect("is there").permissions().mode();
+    assert_eq!(mode & 0o111, 0o111, "{mode:o}");
+    let keepalived = fs::read_to_string(packaging("keepalived/keepalived.conf")).expect("reads");
+    assert!(keepalived.contains("script \"/etc/keepalived/check-pgvane.sh\""));
+}
+
+/// The lines of a unit that begin with `key`.
+fn values<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+/// The units' commands are run as they stand, with programs and settings of this checkout in place of the
+/// installed ones: flags that do not exist end with 2, settings that are wrong with 64.
+#[test]
+fn the_units_call_the_programs_as_they_are() {
+    let built = xtask::programs::built().expect("built");
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // bin_dir is looked at; it need not be PostgreSQL's here.
+    fs::write(dir.path().join("postgres"), "").expect("writes");
+    let agent = fs::read_to_string(root.join("agent/agent.toml.example")).expect("reads");
+    let agent =
+        agent.replace("#bin_dir = \"/usr/lib/postgresql/15/bin\"", &format!("bin_dir = {:?}", dir.path()));
+    let cases = [
+        (
+            "pgvane",
+            &built.proxy,
+            "proxy.toml",
+            fs::read_to_string(root.join("proxy.toml.example")).expect("reads"),
+        ),
+        ("pgvane-agent", &built.agent, "agent.toml", agent),
+    ];
+    for (name, program, file, settings) in cases {
+        let unit = fs::read_to_string(packaging(&format!("systemd/{name}.service"))).expect("reads");
+        let settings_file = dir.path().join(file);
+        fs::write(&settings_file, settings).expect("writes");
+        let installed = format!("/usr/bin/{name} ");
+        assert_eq!(values(&unit, "ExecStart"), [format!("{installed}/etc/pgvane/{file}")]);
+        let mut checks = 0;
+        for command in [values(&unit, "ExecStartPre"), values(&unit, "ExecReload")].concat() {
+            let Some(arguments) = command.strip_prefix(&installed) else { continue };
+            assert!(arguments.contains("--check"), "{command} would start a second {name}");
+            let given = settings_file.display().to_string();
+            let arguments = arguments.replace(&format!("/etc/pgvane/{file}"), &given);
+            let run = |arguments: &str| {
+                let output = Command::new(program).args(arguments.split(' ')).output().expect("runs");
+                (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+            };
+            let (code, said) = run(&arguments);
+            assert_eq!(code, Some(0), "{command}: {said}");
+            let (code, said) = run(&arguments.replace(&given, "/nowhere"));
+            assert_eq!(code, Some(64), "{command}: {said}");
+            checks += 1;
+        }
+        assert_eq!(checks, 1, "{name} checks its settings before it relies on them");
+        assert_eq!(values(&unit, "RestartPreventExitStatus"), ["64"]);
+        assert_eq!(values(&unit, "Type"), ["notify"]);
+    }
+    let users = fs::read_to_string(packaging("systemd/pgvane.sysusers")).expect("reads");
+    let unit = fs::read_to_string(packaging("systemd/pgvane.service")).expect("reads");
+    let user = values(&unit, "User");
+    assert!(users.lines().any(|line| line.split(' ').take(2).eq(["u", user[0]])), "{user:?} is not made");
+}
