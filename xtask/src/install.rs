@@ -1,4 +1,4 @@
-//! Finds PostgreSQL and etcd on this machine, and installs what is missing with its package manager.
+//! Finds PostgreSQL, etcd and the proxies to compare with on this machine, and installs what is missing with its package manager.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,9 @@ enum Part {
     Postgres,
     Etcd,
     Python,
+    Haproxy,
+    Nginx,
+    Pgbouncer,
 }
 
 impl Part {
@@ -55,14 +58,20 @@ impl Part {
             Part::Postgres => "PostgreSQL",
             Part::Etcd => "etcd",
             Part::Python => "Python with venv",
+            Part::Haproxy => "HAProxy",
+            Part::Nginx => "nginx with its stream module",
+            Part::Pgbouncer => "PgBouncer",
         }
     }
 
-    fn package(self) -> &'static str {
+    fn packages(self) -> &'static [&'static str] {
         match self {
-            Part::Postgres => "postgresql",
-            Part::Etcd => "etcd-server",
-            Part::Python => "python3-venv",
+            Part::Postgres => &["postgresql"],
+            Part::Etcd => &["etcd-server"],
+            Part::Python => &["python3-venv"],
+            Part::Haproxy => &["haproxy"],
+            Part::Nginx => &["nginx", "libnginx-mod-stream"],
+            Part::Pgbouncer => &["pgbouncer"],
         }
     }
 }
@@ -99,6 +108,41 @@ pub fn python() -> Result<PathBuf, InstallError> {
     }
     install(&[Part::Python])?;
     find().ok_or_else(|| InstallError::StillMissing(Part::Python.name().to_owned()))
+}
+
+/// Where nginx finds its modules, by distribution.
+const NGINX_MODULES: &[&str] =
+    &["/usr/lib/nginx/modules", "/usr/share/nginx/modules", "/usr/lib64/nginx/modules"];
+
+/// HAProxy, to be measured against.
+pub fn haproxy() -> Result<PathBuf, InstallError> {
+    rival(Part::Haproxy, "haproxy", || true)
+}
+
+/// PgBouncer, to be measured against.
+pub fn pgbouncer() -> Result<PathBuf, InstallError> {
+    rival(Part::Pgbouncer, "pgbouncer", || true)
+}
+
+/// nginx, to be measured against.
+pub fn nginx() -> Result<PathBuf, InstallError> {
+    rival(Part::Nginx, "nginx", || nginx_stream_module().is_some())
+}
+
+/// nginx's stream module, where it is a file of its own.
+pub fn nginx_stream_module() -> Option<PathBuf> {
+    NGINX_MODULES.iter().map(|dir| Path::new(dir).join("ngx_stream_module.so")).find(|path| path.is_file())
+}
+
+fn rival(part: Part, program: &str, is_complete: impl Fn() -> bool) -> Result<PathBuf, InstallError> {
+    // Debian has such programs where only root's PATH leads.
+    let find =
+        || on_path(program).or_else(|| Some(Path::new("/usr/sbin").join(program)).filter(|p| p.is_file()));
+    if let Some(found) = find().filter(|_| is_complete()) {
+        return Ok(found);
+    }
+    install(&[part])?;
+    find().ok_or_else(|| InstallError::StillMissing(part.name().to_owned()))
 }
 
 fn etcd() -> Option<PathBuf> {
@@ -156,7 +200,7 @@ fn install(parts: &[Part]) -> Result<(), InstallError> {
         return Ok(());
     }
     let names: Vec<_> = parts.iter().map(|p| p.name()).collect();
-    let packages: Vec<_> = parts.iter().map(|p| p.package()).collect();
+    let packages: Vec<_> = parts.iter().flat_map(|p| p.packages()).copied().collect();
     let refused = |why| InstallError::NotAllowed {
         missing: format!("{} {}", names.join(" and "), if names.len() == 1 { "is" } else { "are" }),
         why,

@@ -1,5 +1,6 @@
 //! The command line of `cargo xtask`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::demo::{self, Headless};
 use xtask::drill::Drill;
 use xtask::playground::{Options, janitor};
-use xtask::{checks, install, programs};
+use xtask::{bench, checks, install, programs};
 
 /// Try pgvane on this machine, or check a change.
 #[derive(Parser)]
@@ -25,6 +26,14 @@ enum Task {
     Demo(DemoArgs),
     /// Everything a change must pass: fmt, clippy, docs, and all tests on real etcd and PostgreSQL.
     Test(TestArgs),
+    /// Measure pgvane side by side with no proxy, HAProxy, nginx and PgBouncer (see benches/README.md).
+    ///
+    /// Installs what is missing, builds pgvane for release and leaves no process behind. HAPROXY_BIN names another
+    /// HAProxy than the system's.
+    Bench(bench::Options),
+    /// The server behind the proxies that are measured; started by the bench itself.
+    #[command(hide = true, name = bench::stub::SUBCOMMAND)]
+    BenchStub { address: SocketAddr, id: u32 },
     /// Ends the processes of a playground whose owner was killed; started by the playground itself.
     #[command(hide = true, name = janitor::SUBCOMMAND)]
     Janitor {
@@ -68,6 +77,8 @@ fn main() -> ExitCode {
         Task::Janitor { dir, keep } => janitor::main(&dir, keep).map_err(|e| e.to_string()),
         Task::Test(args) => checks::run(args.lint, &args.cargo),
         Task::Demo(args) => play(&args),
+        Task::Bench(options) => bench::run(&options),
+        Task::BenchStub { address, id } => bench::stub::serve(address, id).map_err(|e| e.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

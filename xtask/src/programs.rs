@@ -33,6 +33,23 @@ pub fn build() -> Result<Programs, BuildError> {
     beside_us()
 }
 
+/// Builds the proxy as it is shipped and answers where it lies.
+pub fn build_for_release() -> Result<PathBuf, BuildError> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--locked", "--release", "--package", "pgvane", "--bins"]);
+    cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let output = cargo.output().map_err(|e| BuildError(format!("cargo: {e}")))?;
+    if !output.status.success() {
+        return Err(BuildError("pgvane does not build for release; see above".to_owned()));
+    }
+    let messages = output.stdout.split(|byte| *byte == b'\n');
+    let mut programs = messages.filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_slice(line).ok()?;
+        (message["target"]["name"] == "pgvane").then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    programs.next().ok_or_else(|| BuildError("cargo does not say where it put pgvane".to_owned()))
+}
+
 /// The programs that were built before a test was started; `cargo xtask test` sees to it.
 pub fn built() -> Result<Programs, BuildError> {
     beside_us()

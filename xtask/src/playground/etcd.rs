@@ -28,7 +28,8 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    pub(super) async fn start(
+    /// Starts it on an empty directory and waits until it answers.
+    pub(crate) async fn start(
         home: &Home,
         program: &Path,
         ports: &mut Ports,

@@ -11,7 +11,6 @@ use super::PlaygroundError;
 use super::account::Account;
 use super::janitor::{self, Janitor};
 use super::process::tail;
-use crate::programs::Programs;
 
 /// Longer directories leave no room for the Unix sockets of guards (107 bytes).
 const MAX_BASE: usize = 60;
@@ -27,9 +26,11 @@ pub struct Home {
 }
 
 impl Home {
-    pub(super) fn create(
+    /// Makes the directory, with copies of `programs`; `xtask` is the janitor's program.
+    pub(crate) fn create(
         account: Option<Account>,
-        programs: &Programs,
+        xtask: &Path,
+        programs: &[&Path],
         keep: bool,
     ) -> Result<Home, PlaygroundError> {
         let base = base(account.is_some());
@@ -39,7 +40,7 @@ impl Home {
         let dir = builder.tempdir_in(&base).map_err(PlaygroundError::io(describe("no directory")))?.keep();
         let marked = fs::write(dir.join(janitor::MARK), "").and_then(|()| dir.canonicalize());
         let dir = marked.map_err(PlaygroundError::io(describe("cannot write")))?;
-        let janitor = Janitor::start(&programs.xtask, &dir, keep);
+        let janitor = Janitor::start(xtask, &dir, keep);
         let janitor = janitor.map_err(|error| {
             let _ = janitor::clean(&dir, false);
             PlaygroundError::Io("cannot start the janitor".to_owned(), error)
@@ -50,7 +51,7 @@ impl Home {
         home.create_dir("bin")?;
         // Copies, because the checkout may lie where the servers' user cannot reach (below /root), and so that
         // a build meanwhile does not replace what runs here.
-        for program in [&programs.agent, &programs.proxy, &programs.ctl] {
+        for program in programs {
             let copy = home.program(program);
             fs::copy(program, &copy)
                 .map_err(PlaygroundError::io(format!("cannot copy {}", program.display())))?;
@@ -68,16 +69,16 @@ impl Home {
     }
 
     /// Where a program's copy lies.
-    pub(super) fn program(&self, original: &Path) -> PathBuf {
+    pub(crate) fn program(&self, original: &Path) -> PathBuf {
         self.dir.join("bin").join(original.file_name().unwrap_or_default())
     }
 
-    pub(super) fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{name}.log"))
     }
 
     /// A directory for the servers' user alone.
-    pub(super) fn create_dir(&self, name: &str) -> Result<PathBuf, PlaygroundError> {
+    pub(crate) fn create_dir(&self, name: &str) -> Result<PathBuf, PlaygroundError> {
         let dir = self.dir.join(name);
         fs::create_dir(&dir).map_err(PlaygroundError::io(dir.display().to_string()))?;
         let mode = if name == "bin" || name == "logs" { 0o755 } else { 0o700 };
@@ -88,7 +89,7 @@ impl Home {
     }
 
     /// A settings file that only the servers' user may read.
-    pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), PlaygroundError> {
+    pub(crate) fn write(&self, path: &Path, text: &str) -> Result<(), PlaygroundError> {
         let written =
             fs::write(path, text).and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o600)));
         written.map_err(PlaygroundError::io(path.display().to_string()))?;

@@ -134,7 +134,8 @@ impl Playground {
         set_child_subreaper(rustix::process::Pid::from_raw(1))
             .map_err(|e| PlaygroundError::Io("cannot adopt orphans".to_owned(), e.into()))?;
         let account = Account::for_servers();
-        let home = Home::create(account, programs, options.keep)?;
+        let copies = [&programs.agent, &programs.proxy, &programs.ctl].map(PathBuf::as_path);
+        let home = Home::create(account, &programs.xtask, &copies, options.keep)?;
         say(&format!("{} holds data and logs", home.dir().display()));
         let reaper = orphans::reap();
         let mut ports = Ports::new();

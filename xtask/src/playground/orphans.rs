@@ -14,7 +14,7 @@ use super::process::awaited;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Reaps orphans at once until the task is aborted.
-pub(super) fn reap() -> JoinHandle<()> {
+pub(crate) fn reap() -> JoinHandle<()> {
     tokio::spawn(async {
         let Ok(mut child_ended) = signal(SignalKind::child()) else { return };
         loop {
@@ -42,20 +42,20 @@ pub(super) fn reap_now() {
 
 /// What the kernel says of one process.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     state: char,
     pub(super) parent: i32,
-    pub(super) group: i32,
+    pub(crate) group: i32,
 }
 
 impl Stat {
-    pub(super) fn is_zombie(&self) -> bool {
+    pub(crate) fn is_zombie(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
 }
 
 /// All processes of the machine with their state.
-pub(super) fn all_processes() -> Vec<(Pid, Stat)> {
+pub(crate) fn all_processes() -> Vec<(Pid, Stat)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: i32| {

@@ -42,7 +42,7 @@ impl Ports {
         for _ in LOWEST..self.highest {
             let port = self.next;
             self.next = if port >= self.highest { LOWEST } else { port + 1 };
-            if self.take(port) {
+            if Ports::take(port) {
                 return Ok((Ipv4Addr::LOCALHOST, port).into());
             }
         }
@@ -51,10 +51,10 @@ impl Ports {
 
     /// `port` if it is free, else another; 0 stands for any.
     pub fn prefer(&mut self, port: u16) -> Result<SocketAddr, PlaygroundError> {
-        if port != 0 && self.take(port) { Ok((Ipv4Addr::LOCALHOST, port).into()) } else { self.free() }
+        if port != 0 && Ports::take(port) { Ok((Ipv4Addr::LOCALHOST, port).into()) } else { self.free() }
     }
 
-    fn take(&self, port: u16) -> bool {
+    fn take(port: u16) -> bool {
         let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
         let is_free = !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
         is_free && given.insert(port)

@@ -107,6 +107,18 @@ impl Running {
         tokio::time::timeout(limit, self.child.wait()).await.is_ok()
     }
 
+    /// Waits for an end without complaint. What is late is killed.
+    pub(crate) async fn succeeds_within(&mut self, limit: Duration) -> Result<(), PlaygroundError> {
+        match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(_) => self.check(),
+            Err(_) => {
+                self.signal(Signal::KILL);
+                Err(PlaygroundError::Late { waited: limit, why: format!("{} still runs", self.name) })
+            }
+        }
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.pid
