@@ -208,7 +208,7 @@ fn a_data_directory_that_postgresql_would_refuse_is_refused_first() {
     let data = bench.path("data");
     let refused = |why: &str| {
         let (code, said) = bench.run(&agent_settings(free()), &[]);
-        assert_eq!((code, said.as_str()), (Some(1), format!("pgvane-agent: {why}\n").as_str()));
+        assert_eq!((code, said.as_str()), (Some(78), format!("pgvane-agent: {why}\n").as_str()));
         assert!(!bench.path("data.guard.sock.lock").exists(), "{why}: something was started");
     };
     fs::write(&data, "").expect("writes");
@@ -229,7 +229,7 @@ fn a_data_directory_that_postgresql_would_refuse_is_refused_first() {
     assert_eq!(fs::read_dir(&data).expect("lists").count(), 1, "nothing was touched");
 
     let (code, said) = bench.run(&agent_settings(free()).replace("data\"", "none/data\""), &[]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(78), "{said}");
     let why = "none: No such file or directory (os error 2); this user must be able to create files there \
                (postgresql.data_dir)";
     assert_eq!(said, format!("pgvane-agent: {why}\n"));

@@ -122,7 +122,8 @@ fn the_units_call_the_programs_as_they_are() {
             checks += 1;
         }
         assert_eq!(checks, 1, "{name} checks its settings before it relies on them");
-        assert_eq!(values(&unit, "RestartPreventExitStatus"), ["64"]);
+        let hopeless = values(&unit, "RestartPreventExitStatus").concat();
+        assert!(hopeless.split(' ').any(|code| code == "64"), "{hopeless}");
         assert_eq!(values(&unit, "Type"), ["notify"]);
     }
     let users = fs::read_to_string(packaging("systemd/pgvane.sysusers")).expect("reads");

@@ -37,6 +37,8 @@ pub enum Event {
     },
     /// The guard holds no deadline.
     GuardIdle,
+    /// The guard will not hold one for this lease again.
+    LeaseSpent(LeaseId),
     /// The guard is gone.
     GuardGone(String),
     /// A new guard answers.

@@ -5,10 +5,11 @@
 //! its request was *sent*.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::LeaseId;
 use pgvane_cluster::store::{KeepAlive, Store};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -16,24 +17,40 @@ use tracing::{info, warn};
 use crate::decide::world::OwnLease;
 use crate::timing::Timing;
 
-/// Proof of life of the decision loop: the time of its last turn.
+/// What the lease task must know of the decision loop: that it lives, by the time of its last turn, and which
+/// lease is of no use to it any more.
 #[derive(Debug, Default)]
-pub struct Pulse(AtomicU64);
+pub struct Pulse {
+    last: AtomicU64,
+    spent: AtomicI64,
+}
 
 impl Pulse {
     /// Called by the loop at each turn.
     pub fn beat(&self, now: Tick) {
-        self.0.store(now.as_nanos(), Ordering::Release);
+        self.last.store(now.as_nanos(), Ordering::Release);
     }
 
     /// When the loop last turned.
     pub fn last(&self) -> Tick {
-        Tick::from_nanos(self.0.load(Ordering::Acquire))
+        Tick::from_nanos(self.last.load(Ordering::Acquire))
     }
 
     /// Whether the loop turned within the last `limit`.
     pub fn is_fresh(&self, now: Tick, limit: Duration) -> bool {
         now.since(self.last()) <= limit
+    }
+
+    /// The guard began to give `lease` back and will never hold a deadline for it again. Where the store did not
+    /// hear of it the lease would be renewed for ever and nobody could serve under it: another is asked for, and
+    /// the leader key, where it is ours, is taken over to that one.
+    pub fn spend(&self, lease: LeaseId) {
+        self.spent.store(lease.0, Ordering::Release);
+    }
+
+    /// Whether `lease` is to be renewed no more.
+    pub fn is_spent(&self, lease: LeaseId) -> bool {
+        self.spent.load(Ordering::Acquire) == lease.0
     }
 }
 
@@ -100,9 +117,12 @@ pub async fn keep<S: Store>(
             tokio::time::sleep(RETRY).await;
             continue;
         }
-        // A changed ttl needs a lease of its own; the old one is left to expire (contract section 2).
+        // A changed ttl needs a lease of its own, and so does whoever's guard gave the lease back; the old one is
+        // left to expire (contract section 2).
         let answer = match lease {
-            OwnLease::Held { id, .. } if asked_ttl == timing.ttl => renew(&*store, id, now, &timing).await,
+            OwnLease::Held { id, .. } if asked_ttl == timing.ttl && !pulse.is_spent(id) => {
+                renew(&*store, id, now, &timing).await
+            }
             OwnLease::Held { .. } | OwnLease::None => grant(&*store, now, &timing).await,
         };
         match answer {
@@ -134,12 +154,7 @@ pub async fn keep<S: Store>(
     }
 }
 
-async fn renew<S: Store>(
-    store: &S,
-    id: pgvane_cluster::ids::LeaseId,
-    sent_at: Tick,
-    timing: &Timing,
-) -> Result<OwnLease, String> {
+async fn renew<S: Store>(store: &S, id: LeaseId, sent_at: Tick, timing: &Timing) -> Result<OwnLease, String> {
     let limit = timing.renew_interval.max(Duration::from_millis(500));
     match tokio::time::timeout(limit, store.keep_alive(id)).await {
         Ok(Ok(KeepAlive::Renewed { ttl })) => Ok(OwnLease::Held { id, sent_at, ttl: ttl.min(timing.ttl) }),

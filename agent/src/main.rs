@@ -6,8 +6,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pgvane_agent::config;
 use pgvane_agent::guard::GuardArgs;
+use pgvane_agent::run::Stuck;
 
 /// Runs one PostgreSQL node of a highly available cluster.
+///
+/// Exit codes: 0 told to stop; 1 failed, may be started again; 64 the settings are wrong; 78 something here only
+/// an operator can resolve, such as the data of another cluster: nothing was touched.
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -30,6 +34,9 @@ enum Internal {
 
 /// Wrong settings (sysexits.h: EX_USAGE).
 const BAD_CONFIG: u8 = 64;
+
+/// Something on this host that only an operator can resolve (sysexits.h: EX_CONFIG).
+const NEEDS_OPERATOR: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -69,9 +76,12 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("pgvane-agent: {why}");
-            ExitCode::FAILURE
+        Err(stuck) => {
+            eprintln!("pgvane-agent: {stuck}");
+            match stuck {
+                Stuck::Failed(_) => ExitCode::FAILURE,
+                Stuck::NeedsOperator(_) => ExitCode::from(NEEDS_OPERATOR),
+            }
         }
     }
 }

@@ -153,7 +153,7 @@ impl<S: Store> Reconciler<S> {
         let memory = Memory { vouch: start.vouch, ..Memory::default() };
         let guard = match (start.guard.report.doing, start.guard.report.epoch) {
             (Doing::Armed, Some(epoch)) => Guard::Armed { epoch: Epoch(epoch) },
-            _ => Guard::Idle,
+            (doing, _) => guard_reached(doing),
         };
         Reconciler {
             effects: Effects::new(ctx.events.clone()),
@@ -483,6 +483,7 @@ impl<S: Store> Reconciler<S> {
                 self.guard_sent = Tick::ZERO;
             }
             Event::GuardIdle => self.guard = Guard::Idle,
+            Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
             Event::GuardGone(why) => self.guard_gone(&why),
             Event::GuardBack(found) => self.guard_back(*found),
             Event::Published(result) => {
@@ -519,6 +520,7 @@ impl<S: Store> Reconciler<S> {
         match event {
             GuardEvent::Acted(Report { doing, .. }) => {
                 warn!(?doing, "the guard acted");
+                self.guard = guard_reached(Doing::Stopping);
             }
             GuardEvent::Gone(why) => self.guard_gone(&why),
         }
@@ -551,7 +553,7 @@ impl<S: Store> Reconciler<S> {
 
     fn guard_back(&mut self, found: Found) {
         info!(pid = found.report.pid, "a guard answers");
-        self.guard = Guard::Idle;
+        self.guard = guard_reached(found.report.doing);
         self.guard_client = Some(found.client);
         self.guard_events = found.events;
     }
@@ -637,9 +639,19 @@ pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgre
     });
 }
 
+/// What a guard that was reached anew, or that acted, is to us. One that stops PostgreSQL raises a fence next and
+/// kills whatever starts in the data directory, until it is disarmed or armed again.
+fn guard_reached(doing: Doing) -> Guard {
+    match doing {
+        // Reaching a fenced guard takes its fence down.
+        Doing::Idle | Doing::Fenced => Guard::Idle,
+        Doing::Armed | Doing::Stopping => Guard::Outdated,
+    }
+}
+
 /// Whether the guard's deadline under `guarded` bounds this node's reign: `own` is the lease it renews, `key` the
 /// one its leader key is under.
-fn deadline_is_in_force(guarded: Option<LeaseId>, own: OwnLease, key: Option<LeaseId>) -> bool {
+pub fn deadline_is_in_force(guarded: Option<LeaseId>, own: OwnLease, key: Option<LeaseId>) -> bool {
     match own {
         OwnLease::Held { id, .. } => guarded == Some(id) || (guarded.is_some() && guarded == key),
         OwnLease::None => true,

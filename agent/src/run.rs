@@ -30,9 +30,26 @@ use crate::{preflight, prober, vouch};
 /// How long an answer of the guard may take.
 const GUARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Runs an agent until it ends; the text says why it could not or what an operator must resolve.
-pub async fn run(config: Config) -> Result<(), String> {
-    preflight::check(&config)?;
+/// Why an agent ended that was not told to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Stuck {
+    /// It could not work now; another start may.
+    #[error("{0}")]
+    Failed(String),
+    /// Only an operator can resolve this, and nothing was touched: another start would say the same.
+    #[error("{0}")]
+    NeedsOperator(String),
+}
+
+impl From<String> for Stuck {
+    fn from(why: String) -> Stuck {
+        Stuck::Failed(why)
+    }
+}
+
+/// Runs an agent until it ends.
+pub async fn run(config: Config) -> Result<(), Stuck> {
+    preflight::check(&config).map_err(Stuck::NeedsOperator)?;
     let listener = bind(&config).await?;
     let wishes = signals()?;
     let instance = instance(&config);
@@ -128,7 +145,7 @@ pub async fn run(config: Config) -> Result<(), String> {
             info!(?ended, "the agent ends");
             Ok(())
         }
-        Ended::Halted(why) => Err(why),
+        Ended::Halted(why) => Err(Stuck::NeedsOperator(why)),
     }
 }
 
@@ -177,6 +194,7 @@ fn instance(config: &Config) -> Instance {
         socket_dir: p.socket_dir.clone(),
         parameters: p.parameters.clone(),
         pg_hba: p.pg_hba.clone(),
+        vetted: crate::postgres::vetted::Vetted::default(),
         initdb: config.bootstrap.initdb.clone(),
         users: config.bootstrap.users.clone(),
         post_bootstrap: config.bootstrap.post_bootstrap.clone(),

@@ -209,7 +209,7 @@ pub enum Guard {
     Absent,
     /// Connected, holds no deadline.
     Idle,
-    /// Holds a deadline for a server or a lease that is not ours any more.
+    /// Holds a deadline for a server or a lease that is not ours any more, or acted on one.
     Outdated,
     /// Holds the deadline of this reign.
     Armed {

@@ -91,6 +91,9 @@ pub(super) async fn arm<S: Store>(
         }
         Err(error) => {
             warn!(%error, "the guard was not armed");
+            if guard.report().await.is_ok_and(|report| report.spent_lease == Some(lease.0)) {
+                ctx.report(Event::LeaseSpent(lease));
+            }
             vec![Outcome::Failed(Slot::Guard)]
         }
     }

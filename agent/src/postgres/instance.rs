@@ -42,6 +42,8 @@ pub struct Instance {
     pub parameters: BTreeMap<String, String>,
     /// Local pg_hba lines; none: the file is left alone.
     pub pg_hba: Vec<String>,
+    /// Which parameters the server accepts.
+    pub vetted: super::vetted::Vetted,
     /// initdb options, with their dashes.
     pub initdb: Vec<String>,
     /// Roles of a new cluster.

@@ -12,5 +12,6 @@ pub mod process;
 pub mod rewind;
 pub mod settings;
 pub mod slots;
+pub mod vetted;
 
 pub use instance::{Instance, PostgresError};

@@ -72,10 +72,23 @@ fn is_allowed(name: &str, value: &str, least: Option<u64>) -> bool {
     }
 }
 
-/// The generated postgresql.conf: the base file, then our parameters, then recovery settings.
+/// The parameters that an operator set and that are neither ours nor recovery's; local ones win.
+pub fn ordinary(instance: &Instance, dynamic: &PostgresqlSettings) -> BTreeMap<String, String> {
+    let all = dynamic.parameters.iter().chain(&instance.parameters);
+    let elsewhere = |name: &str| {
+        OURS.contains(&name)
+            || RECOVERY.contains(&name)
+            || name.starts_with("recovery_target")
+            || CONTROLLED.iter().any(|(controlled, ..)| *controlled == name)
+    };
+    all.filter(|(name, _)| !elsewhere(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The generated postgresql.conf: the base file, then our parameters and `ordinary` ones, then recovery
+/// settings.
 pub fn postgresql_conf(
     instance: &Instance,
-    dynamic: &PostgresqlSettings,
+    ordinary: &BTreeMap<String, String>,
     following: Option<&Following>,
 ) -> String {
     let mut text = String::from(
@@ -91,17 +104,9 @@ pub fn postgresql_conf(
     if let Some(dir) = &instance.socket_dir {
         parameters.insert("unix_socket_directories".to_owned(), dir.display().to_string());
     }
-    parameters.extend(dynamic.parameters.clone());
-    parameters.extend(instance.parameters.clone());
+    parameters.extend(ordinary.clone());
     for (name, value) in &parameters {
-        let name = name.as_str();
-        let elsewhere = OURS.contains(&name)
-            || RECOVERY.contains(&name)
-            || name.starts_with("recovery_target")
-            || CONTROLLED.iter().any(|(controlled, ..)| *controlled == name);
-        if !elsewhere {
-            text.push_str(&format!("{name} = {}\n", quote(value)));
-        }
+        text.push_str(&format!("{name} = {}\n", quote(value)));
     }
     if let Some(following) = following {
         text.push_str("\nrecovery_target_timeline = 'latest'\n");
@@ -140,7 +145,7 @@ fn quote_conninfo(value: &str) -> String {
 }
 
 /// A value as postgresql.conf wants it.
-fn quote(value: &str) -> String {
+pub(super) fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -171,7 +176,8 @@ pub fn write(
     if !base.exists() {
         fs::copy(&conf, &base).map_err(PostgresError::io(format!("{}", base.display())))?;
     }
-    let mut changed = replace(&conf, &postgresql_conf(instance, dynamic, following), 0o600)?;
+    let accepted = instance.vetted.accepted(instance, &ordinary(instance, dynamic));
+    let mut changed = replace(&conf, &postgresql_conf(instance, &accepted, following), 0o600)?;
     let hba = dynamic.pg_hba.as_ref().filter(|_| instance.pg_hba.is_empty()).unwrap_or(&instance.pg_hba);
     if !hba.is_empty() {
         changed |= replace(&dir.join("pg_hba.conf"), &format!("{}\n", hba.join("\n")), 0o600)?;
@@ -242,6 +248,7 @@ pub(super) mod tests {
             socket_dir: Some(dir.to_owned()),
             parameters: BTreeMap::new(),
             pg_hba: vec![],
+            vetted: super::super::vetted::Vetted::default(),
             initdb: vec![],
             users: vec![],
             post_bootstrap: None,
@@ -265,7 +272,7 @@ pub(super) mod tests {
         {
             assert!(args.contains(expected), "{expected} in {args}");
         }
-        assert!(!postgresql_conf(&i, &d, None).contains("max_wal_senders"));
+        assert!(!postgresql_conf(&i, &ordinary(&i, &d), None).contains("max_wal_senders"));
     }
 
     #[test]
@@ -276,7 +283,7 @@ pub(super) mod tests {
             upstream: Some(HostPort { host: "::1".to_owned(), port: 5434 }),
             slot: Some("pg_1".to_owned()),
         };
-        let conf = postgresql_conf(&i, &d, Some(&following));
+        let conf = postgresql_conf(&i, &ordinary(&i, &d), Some(&following));
         assert!(conf.contains("log_line_prefix = 'it''s %m'"), "{conf}");
         assert!(!conf.contains("evil"), "{conf}");
         assert!(conf.contains("host=''::1''") && conf.contains("application_name=''pg-1''"), "{conf}");
