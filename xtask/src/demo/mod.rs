@@ -96,7 +96,9 @@ async fn repeat(
 /// Least, median and greatest.
 fn spread(values: &mut [f64]) -> Option<(f64, f64, f64)> {
     values.sort_by(f64::total_cmp);
-    Some((*values.first()?, values[values.len() / 2], *values.last()?))
+    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    let median = (values.get(low)? + values.get(high)?) / 2.0;
+    Some((*values.first()?, (median * 10.0).round() / 10.0, *values.last()?))
 }
 
 /// Shows the playground until the user has seen enough.
