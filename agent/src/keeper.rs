@@ -16,6 +16,7 @@ use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
 use crate::decide::announce;
+use crate::decide::consent::Voters;
 use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
 use crate::enact::{Context, store};
 use crate::postgres::control;
@@ -32,6 +33,7 @@ const SLOTS_EVERY: Duration = Duration::from_secs(2);
 pub struct Keeper {
     status: Chore,
     failsafe: Chore,
+    voters: Voters,
     slots: Chore,
     settings: Chore,
     written: Option<StatusRecord>,
@@ -53,6 +55,10 @@ impl Chore {
         }
         self.next = now + every;
         Some(Done(Arc::clone(&self.busy)))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
     }
 }
 
@@ -106,9 +112,20 @@ impl Keeper {
         });
     }
 
+    /// Who must vouch for us.
+    pub fn voters(&self) -> &Voters {
+        &self.voters
+    }
+
     fn write_failsafe<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        if let Dcs::Known(view) = &world.dcs
+            && !self.failsafe.is_busy()
+        {
+            self.voters.see(view);
+        }
         let Some((epoch, list)) = announce::failsafe(world) else { return };
         let Some(done) = self.failsafe.begin(world.now, Duration::from_millis(500)) else { return };
+        self.voters.write(epoch, &list);
         let ctx = Arc::clone(ctx);
         tokio::spawn(async move {
             let _done = done;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, Observation};
-use pgvane_cluster::ids::{Epoch, LeaseId};
+use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::records::{MemberRecord, NativeMember, Tags};
 use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
 use pgvane_cluster::store::Store;
@@ -345,10 +345,17 @@ impl<S: Store> Reconciler<S> {
             record,
             arming,
             guard: self.guard_client.clone(),
+            voters: self.voters(world),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
         self.effects.start(slot, decision.action.label(), world.now, effect);
         None
+    }
+
+    /// Whom a question for consent goes to.
+    fn voters(&self, world: &World) -> Option<BTreeMap<NodeName, String>> {
+        let seen = world.dcs.last_view().and_then(|view| view.failsafe.as_ref());
+        self.keeper.voters().to_ask(&self.ctx.me, seen)
     }
 
     fn arming(&self, world: &World, epoch: Epoch) -> Option<(GuardClient, Arming)> {

@@ -1,8 +1,11 @@
 //! Whether to vouch for a leader that cannot reach the store (contract 3.7). Keeps S1: who vouches does not race.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use pgvane_cluster::ids::NodeName;
+use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::records::FailsafeRecord;
+use pgvane_cluster::view::ClusterView;
 
 use super::action::Action;
 use super::lease::{renewal_is_late, store_is_away};
@@ -38,6 +41,47 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Who must vouch for this node while it leads: all that the failsafe list in the store may name. A write of the
+/// list may have been done although its answer, or the news of it, never came; whoever it names may campaign,
+/// so a name counts from before the list is written until another list without it was seen.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Voters {
+    /// The reign that the lists were written in; a write of ours cannot happen in a later one.
+    epoch: Option<Epoch>,
+    /// The last list that was written.
+    last: Option<FailsafeRecord>,
+    /// All names written since a list was last seen that was the last one written.
+    unsettled: BTreeMap<NodeName, String>,
+}
+
+impl Voters {
+    /// `list` is about to be written in our reign `epoch`.
+    pub fn write(&mut self, epoch: Epoch, list: &FailsafeRecord) {
+        if self.epoch != Some(epoch) {
+            *self = Voters { epoch: Some(epoch), ..Voters::default() };
+        }
+        self.unsettled.extend(list.0.clone());
+        self.last = Some(list.clone());
+    }
+
+    /// The store shows `view`, and no write of ours is under way.
+    pub fn see(&mut self, view: &ClusterView) {
+        if view.leader.as_ref().map(|key| key.epoch) != self.epoch || view.failsafe == self.last {
+            self.unsettled.clear();
+        }
+    }
+
+    /// Whom to ask, beside ourselves; `None`: the list as seen is no ground for a consent.
+    pub fn to_ask(&self, me: &NodeName, seen: Option<&FailsafeRecord>) -> Option<BTreeMap<NodeName, String>> {
+        // Nobody is kept from the race by an empty list.
+        let seen = seen.filter(|list| !list.0.is_empty())?;
+        let mut all = self.unsettled.clone();
+        all.extend(seen.0.clone());
+        all.remove(me);
+        Some(all)
+    }
+}
+
 /// Whether this node vouches for `leader`. On `Ok` the caller promises ([`super::Memory::promise`]), makes
 /// the promise durable, and only then answers.
 pub fn judge(world: &World, leader: &NodeName) -> Result<(), Refusal> {
@@ -70,5 +114,62 @@ pub fn judge(world: &World, leader: &NodeName) -> Result<(), Refusal> {
     match world.dcs.last_view().and_then(|v| v.leader.as_ref()) {
         Some(key) if key.name != *leader => Err(Refusal::AnotherLeads(key.name.clone())),
         Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgvane_cluster::view::LeaderKey;
+
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(40);
+
+    fn list(names: &[&str]) -> FailsafeRecord {
+        FailsafeRecord(
+            names.iter().map(|n| (NodeName::from(*n), format!("http://{n}:8008/patroni"))).collect(),
+        )
+    }
+
+    fn view(epoch: Epoch, names: &[&str]) -> ClusterView {
+        let leader = Some(LeaderKey { name: "pg1".into(), epoch, lease: None });
+        ClusterView { leader, failsafe: Some(list(names)), ..ClusterView::default() }
+    }
+
+    fn asked(voters: &Voters, seen: &ClusterView) -> Vec<String> {
+        let asked = voters.to_ask(&"pg1".into(), seen.failsafe.as_ref()).expect("there is a list");
+        asked.into_keys().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn whoever_a_written_list_may_name_is_asked() {
+        let mut voters = Voters::default();
+        let before = view(EPOCH, &["pg1", "pg3"]);
+        voters.see(&before);
+        assert_eq!(asked(&voters, &before), ["pg3"]);
+        voters.write(EPOCH, &list(&["pg1", "pg2", "pg3"]));
+        assert_eq!(asked(&voters, &before), ["pg2", "pg3"], "the write may have been done");
+        voters.see(&before);
+        assert_eq!(asked(&voters, &before), ["pg2", "pg3"], "the news of it may be on its way");
+        voters.write(EPOCH, &list(&["pg1", "pg3"]));
+        voters.see(&before);
+        assert_eq!(asked(&voters, &before), ["pg3"], "the last list written is the one seen");
+    }
+
+    #[test]
+    fn lists_of_an_earlier_reign_are_over() {
+        let mut voters = Voters::default();
+        voters.write(EPOCH, &list(&["pg1", "pg2"]));
+        let later = view(Epoch(41), &["pg1", "pg3"]);
+        voters.see(&later);
+        assert_eq!(asked(&voters, &later), ["pg3"]);
+    }
+
+    #[test]
+    fn an_empty_list_binds_nobody() {
+        let voters = Voters::default();
+        assert_eq!(voters.to_ask(&"pg1".into(), Some(&list(&[]))), None);
+        assert_eq!(voters.to_ask(&"pg1".into(), None), None);
+        assert_eq!(voters.to_ask(&"pg1".into(), Some(&list(&["pg1"]))), Some(BTreeMap::new()));
     }
 }

@@ -1,6 +1,5 @@
 //! Effects on the other members and on the guard: questions with one short deadline for all.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
@@ -52,13 +51,11 @@ fn peer(answer: PeerAnswer) -> Peer {
     }
 }
 
-/// Asks every other member of the failsafe list to vouch. One that does not is enough to refuse.
+/// Asks every other member that the failsafe list may name to vouch. One that does not is enough to refuse.
 pub(super) async fn ask_failsafe<S: Store>(ctx: &Context<S>, epoch: Epoch, order: &Order) -> Vec<Outcome> {
-    let Some(list) = order.view.as_ref().and_then(|v| v.failsafe.as_ref()) else {
+    let Some(targets) = &order.voters else {
         return vec![Outcome::NotConsented, Outcome::Done(Slot::Failsafe)];
     };
-    let targets: BTreeMap<NodeName, String> =
-        list.0.iter().filter(|(name, _)| **name != ctx.me).map(|(n, url)| (n.clone(), url.clone())).collect();
     let ask = FailsafeAsk {
         name: ctx.me.clone(),
         conn_url: order.record.conn_url.clone().unwrap_or_default(),
@@ -66,7 +63,7 @@ pub(super) async fn ask_failsafe<S: Store>(ctx: &Context<S>, epoch: Epoch, order
         slots: None,
     };
     let asked_at = Tick::now();
-    let refusals = peers::vouch_all(&targets, &ask, VOUCH_LIMIT).await;
+    let refusals = peers::vouch_all(targets, &ask, VOUCH_LIMIT).await;
     if refusals.is_empty() {
         info!(members = targets.len(), "all members vouch for us while the store is away");
         let consent = Consent { asked_at, ttl: order.timing.ttl, epoch };

@@ -4,6 +4,7 @@ pub mod members;
 pub mod server;
 pub mod store;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct Order {
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
+    /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
+    pub voters: Option<BTreeMap<NodeName, String>>,
 }
 
 impl<S: Store> Context<S> {
