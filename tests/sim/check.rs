@@ -1,0 +1,236 @@
+//! The invariants, judged from outside: from what is told in the event log, never by a look into a node.
+
+use std::collections::BTreeMap;
+
+use pgvane_agent::decide::Reason;
+
+use crate::fact::{Fact, Shown};
+use crate::network::{NODES, PROXIES};
+use crate::postgres::{Wal, host};
+use crate::runtime::{MS, SEC};
+use crate::schedule::Class;
+
+/// Sessions of an ended reign are cut within this time after the proxy learned of it.
+const CUT_WITHIN: u64 = 10 * MS;
+
+/// A machine that wakes after its deadline may run a few instructions before its guard has acted. What is
+/// acknowledged meanwhile is judged without mercy.
+const WAKES_WITHIN: u64 = 60 * MS;
+
+/// A broken promise.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    pub(crate) at: u64,
+    pub(crate) invariant: &'static str,
+    pub(crate) what: String,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Node {
+    writable: bool,
+    suspended: bool,
+    woke_at: Option<u64>,
+    /// Until when each other node has promised to stand aside for this one.
+    promised: [u64; NODES],
+    consent_until: u64,
+    /// Who had to promise: who is not in the failsafe list may not lead.
+    listed: [bool; NODES],
+}
+
+#[derive(Clone, Default)]
+struct Proxy {
+    frozen: bool,
+    shown: Option<Shown>,
+    newest_reign: i64,
+    sessions: BTreeMap<u64, i64>,
+    /// Sessions that have to go, and by when.
+    to_cut: BTreeMap<u64, u64>,
+}
+
+/// Sees every fact and judges it at once.
+pub(crate) struct Checker {
+    class: Class,
+    nodes: [Node; NODES],
+    key: Option<(usize, i64)>,
+    proxies: Vec<Proxy>,
+    /// Who last began to accept writes.
+    last_writer: Option<usize>,
+    stale_commits: Vec<(u64, u64)>,
+    acknowledged: Vec<(u64, u64)>,
+    pub(crate) violation: Option<Violation>,
+}
+
+impl Checker {
+    pub(crate) fn new(class: Class) -> Checker {
+        Checker {
+            class,
+            nodes: [Node::default(); NODES],
+            key: None,
+            proxies: vec![Proxy::default(); PROXIES],
+            last_writer: None,
+            stale_commits: vec![],
+            acknowledged: vec![],
+            violation: None,
+        }
+    }
+
+    fn broken(&mut self, at: u64, invariant: &'static str, what: String) {
+        self.violation.get_or_insert(Violation { at, invariant, what });
+    }
+
+    /// Whether `n` may accept writes at `now`: the store's own truth, or the word of the others.
+    fn is_covered(&self, n: usize, now: u64) -> bool {
+        let node = &self.nodes[n];
+        let promised = (0..NODES).filter(|m| *m != n && node.listed[*m]).all(|m| node.promised[m] > now);
+        self.key.is_some_and(|(holder, _)| holder == n) || (node.consent_until > now && promised)
+    }
+
+    /// Whether `n` accepts writes at `now`.
+    fn accepts(&self, n: usize, now: u64) -> bool {
+        let node = &self.nodes[n];
+        let waking = node.woke_at.is_some_and(|at| now < at + WAKES_WITHIN);
+        node.writable && !node.suspended && !waking
+    }
+
+    /// What must hold at every instant.
+    fn at_every_instant(&mut self, now: u64) {
+        let writers: Vec<usize> = (0..NODES).filter(|n| self.accepts(*n, now)).collect();
+        if writers.len() > 1 {
+            let names: Vec<String> = writers.iter().map(|n| host(*n)).collect();
+            self.broken(now, "S1", format!("{} accept writes at once", names.join(" and ")));
+        }
+        for n in writers {
+            // Pause takes the guard's deadline away; whoever pauses keeps the order himself.
+            if self.class != Class::Paused && !self.is_covered(n, now) {
+                self.broken(
+                    now,
+                    "S1",
+                    format!("{} accepts writes and nothing gives it the right to", host(n)),
+                );
+            }
+        }
+        for p in 0..PROXIES {
+            let late = self.proxies[p].to_cut.iter().find(|(_, by)| **by < now).map(|(id, _)| *id);
+            if let Some(id) = late.filter(|_| !self.proxies[p].frozen) {
+                self.broken(now, "S6", format!("proxy{p} kept session {id} of a reign that it saw end"));
+            }
+        }
+    }
+
+    /// Takes a fact in.
+    pub(crate) fn see(&mut self, now: u64, fact: &Fact) {
+        match fact {
+            Fact::Key { leader, .. } => self.key = *leader,
+            Fact::Promote { node, .. } => {
+                if !self.is_covered(*node, now) {
+                    let what = format!("{} becomes primary without its own key", host(*node));
+                    self.broken(now, "S3", what);
+                }
+            }
+            Fact::Writable { node, on, .. } => {
+                self.nodes[*node].writable = *on;
+                if *on {
+                    self.last_writer = Some(*node);
+                }
+            }
+            Fact::Suspended { node, on } => {
+                self.nodes[*node].suspended = *on;
+                if !on {
+                    self.nodes[*node].woke_at = Some(now);
+                }
+            }
+            Fact::Vouched { node, leader, until } => self.nodes[*leader].promised[*node] = *until,
+            Fact::Consented { node, until, listed, .. } => {
+                self.nodes[*node].consent_until = *until;
+                self.nodes[*node].listed = *listed;
+            }
+            Fact::ForeignWal { node, from } => {
+                let what = format!("{} streams from {}, whose history is another", host(*node), host(*from));
+                self.broken(now, "D1", what);
+            }
+            Fact::Decided { node, action: "stop", reason } if self.class == Class::Planned => {
+                if *reason != Reason::Shutdown {
+                    self.broken(now, "L2", format!("nothing is wrong and {} stops: {reason}", host(*node)));
+                }
+            }
+            Fact::Committed { node, branch, end } => {
+                if self.last_writer != Some(*node) {
+                    self.stale_commits.push((*branch, *end));
+                }
+            }
+            Fact::Acknowledged { node, branch, end, .. } => {
+                if self.stale_commits.contains(&(*branch, *end)) {
+                    let what = format!("{} confirmed a commit after another had become primary", host(*node));
+                    self.broken(now, "S1", what);
+                }
+                self.acknowledged.push((*branch, *end));
+            }
+            _ => self.see_proxy(now, fact),
+        }
+        self.at_every_instant(now);
+    }
+
+    fn see_proxy(&mut self, now: u64, fact: &Fact) {
+        match fact {
+            Fact::ProxyFrozen { proxy, on } => {
+                let proxy = &mut self.proxies[*proxy];
+                proxy.frozen = *on;
+                proxy.to_cut.values_mut().for_each(|by| *by = now + CUT_WITHIN);
+            }
+            Fact::ProxySees { proxy, shown } => {
+                let p = &mut self.proxies[*proxy];
+                let current = shown.leader.map(|(_, epoch)| epoch);
+                for (id, epoch) in &p.sessions {
+                    if current != Some(*epoch) {
+                        p.to_cut.entry(*id).or_insert(now + CUT_WITHIN);
+                    }
+                }
+                p.shown = Some(shown.clone());
+            }
+            Fact::ProxyReign { proxy, epoch } => {
+                if *epoch < self.proxies[*proxy].newest_reign {
+                    self.broken(now, "S4", format!("proxy{proxy} went back to epoch {epoch}"));
+                }
+                self.proxies[*proxy].newest_reign = *epoch;
+            }
+            Fact::SessionOpens { proxy, node, epoch } => {
+                let shown = self.proxies[*proxy].shown.as_ref();
+                let right = shown.is_some_and(|s| s.serves && s.leader == Some((*node, *epoch)));
+                if !right {
+                    let what = format!("proxy{proxy} opens a session to {}, epoch {epoch}", host(*node));
+                    self.broken(now, "S5", format!("{what}, and sees {shown:?}"));
+                }
+            }
+            Fact::SessionOpened { proxy, id, epoch, .. } => {
+                let p = &mut self.proxies[*proxy];
+                p.sessions.insert(*id, *epoch);
+                if p.shown.as_ref().and_then(|s| s.leader).map(|(_, e)| e) != Some(*epoch) {
+                    p.to_cut.insert(*id, now + CUT_WITHIN);
+                }
+            }
+            Fact::SessionClosed { proxy, id } => {
+                let p = &mut self.proxies[*proxy];
+                p.sessions.remove(id);
+                p.to_cut.remove(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// The end of a run: what was confirmed and is not in the last primary's WAL.
+    pub(crate) fn finish(&mut self, now: u64, primary: &Wal) {
+        if self.class != Class::Planned {
+            return;
+        }
+        let lost = self.acknowledged.iter().filter(|(branch, end)| !primary.holds(*branch, *end)).count();
+        if lost > 0 {
+            self.broken(now, "S2", format!("{lost} confirmed commits are gone though nothing ever failed"));
+        }
+    }
+
+    /// The run did not become healthy in time.
+    pub(crate) fn not_healthy(&mut self, now: u64, healed_at: u64, why: &str) {
+        let waited = (now - healed_at) / SEC;
+        self.broken(now, "L1", format!("{waited} s after everything was healed: {why}"));
+    }
+}

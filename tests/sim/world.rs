@@ -1,0 +1,361 @@
+//! The world of one run: machines, store, network, proxies; how faults begin and end; when all is well.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pgvane_agent::decide::memory::Vouch;
+use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::store::Txn;
+use serde_json::{Value, json};
+
+use crate::agent::{self, Agent};
+use crate::check::{Checker, Violation};
+use crate::clock::Clock;
+use crate::etcd::{self, Etcd};
+use crate::fact::{Fact, seconds};
+use crate::faults;
+use crate::guard::{self, Guard};
+use crate::network::{End, NODES, Network, PROXIES};
+use crate::postgres::{self, Data, Postgres, SYSTEM};
+use crate::proxy::{self, Proxy};
+use crate::rng::Rng;
+use crate::runtime::{Proc, SEC, Signal, SignalMaker, Sim};
+use crate::schedule::Plan;
+
+/// A way to break the product, to see that the checker notices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mutation {
+    /// The agent believes that its lease was renewed just now, and the guard holds nothing.
+    DeafAgent,
+    /// The guard holds nothing.
+    NoGuard,
+    /// Whoever vouches forgets it at once.
+    ForgottenVouch,
+    /// The hand-over does not stop PostgreSQL.
+    EarlyRelease,
+    /// A campaign does not look whether the key exists.
+    StealingCampaign,
+    /// The proxy ignores that reigns end.
+    ProxyKeepsSessions,
+    /// The proxy does not look at the leader's record.
+    ProxyRoutesStale,
+    /// A lease that the guard began to give back is renewed for ever.
+    RenewsSpentLease,
+}
+
+/// A promise as it lies on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Promise {
+    pub(crate) vouch: Vouch,
+    pub(crate) ttl: Duration,
+    pub(crate) boot: u32,
+}
+
+/// One machine with PostgreSQL.
+pub(crate) struct Node {
+    pub(crate) powered: bool,
+    /// How many faults have the machine suspended.
+    pub(crate) suspended: u32,
+    /// When it was last suspended.
+    pub(crate) suspended_at: u64,
+    /// How many faults have its agent stopped.
+    pub(crate) agent_frozen: u32,
+    /// How many faults keep its agent, or the machine, from being started.
+    pub(crate) held_down: u32,
+    pub(crate) boot: u32,
+    pub(crate) pg: Postgres,
+    pub(crate) guard: Option<Guard>,
+    pub(crate) agent: Option<Agent>,
+    pub(crate) agent_proc: Option<Proc>,
+    pub(crate) promise: Option<Promise>,
+    /// Raised when a process of ours ends.
+    pub(crate) changed: Signal,
+    /// Raised to ask the server at once.
+    pub(crate) hurry: Signal,
+}
+
+/// What happened, over a run: proof that the run was about something.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Counts {
+    pub(crate) turns: u64,
+    pub(crate) proxy_turns: u64,
+    pub(crate) campaigns: u64,
+    pub(crate) promotions: u64,
+    pub(crate) take_overs: u64,
+    pub(crate) releases: u64,
+    pub(crate) hand_overs: u64,
+    pub(crate) consents: u64,
+    pub(crate) clones: u64,
+    pub(crate) rewinds: u64,
+    pub(crate) guard_stops: u64,
+    pub(crate) revocations: u64,
+    pub(crate) restarts: u64,
+    pub(crate) commits: u64,
+    pub(crate) sessions: u64,
+}
+
+impl Counts {
+    fn each(&mut self) -> [&mut u64; 15] {
+        let Counts {
+            turns,
+            proxy_turns,
+            campaigns,
+            promotions,
+            take_overs,
+            releases,
+            hand_overs,
+            consents,
+            clones,
+            rewinds,
+            guard_stops,
+            revocations,
+            restarts,
+            commits,
+            sessions,
+        } = self;
+        [
+            turns,
+            proxy_turns,
+            campaigns,
+            promotions,
+            take_overs,
+            releases,
+            hand_overs,
+            consents,
+            clones,
+            rewinds,
+            guard_stops,
+            revocations,
+            restarts,
+            commits,
+            sessions,
+        ]
+    }
+
+    /// Counts another run in.
+    pub(crate) fn add(&mut self, more: &Counts) {
+        let mut more = *more;
+        for (sum, more) in self.each().into_iter().zip(more.each()) {
+            *sum += *more;
+        }
+    }
+
+    /// Everything that the product can do was done, and not once only.
+    pub(crate) fn assert_eventful(&self, runs: u64) {
+        let mut sum = *self;
+        for count in sum.each() {
+            assert!(*count >= runs / 20, "hardly anything happens: {self:?}");
+        }
+    }
+}
+
+/// Everything there is.
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) plan: Plan,
+    pub(crate) mutation: Option<Mutation>,
+    pub(crate) rng: Rng,
+    pub(crate) net: Network,
+    pub(crate) etcd: Etcd,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) proxies: Vec<Proxy>,
+    /// The dynamic configuration that the cluster begins with.
+    pub(crate) config: Value,
+    pub(crate) branches: u64,
+    /// Numbers of timelines that were used.
+    pub(crate) timelines: BTreeSet<u32>,
+    pub(crate) count: Counts,
+    pub(crate) check: Checker,
+    /// Whether each fact is printed.
+    loud: bool,
+}
+
+/// How a run ended.
+pub(crate) struct Outcome {
+    pub(crate) violation: Option<Violation>,
+    pub(crate) count: Counts,
+    /// Time from the end of all faults until all was well.
+    pub(crate) recovery: u64,
+}
+
+fn config(plan: &Plan) -> Value {
+    json!({
+        "ttl": plan.ttl.as_secs(),
+        "failsafe_mode": plan.failsafe,
+        "primary_start_timeout": plan.primary_start_timeout.as_secs(),
+        "postgresql": {
+            "use_slots": false,
+            "use_pg_rewind": plan.use_rewind,
+            "remove_data_directory_on_rewind_failure": true,
+            "remove_data_directory_on_diverged_timelines": true,
+        },
+    })
+}
+
+impl World {
+    fn new(seed: u64, plan: Plan, mutation: Option<Mutation>, loud: bool, maker: &SignalMaker) -> World {
+        let node = |n: usize| Node {
+            powered: true,
+            suspended: 0,
+            suspended_at: 0,
+            agent_frozen: 0,
+            held_down: 0,
+            boot: 1,
+            pg: Postgres::new(maker, if plan.from_nothing { Data::Absent } else { Data::Present }, n > 0),
+            guard: None,
+            agent: None,
+            agent_proc: None,
+            promise: None,
+            changed: maker.make(),
+            hurry: maker.make(),
+        };
+        World {
+            now: 0,
+            mutation,
+            // Not the stream that drew the plan, so that a plan can be edited and the rest stays.
+            rng: Rng::new(seed ^ 0x5eed),
+            net: Network::new(plan.weather),
+            etcd: Etcd::new(maker),
+            nodes: (0..NODES).map(node).collect(),
+            proxies: (0..PROXIES).map(|_| Proxy::new()).collect(),
+            config: config(&plan),
+            branches: 1,
+            timelines: [1].into(),
+            count: Counts::default(),
+            check: Checker::new(plan.class),
+            loud,
+            plan,
+        }
+    }
+
+    /// Notes something that happened.
+    #[expect(clippy::needless_pass_by_value, reason = "it is told once and over with")]
+    pub(crate) fn fact(&mut self, fact: Fact) {
+        if self.loud && fact.is_shown() {
+            println!("{:9.4} {fact}", seconds(self.now));
+        }
+        match &fact {
+            Fact::Guard { doing: guard::Doing::Stopping, .. } => self.count.guard_stops += 1,
+            Fact::LeaseRevoked { .. } => self.count.revocations += 1,
+            Fact::Promote { restart: true, .. } => self.count.restarts += 1,
+            Fact::Acknowledged { .. } => self.count.commits += 1,
+            Fact::SessionOpened { .. } => self.count.sessions += 1,
+            _ => {}
+        }
+        self.check.see(self.now, &fact);
+    }
+
+    /// The process behind an address.
+    pub(crate) fn proc_of(&self, end: End) -> Option<Proc> {
+        match end {
+            End::Node(n) => self.nodes[n].agent_proc,
+            End::Proxy(p) => Some(self.proxies[p].proc),
+            End::Etcd => None,
+        }
+    }
+
+    /// What keeps the cluster from being healthy; `None` when nothing does.
+    fn ailment(&self) -> Option<String> {
+        let truth = self.etcd.truth();
+        let Some(key) = &truth.leader else { return Some("nobody holds the leader key".to_owned()) };
+        let leader = etcd::node_of(key.name.as_str());
+        let writes = |n: usize| self.nodes[n].pg.server.as_ref().is_some_and(|s| s.writable);
+        if !writes(leader) {
+            return Some(format!("{} holds the key and does not serve", key.name));
+        }
+        for (p, proxy) in self.proxies.iter().enumerate() {
+            let primary = proxy.plan.as_ref().and_then(|plan| plan.primary.as_ref().ok());
+            if primary.is_none_or(|primary| primary.epoch != key.epoch) {
+                return Some(format!("proxy{p} does not route to {}", key.name));
+            }
+        }
+        for n in (0..NODES).filter(|n| *n != leader) {
+            let pg = &self.nodes[n].pg;
+            let streams = pg.server.as_ref().and_then(|s| s.streams).is_some_and(|(up, ..)| up == leader);
+            if !streams || pg.wal.branch != self.nodes[leader].pg.wal.branch {
+                return Some(format!("{} does not follow {}", postgres::host(n), key.name));
+            }
+        }
+        None
+    }
+}
+
+/// The whole run of one seed.
+pub(crate) fn run(seed: u64, mutation: Option<Mutation>, loud: bool) -> Outcome {
+    let plan = Plan::draw(seed);
+    if loud {
+        println!("{plan:#?}");
+    }
+    let (heal_at, planned) = (plan.heal_at, plan.faults.clone());
+    let mut clocks = plan.clocks.clone();
+    // One more, without error, for the machinery of the simulation itself.
+    clocks.push(Clock::default());
+    let sim = Sim::new(clocks, |maker| World::new(seed, plan, mutation, loud, maker));
+    begin(&sim);
+    for planned in planned {
+        sim.at(planned.begins, move |sim| faults::begin(sim, planned));
+        sim.at(planned.ends, move |sim| faults::end(sim, planned.fault));
+    }
+    let broken = |sim: &Sim| sim.w().check.violation.is_some();
+    sim.run(heal_at, broken);
+    if !broken(&sim) {
+        faults::heal(&sim);
+        let limit = healthy_within(&sim);
+        let mut well_since = None;
+        sim.run(heal_at + limit, |sim| {
+            let w = sim.w();
+            if w.check.violation.is_some() {
+                return true;
+            }
+            let now = w.now;
+            well_since = if w.ailment().is_none() { well_since.or(Some(now)) } else { None };
+            well_since.is_some_and(|since| now > since + 2 * SEC)
+        });
+        let mut w = sim.w();
+        let now = w.now;
+        if let Some(why) = w.ailment()
+            && w.check.violation.is_none()
+        {
+            w.check.not_healthy(now, heal_at, &why);
+        }
+        let leader = w.etcd.truth().leader.as_ref().map(|l| etcd::node_of(l.name.as_str()));
+        if let Some(leader) = leader {
+            let World { check, nodes, .. } = &mut *w;
+            check.finish(now, &nodes[leader].pg.wal);
+        }
+    }
+    let w = sim.w();
+    Outcome { violation: w.check.violation.clone(), count: w.count, recovery: w.now.saturating_sub(heal_at) }
+}
+
+/// L1: how long after all faults have ended everything serves again.
+fn healthy_within(sim: &Sim) -> u64 {
+    let w = sim.w();
+    let ttl = w.etcd.truth().settings().ttl.max(w.plan.ttl);
+    u64::try_from(ttl.as_nanos()).expect("small") * 3 + 40 * SEC
+}
+
+fn begin(sim: &Sim) {
+    {
+        let (config, from_nothing) = {
+            let w = sim.w();
+            (w.config.to_string().into_bytes(), w.plan.from_nothing)
+        };
+        if !from_nothing {
+            let path = |key: &Key| sim.w().etcd.space.path(key);
+            let (initialize, key) = (path(&Key::Initialize), path(&Key::Config));
+            etcd::put_now(sim, &Txn::put(initialize, SYSTEM.as_bytes().to_vec(), None));
+            etcd::put_now(sim, &Txn::put(key, config, None));
+        }
+    }
+    let first = sim.w().rng.range(0, SEC / 2);
+    sim.at(first, etcd::expire_for_ever);
+    for n in 0..NODES {
+        // The first to have data starts first: the others would wait for it.
+        let at = sim.w().rng.range(0, SEC);
+        sim.at(at, move |sim| agent::start(sim, n));
+    }
+    for p in 0..PROXIES {
+        proxy::start(sim, p);
+    }
+}
