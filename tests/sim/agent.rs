@@ -77,8 +77,9 @@ pub(crate) struct Agent {
 }
 
 /// As `reconcile` sees a guard that it reaches, or that acted.
-pub(crate) fn reached(doing: Doing) -> Guard {
+pub(crate) fn reached(w: &World, doing: Doing) -> Guard {
     match doing {
+        Doing::Armed | Doing::Stopping if w.mutation == Some(Mutation::IgnoresFence) => Guard::Idle,
         Doing::Idle | Doing::Fenced => Guard::Idle,
         Doing::Armed | Doing::Stopping => Guard::Outdated,
     }
@@ -196,7 +197,7 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             memory: Memory { vouch, ..Memory::default() },
             guard: match (report.doing, report.watch) {
                 (Doing::Armed, Some(watch)) => Guard::Armed { epoch: watch.epoch },
-                (doing, _) => reached(doing),
+                (doing, _) => reached(&w, doing),
             },
             guard_lease: report.watch.map(|w| w.lease),
             guard_proc: Some(report.proc),
@@ -380,6 +381,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
     let (number, slot, before, order) = {
         let mut w = sim.w();
         let view = w.etcd.followers[of_agent(n)].view.clone();
+        let only_seen = w.mutation == Some(Mutation::AsksSeenList);
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
         if let Action::AskFailsafe { .. } = decision.action {
             agent.memory.consent_asked_at = Some(world.now);
@@ -411,7 +413,8 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
         };
         agent.started += 1;
         let seen = world.dcs.last_view().and_then(|view| view.failsafe.as_ref());
-        let voters = agent.voters.to_ask(&world.me, seen);
+        let none = Voters::default();
+        let voters = if only_seen { &none } else { &agent.voters }.to_ask(&world.me, seen);
         let order = Order {
             action: decision.action.clone(),
             ttl: agent.timing.ttl,

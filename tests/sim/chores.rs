@@ -42,8 +42,9 @@ pub(crate) fn watch_guard(sim: &Sim, n: usize, proc: Proc, watched: Proc) {
             }
             sim.sleep(proc, Duration::from_millis(5)).await;
             if let Some(report) = guard::hello(sim, n, proc) {
+                let guard = reached(&sim.w(), report.doing);
                 tell(sim, n, proc, |agent, _| {
-                    agent.guard = reached(report.doing);
+                    agent.guard = guard;
                     agent.guard_proc = Some(report.proc);
                 });
                 watch_guard(sim, n, proc, report.proc);

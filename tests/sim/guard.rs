@@ -12,7 +12,7 @@ use crate::network::End;
 use crate::postgres::{Data, Stop};
 use crate::runtime::{MS, Proc, Signal, Sim};
 use crate::server;
-use crate::world::World;
+use crate::world::{Mutation, World};
 
 /// The longest sleep while a deadline is held, and the bound on one attempt to revoke, as in production.
 const GLANCE_EVERY: Duration = Duration::from_millis(100);
@@ -160,7 +160,11 @@ fn note(sim: &Sim, n: usize) {
     let Some(agent) = agent.filter(|_| acted) else { return };
     let inner = sim.clone();
     sim.spawn(agent, async move {
-        agent::tell(&inner, n, agent, |agent, _| agent.guard = agent::reached(Doing::Stopping));
+        if inner.w().mutation == Some(Mutation::IgnoresFence) {
+            return;
+        }
+        let reached = agent::reached(&inner.w(), Doing::Stopping);
+        agent::tell(&inner, n, agent, |agent, _| agent.guard = reached);
     });
 }
 

@@ -41,6 +41,10 @@ pub(crate) enum Mutation {
     ProxyRoutesStale,
     /// A lease that the guard began to give back is renewed for ever.
     RenewsSpentLease,
+    /// A guard that is found stopping PostgreSQL, or that stops it later, is taken for an idle one.
+    IgnoresFence,
+    /// Only those vouch that the failsafe list names as it was last seen.
+    AsksSeenList,
 }
 
 /// A promise as it lies on disk.
@@ -255,28 +259,45 @@ impl World {
     }
 
     /// What keeps the cluster from being healthy; `None` when nothing does.
-    fn ailment(&self) -> Option<String> {
+    fn ailment(&self) -> Option<Ailment> {
         let truth = self.etcd.truth();
-        let Some(key) = &truth.leader else { return Some("nobody holds the leader key".to_owned()) };
+        let Some(key) = &truth.leader else { return Some(Ailment::NoLeader) };
         let leader = etcd::node_of(key.name.as_str());
-        let writes = |n: usize| self.nodes[n].pg.server.as_ref().is_some_and(|s| s.writable);
-        if !writes(leader) {
-            return Some(format!("{} holds the key and does not serve", key.name));
+        if self.nodes[leader].pg.server.as_ref().is_none_or(|s| !s.writable) {
+            return Some(Ailment::DoesNotServe(leader));
         }
         for (p, proxy) in self.proxies.iter().enumerate() {
             let primary = proxy.plan.as_ref().and_then(|plan| plan.primary.as_ref().ok());
             if primary.is_none_or(|primary| primary.epoch != key.epoch) {
-                return Some(format!("proxy{p} does not route to {}", key.name));
+                return Some(Ailment::NotRouted(p));
             }
         }
-        for n in (0..NODES).filter(|n| *n != leader) {
+        (0..NODES).filter(|n| *n != leader).find_map(|n| {
             let pg = &self.nodes[n].pg;
             let streams = pg.server.as_ref().and_then(|s| s.streams).is_some_and(|(up, ..)| up == leader);
-            if !streams || pg.wal.branch != self.nodes[leader].pg.wal.branch {
-                return Some(format!("{} does not follow {}", postgres::host(n), key.name));
-            }
+            let follows = streams && pg.wal.branch == self.nodes[leader].pg.wal.branch;
+            (!follows).then_some(Ailment::DoesNotFollow(n))
+        })
+    }
+}
+
+/// What is wrong with a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ailment {
+    NoLeader,
+    DoesNotServe(usize),
+    NotRouted(usize),
+    DoesNotFollow(usize),
+}
+
+impl std::fmt::Display for Ailment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ailment::NoLeader => f.write_str("nobody holds the leader key"),
+            Ailment::DoesNotServe(n) => write!(f, "{} holds the key and does not serve", postgres::host(*n)),
+            Ailment::NotRouted(p) => write!(f, "proxy{p} does not route to the leader"),
+            Ailment::DoesNotFollow(n) => write!(f, "{} does not follow the leader", postgres::host(*n)),
         }
-        None
     }
 }
 
@@ -316,7 +337,7 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, loud: bool) -> Outcome 
         if let Some(why) = w.ailment()
             && w.check.violation.is_none()
         {
-            w.check.not_healthy(now, heal_at, &why);
+            w.check.not_healthy(now, heal_at, &why.to_string());
         }
         let leader = w.etcd.truth().leader.as_ref().map(|l| etcd::node_of(l.name.as_str()));
         if let Some(leader) = leader {
