@@ -5,10 +5,21 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::Stream;
+use super::pipe::Pipe;
 
 /// Bytes read at once. One such buffer per worker thread, none per session.
 const CHUNK: usize = 64 * 1024;
+
+/// Full reads in a row that make a direction bulk: from then on bytes go through a pipe.
+const BULK_AFTER: u8 = 4;
+
+/// Moves in a row of less than [`SMALL`] that end it.
+const CHATTY_AFTER: u8 = 8;
+const SMALL: usize = 16 * 1024;
 
 /// Bytes moved before the counters hear of it.
 const REPORT_EVERY: u64 = 1024 * 1024;
@@ -62,6 +73,10 @@ pub(super) struct Direction {
     written: usize,
     total: u64,
     unreported: u64,
+    /// Present while the direction is bulk.
+    pipe: Option<Box<Pipe>>,
+    /// Consecutive full reads without a pipe, or small ones with it.
+    streak: u8,
 }
 
 impl Direction {
@@ -78,12 +93,12 @@ impl Direction {
         moved: &impl Fn(u64),
     ) -> Poll<Step>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Stream,
+        W: Stream,
     {
         loop {
             match self.state {
-                State::Running => match ready!(self.poll_chunk(cx, from, to, open, moved)) {
+                State::Running => match ready!(self.poll_some(cx, from, to, open, moved)) {
                     Ok(Chunk::Moved) => {}
                     Ok(Chunk::End) => self.state = State::Closing,
                     Ok(Chunk::Shut) => return Poll::Ready(Step::Shut),
@@ -100,6 +115,71 @@ impl Direction {
         }
     }
 
+    /// One step by the way that suits the traffic; the way changes only while nothing is stuck in it.
+    fn poll_some<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        open: &impl Fn() -> bool,
+        moved: &impl Fn(u64),
+    ) -> Poll<Result<Chunk, Fault>>
+    where
+        R: Stream,
+        W: Stream,
+    {
+        if self.pipe.is_none() && self.streak >= BULK_AFTER && self.leftover.is_empty() {
+            self.streak = 0;
+            self.pipe = from.socket().and(to.socket()).and_then(|_| Pipe::take()).map(Box::new);
+        }
+        match (self.pipe.take(), from.socket(), to.socket()) {
+            (Some(mut pipe), Some(source), Some(sink)) => {
+                let step = self.poll_pipe(cx, &mut pipe, source, sink, open, moved);
+                let is_over = self.streak >= CHATTY_AFTER || matches!(step, Poll::Ready(Ok(Chunk::End)));
+                if is_over && pipe.is_empty() {
+                    self.streak = 0;
+                    pipe.give_back();
+                } else {
+                    self.pipe = Some(pipe);
+                }
+                step
+            }
+            _ => self.poll_chunk(cx, from, to, open, moved),
+        }
+    }
+
+    /// Empties the pipe, then fills it once.
+    fn poll_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        from: &TcpStream,
+        to: &TcpStream,
+        open: &impl Fn() -> bool,
+        moved: &impl Fn(u64),
+    ) -> Poll<Result<Chunk, Fault>> {
+        while !pipe.is_empty() {
+            if !open() {
+                return Poll::Ready(Ok(Chunk::Shut));
+            }
+            let n = match ready!(pipe.poll_drain(cx, to)) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                other => other,
+            };
+            let n = n.map_err(|error| Fault { stage: Stage::Write, error })?;
+            self.count(n, moved);
+        }
+        if self.streak >= CHATTY_AFTER {
+            return Poll::Ready(Ok(Chunk::Moved));
+        }
+        if !open() {
+            return Poll::Ready(Ok(Chunk::Shut));
+        }
+        let n = ready!(pipe.poll_fill(cx, from)).map_err(|error| Fault { stage: Stage::Read, error })?;
+        self.streak = if n < SMALL { self.streak + 1 } else { 0 };
+        Poll::Ready(Ok(if n == 0 { Chunk::End } else { Chunk::Moved }))
+    }
+
     /// Reads one chunk and writes it. Never returns `Pending` with bytes in the shared buffer.
     fn poll_chunk<R, W>(
         &mut self,
@@ -110,8 +190,8 @@ impl Direction {
         moved: &impl Fn(u64),
     ) -> Poll<Result<Chunk, Fault>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Stream,
+        W: Stream,
     {
         while self.written < self.leftover.len() {
             if !open() {
@@ -136,6 +216,7 @@ impl Direction {
             if bytes.is_empty() {
                 return Poll::Ready(Ok(Chunk::End));
             }
+            self.streak = if bytes.len() == CHUNK { self.streak.saturating_add(1) } else { 0 };
             let mut sent = 0;
             while sent < bytes.len() {
                 match poll_write(cx, to, &bytes[sent..]) {
@@ -167,6 +248,11 @@ impl Direction {
             moved(self.unreported);
             self.unreported = 0;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn is_bulk(&self) -> bool {
+        self.pipe.is_some()
     }
 
     pub(super) const fn total(&self) -> u64 {

@@ -4,11 +4,13 @@
 //! moment is asked of a [`Host`] before every chunk. Writers must not buffer: nothing here flushes.
 
 mod direction;
+mod pipe;
 
 use std::io;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use self::direction::{Direction, Fault, Stage};
 use crate::close::Side;
@@ -20,6 +22,18 @@ pub trait Host {
 
     /// `bytes` more have been written to `side`. Called about once a megabyte and at the end.
     fn moved(&self, side: Side, bytes: u64);
+}
+
+/// One end of a session.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The socket that bytes may be moved from and to by the kernel itself; `None`: they must be copied.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 /// What [`Duplex::poll`] stopped for.
@@ -65,8 +79,8 @@ impl Duplex {
         host: &impl Host,
     ) -> Poll<Event>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        S: AsyncRead + AsyncWrite + Unpin,
+        C: Stream,
+        S: Stream,
     {
         if !host.may_forward() {
             return Poll::Ready(Event::Shut);

@@ -34,11 +34,13 @@ impl Host for TestHost {
     }
 }
 
-async fn run<C, S>(client: &mut C, server: &mut S, host: &TestHost) -> (Event, (u64, u64))
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+impl Stream for DuplexStream {
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+async fn run<C: Stream, S: Stream>(client: &mut C, server: &mut S, host: &TestHost) -> (Event, (u64, u64)) {
     let mut pump = Duplex::default();
     loop {
         let event = poll_fn(|cx| pump.poll(cx, client, server, host)).await;
@@ -111,8 +113,108 @@ proptest! {
 
 #[test]
 fn large_streams_through_a_small_pipe() {
-    let up: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let up = noise(3_000_000);
     both_ways(&up, &up[..1_500_000], 70_000, 99_999);
+}
+
+/// Sends bursts, each after a pause that lets the pump run dry: large ones, then many small ones.
+async fn send_bursts(stream: &mut (impl AsyncWrite + Unpin), data: &[u8], bursts: &[usize]) {
+    let mut rest = data;
+    for size in bursts.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (burst, after) = rest.split_at((*size).clamp(1, rest.len()));
+        stream.write_all(burst).await.expect("the pump reads");
+        tokio::task::yield_now().await;
+        rest = after;
+    }
+    stream.shutdown().await.expect("shutdown");
+}
+
+/// Reads to the end, `few` bytes at a time, and gives way after each `pause` bytes.
+async fn read_slowly(stream: &mut (impl AsyncRead + Unpin), few: usize, pause: usize) -> Vec<u8> {
+    let (mut got, mut buffer, mut since) = (vec![], vec![0; few], 0);
+    while let n @ 1.. = stream.read(&mut buffer).await.expect("read") {
+        got.extend_from_slice(&buffer[..n]);
+        since += n;
+        if since >= pause {
+            since = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    got
+}
+
+/// Over real sockets, where bulk goes through pipes: both ways, switching to and fro. Answers how often a
+/// direction was seen to be bulk.
+fn over_sockets(up: &[u8], down: &[u8], bursts: &[usize], few: usize, pause: usize) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let (client, mut client_far) = tcp_pair().await;
+        let (mut server_far, server) = tcp_pair().await;
+        let (mut client_read, mut client_write) = client.into_split();
+        let (mut server_read, mut server_write) = server.into_split();
+        let host = TestHost::default();
+        let mut pump = Duplex::default();
+        let mut bulk = 0;
+        let moving = async {
+            let event = loop {
+                let event = poll_fn(|cx| {
+                    let polled = pump.poll(cx, &mut client_far, &mut server_far, &host);
+                    bulk += usize::from(pump.to_server.is_bulk()) + usize::from(pump.to_client.is_bulk());
+                    polled
+                });
+                match event.await {
+                    Event::HalfClosed(_) => {}
+                    event => break event,
+                }
+            };
+            pump.settle(&host);
+            (event, pump.totals())
+        };
+        let all = async {
+            tokio::join!(
+                moving,
+                send_bursts(&mut client_write, up, bursts),
+                send_bursts(&mut server_write, down, bursts),
+                read_slowly(&mut client_read, few, pause),
+                read_slowly(&mut server_read, few, pause),
+            )
+        };
+        let ((event, totals), (), (), at_client, at_server) =
+            timeout(SOON, all).await.expect("the pump ends");
+        assert!(matches!(event, Event::Closed(_)), "{event:?}");
+        assert!(at_server == up && at_client == down, "bytes changed on the way");
+        assert_eq!(totals, (down.len() as u64, up.len() as u64));
+        assert_eq!(host.moved.get(), totals, "the counters hear of every byte");
+        bulk
+    })
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    (0..u32::try_from(len).expect("small")).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn nothing_is_lost_between_copying_and_piping(
+        up in 0_usize..6_000_000,
+        down in 0_usize..6_000_000,
+        bursts in proptest::collection::vec(prop_oneof![1_usize..300, 1_usize..70_000, 500_000_usize..3_000_000], 1..12),
+        few in prop_oneof![1_000_usize..5_000, 60_000_usize..300_000],
+        pause in 1_usize..500_000,
+    ) {
+        over_sockets(&noise(up), &noise(down), &bursts, few, pause);
+    }
+}
+
+#[test]
+fn bulk_goes_through_a_pipe() {
+    let data = noise(20_000_000);
+    assert!(over_sockets(&data, &data[..100], &[4_000_000], 300_000, 300_000) > 0, "no pipe was ever used");
 }
 
 #[tokio::test]
