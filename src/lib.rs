@@ -86,17 +86,17 @@ impl Bound {
 
 /// Binds all ports of the settings. Must be called within a tokio runtime.
 pub fn bind(config: &Config) -> Result<Bound, BindError> {
-    let listener = |l: &config::Listener| bind_all(&l.listen, &format!("listener {}", l.name));
+    let listener = |l: &config::Listener| bind_all(&l.listen, &config.tcp, &format!("listener {}", l.name));
     Ok(Bound {
         listeners: config.listeners.iter().map(listener).collect::<Result<_, _>>()?,
-        admin: bind_all(&config.admin.listen, "admin")?,
+        admin: bind_all(&config.admin.listen, &config.tcp, "admin")?,
     })
 }
 
-fn bind_all(addresses: &[SocketAddr], whose: &str) -> Result<Vec<TcpListener>, BindError> {
+fn bind_all(addresses: &[SocketAddr], tcp: &config::Tcp, whose: &str) -> Result<Vec<TcpListener>, BindError> {
     let mut sockets = Vec::new();
     for address in addresses {
-        match socket::listen(*address) {
+        match socket::listen(*address, tcp) {
             Ok(socket) => sockets.push(socket),
             // `[::]` means "IPv6 too"; on a host without IPv6 there is nothing to add.
             Err(error) if addresses.len() > 1 && socket::is_any_v6(address) && socket::lacks_v6(&error) => {

@@ -62,16 +62,8 @@ pub(crate) async fn turn_away(port: Arc<Port>, client: TcpStream, peer: SocketAd
 }
 
 async fn run(port: &Port, mut client: TcpStream) -> Ended {
-    if let Err(error) = socket::tune(&client, &port.tcp) {
-        return Ended {
-            reason: CloseReason::ClientLeftEarly,
-            error: Some(error.to_string()),
-            target: None,
-            to_client: 0,
-            to_server: 0,
-        };
-    }
-    let opened = Opening::new(port, &client).open().await;
+    // Boxed, so that its many states are gone, and not merely unused, for as long as the session lives.
+    let opened = Box::pin(async { Opening::new(port, &client).open().await }).await;
     let opened = match opened {
         Ok(opened) => opened,
         Err(refusal) => return refuse(client, refusal).await,

@@ -13,7 +13,8 @@ use crate::config::Tcp;
 const BACKLOG: i32 = 4096;
 
 /// Binds and listens. IPv6 sockets are IPv6 only, so that `0.0.0.0:5432` and `[::]:5432` can both be bound.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Accepted sockets inherit the options of `tcp`: set once here, they cost nothing per connection.
+pub(crate) fn listen(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -21,6 +22,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for connections of its predecessor in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    set_options(&SockRef::from(&socket), tcp)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -36,9 +38,12 @@ pub(crate) fn lacks_v6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
-/// Sets the options of one side of a session.
+/// Sets the options of a connection to a server.
 pub(crate) fn tune(stream: &TcpStream, tcp: &Tcp) -> io::Result<()> {
-    let socket = SockRef::from(stream);
+    set_options(&SockRef::from(stream), tcp)
+}
+
+fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(tcp.keepalive_idle)
@@ -58,11 +63,18 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
 mod tests {
     use super::*;
 
+    const TCP: Tcp = Tcp {
+        keepalive_idle: Duration::from_secs(11),
+        keepalive_interval: Duration::from_secs(5),
+        keepalive_count: 4,
+        user_timeout: Duration::from_secs(21),
+    };
+
     #[tokio::test]
     async fn both_families_share_a_port() {
-        let v4 = listen("0.0.0.0:0".parse().expect("an address")).expect("IPv4");
+        let v4 = listen("0.0.0.0:0".parse().expect("an address"), &TCP).expect("IPv4");
         let port = v4.local_addr().expect("bound").port();
-        match listen(SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port)) {
+        match listen(SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port), &TCP) {
             Ok(v6) => assert_eq!(v6.local_addr().expect("bound").port(), port),
             // A machine without IPv6 cannot show it; any other failure is one.
             Err(error) => assert!(lacks_v6(&error), "{error}"),
@@ -70,21 +82,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn options_are_in_force() {
-        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("bind");
-        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connect");
-        let tcp = Tcp {
-            keepalive_idle: Duration::from_secs(11),
-            keepalive_interval: Duration::from_secs(5),
-            keepalive_count: 4,
-            user_timeout: Duration::from_secs(21),
-        };
-        tune(&stream, &tcp).expect("options");
-        let socket = SockRef::from(&stream);
-        assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
-        assert_eq!(socket.tcp_keepalive_time().expect("readable"), tcp.keepalive_idle);
-        assert_eq!(socket.tcp_keepalive_interval().expect("readable"), tcp.keepalive_interval);
-        assert_eq!(socket.tcp_keepalive_retries().expect("readable"), 4);
-        assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(tcp.user_timeout));
+    async fn options_are_in_force_on_both_sides() {
+        let listener = listen("127.0.0.1:0".parse().expect("an address"), &TCP).expect("bind");
+        let dialled = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connect");
+        tune(&dialled, &TCP).expect("options");
+        let (accepted, _) = listener.accept().await.expect("accepts");
+        for stream in [dialled, accepted] {
+            let socket = SockRef::from(&stream);
+            assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
+            assert_eq!(socket.tcp_keepalive_time().expect("readable"), TCP.keepalive_idle);
+            assert_eq!(socket.tcp_keepalive_interval().expect("readable"), TCP.keepalive_interval);
+            assert_eq!(socket.tcp_keepalive_retries().expect("readable"), 4);
+            assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(TCP.user_timeout));
+        }
     }
 }

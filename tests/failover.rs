@@ -20,7 +20,7 @@ async fn play(ttl: u32, drills: &[Drill]) -> Vec<Report> {
         match drill::run(&mut playground, *drill, plan, &say).await {
             Ok(report) => {
                 eprintln!("{report:?}");
-                assert_eq!(report.dual_primary_ms, 0.0, "two primaries: {report:?}");
+                assert!(report.dual_primary_ms <= 0.0, "two primaries: {report:?}");
                 assert_eq!(report.read_only_refusals, 0, "sessions on a read-only server: {report:?}");
                 reports.push(report);
             }
