@@ -82,9 +82,6 @@ impl Duplex {
         C: Stream,
         S: Stream,
     {
-        if !host.may_forward() {
-            return Poll::Ready(Event::Shut);
-        }
         let to_server =
             self.to_server.poll(cx, client, server, &|| host.may_forward(), &|n| host.moved(Side::Server, n));
         let to_client =
