@@ -10,5 +10,6 @@ pub mod checks;
 pub mod demo;
 pub mod drill;
 pub mod install;
+mod interrupt;
 pub mod playground;
 pub mod programs;

@@ -25,7 +25,6 @@ mod workloads;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::machine::Machine;
 pub use self::options::{Options, Peer};
@@ -128,20 +127,5 @@ impl Bench<'_> {
         } else {
             Err(format!("{} measurements failed", self.failures.len()))
         }
-    }
-}
-
-/// Ends when the user or the system wants us to.
-async fn told_to_stop() {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut stream) => drop(stream.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
     }
 }

@@ -8,7 +8,6 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::control::{Control, Key};
@@ -16,6 +15,7 @@ use self::screen::Screen;
 use crate::drill::clients::Clients;
 use crate::drill::{self, Drill, Plan};
 use crate::install::Servers;
+use crate::interrupt::told_to_stop;
 use crate::playground::{Options, Playground, PlaygroundError};
 use crate::programs::Programs;
 
@@ -185,19 +185,4 @@ async fn plain(playground: Playground, clients: &Clients) -> Result<(), String> 
     }
     control.close().await;
     Ok(())
-}
-
-/// Ends when the user or the system wants us to.
-async fn told_to_stop() {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut stream) => drop(stream.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
-    }
 }
