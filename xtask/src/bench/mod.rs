@@ -32,6 +32,7 @@ use self::report::{Block, Run};
 use self::rivals::Rivals;
 use self::stage::Stage;
 use self::workloads::Workload;
+use crate::interrupt::told_to_stop;
 use crate::{install, programs};
 
 /// Installs, builds, measures and prints. Everything but the result goes to standard error.
