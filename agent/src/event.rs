@@ -1,5 +1,6 @@
 //! What wakes the loop besides the store, the clock and the API.
 
+use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId};
 use pgvane_cluster::records::MemberRecord;
 
@@ -34,6 +35,8 @@ pub enum Event {
         epoch: Epoch,
         /// The lease.
         lease: LeaseId,
+        /// The deadline it was given.
+        deadline: Tick,
     },
     /// The guard holds no deadline.
     GuardIdle,

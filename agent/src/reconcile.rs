@@ -313,9 +313,9 @@ impl<S: Store> Reconciler<S> {
         match &decision.action {
             Action::Exit => return Some(Ended::Stopped),
             Action::Halt => return Some(Ended::Halted(decision.reason.to_string())),
-            Action::AskFailsafe { .. } => self.memory.consent_asked_at = Some(world.now),
             _ => {}
         }
+        self.memory.begin(world.now, &decision.action);
         let slot = decision.action.slot()?;
         if let Action::Stop { how } = decision.action {
             // A stop under way goes on, unless a harder one is wanted.
@@ -326,6 +326,7 @@ impl<S: Store> Reconciler<S> {
         }
         let arming = match decision.action {
             Action::ArmGuard { epoch } => self.arming(world, epoch),
+            Action::TakeOverKey => self.arming_to_move(world),
             _ => None,
         };
         let lease = match self.lease {
@@ -366,6 +367,26 @@ impl<S: Store> Reconciler<S> {
             lease: id,
             ttl,
             deadline: authority.guard_deadline,
+            budget: world.timing.guard_budget,
+            postmaster: None,
+            store: self.ctx.store_access.clone(),
+        };
+        Some((self.guard_client.clone()?, arming))
+    }
+
+    /// What the guard must hold before the leader key moves from the lease of its deadline to ours: a deadline
+    /// that lies before the end of both.
+    fn arming_to_move(&self, world: &World) -> Option<(GuardClient, Arming)> {
+        let Guard::Armed { epoch } = self.guard else { return None };
+        let OwnLease::Held { id, sent_at, ttl } = self.lease else { return None };
+        if self.guard_lease == Some(id) {
+            return None;
+        }
+        let arming = Arming {
+            epoch,
+            lease: id,
+            ttl,
+            deadline: world.timing.guard_deadline(sent_at, ttl).min(self.guard_sent),
             budget: world.timing.guard_budget,
             postmaster: None,
             store: self.ctx.store_access.clone(),
@@ -484,10 +505,10 @@ impl<S: Store> Reconciler<S> {
                 self.server.probed(*answer, promoting);
             }
             Event::Peers(peers) => self.peers = peers,
-            Event::GuardArmed { epoch, lease } => {
+            Event::GuardArmed { epoch, lease, deadline } => {
                 self.guard = Guard::Armed { epoch };
                 self.guard_lease = Some(lease);
-                self.guard_sent = Tick::ZERO;
+                self.guard_sent = deadline;
             }
             Event::GuardIdle => self.guard = Guard::Idle,
             Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
@@ -582,8 +603,9 @@ impl<S: Store> Reconciler<S> {
         let world = self.observe(now);
         match consent::judge(&world, &ask.name) {
             Ok(()) => {
-                let ttl = self.timing.ttl;
+                let ttl = ask.promise_for(self.timing.ttl);
                 let vouch = self.memory.promise(now, ask.name.clone(), ttl).clone();
+                let ttl = now.until(vouch.until);
                 let position = world.local.sql.as_ref().map(|s| s.position).unwrap_or_default();
                 let file = self.vouch_file.clone();
                 tokio::task::spawn_blocking(move || match vouch::save(&file, &vouch, ttl) {

@@ -260,8 +260,13 @@ async fn members_vouch_through_the_loop() {
             reply.send(answer).expect("somebody waits");
         }
     });
-    let ask =
-        FailsafeAsk { name: "x".into(), conn_url: "c".to_owned(), api_url: "u".to_owned(), slots: None };
+    let ask = FailsafeAsk {
+        name: "x".into(),
+        conn_url: "c".to_owned(),
+        api_url: "u".to_owned(),
+        slots: None,
+        ttl_ms: None,
+    };
     let vouch = || peers::vouch_all_as(&members, &ask, Some(&login), Duration::from_secs(5));
     assert_eq!(vouch().await, BTreeMap::new());
     assert_eq!(vouch().await[&"a".into()], "500 Running as a leader");

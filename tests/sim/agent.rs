@@ -312,6 +312,17 @@ impl Agent {
         }
     }
 
+    /// As `Reconciler::arming_to_move`.
+    fn arming_to_move(&self, world: &Snapshot) -> Option<Watch> {
+        let Guard::Armed { epoch } = self.guard else { return None };
+        let OwnLease::Held { id, sent_at, ttl } = self.lease else { return None };
+        if self.guard_lease == Some(id) {
+            return None;
+        }
+        let deadline = world.timing.guard_deadline(sent_at, ttl).min(self.guard_sent);
+        Some(Watch { epoch, lease: id, ttl, deadline, budget: world.timing.guard_budget })
+    }
+
     fn timing_in_force(&self) -> Timing {
         match self.lease {
             OwnLease::Held { ttl, .. } if ttl < self.timing.ttl => {
@@ -382,9 +393,11 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
         let mut w = sim.w();
         let view = w.etcd.followers[of_agent(n)].view.clone();
         let only_seen = w.mutation == Some(Mutation::AsksSeenList);
+        let unaware = w.mutation == Some(Mutation::ForgetsRelease);
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
-        if let Action::AskFailsafe { .. } = decision.action {
-            agent.memory.consent_asked_at = Some(world.now);
+        agent.memory.begin(world.now, &decision.action);
+        if unaware {
+            agent.memory.released = None;
         }
         let Some(slot) = decision.action.slot() else { return };
         if let Action::Stop { how } = decision.action {
@@ -401,6 +414,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
                 deadline: authority.guard_deadline,
                 budget: world.timing.guard_budget,
             }),
+            (Action::TakeOverKey, ..) => agent.arming_to_move(world),
             _ => None,
         };
         let mut record = announce::member(world, &identity(n));

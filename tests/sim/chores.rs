@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgvane_agent::api::FailsafeAsk;
 use pgvane_agent::decide::Outcome;
 use pgvane_agent::decide::consent;
 use pgvane_agent::decide::world::{DataDir, Guard, OwnLease, Process, Slot};
@@ -187,9 +188,9 @@ pub(crate) async fn keep_lease(sim: Sim, n: usize, proc: Proc, adopted: OwnLease
 }
 
 /// A leader asks this node to vouch, through its API. The promise is answered once it is on disk.
-pub(crate) async fn vouch_for(sim: &Sim, n: usize, proc: Proc, leader: usize) -> bool {
+pub(crate) async fn vouch_for(sim: &Sim, n: usize, proc: Proc, leader: usize, asked: Duration) -> bool {
     let now = sim.tick(n);
-    let ttl = {
+    let vouch = {
         let mut w = sim.w();
         if w.nodes[n].agent.as_ref().is_none_or(|a| a.proc != proc) {
             return false;
@@ -198,20 +199,27 @@ pub(crate) async fn vouch_for(sim: &Sim, n: usize, proc: Proc, leader: usize) ->
         if consent::judge(&world, &name(leader)).is_err() {
             return false;
         }
-        let forgets = w.mutation == Some(Mutation::ForgottenVouch);
+        let mutation = w.mutation;
+        let asked = if mutation == Some(Mutation::PromisesOwnTtl) { None } else { Some(asked) };
+        let ask = FailsafeAsk {
+            name: name(leader),
+            conn_url: String::new(),
+            api_url: String::new(),
+            slots: None,
+            ttl_ms: asked.and_then(|ttl| u64::try_from(ttl.as_millis()).ok()),
+        };
         let agent = w.nodes[n].agent.as_mut().expect("looked at above");
-        let ttl = agent.timing.ttl;
-        let vouch = agent.memory.promise(now, name(leader), ttl).clone();
+        let vouch = agent.memory.promise(now, name(leader), ask.promise_for(agent.timing.ttl)).clone();
         let until = sim.clock(n).true_time(vouch.until);
-        if forgets {
+        if mutation == Some(Mutation::ForgottenVouch) {
             agent.memory.vouch = None;
         }
         w.fact(Fact::Vouched { node: n, leader, until });
-        (vouch, ttl)
+        vouch
     };
     sim.sleep(proc, Duration::from_millis(3)).await;
     let mut w = sim.w();
     let node = &mut w.nodes[n];
-    node.promise = Some(Promise { vouch: ttl.0, ttl: ttl.1, boot: node.boot });
+    node.promise = Some(Promise { ttl: now.until(vouch.until), vouch, boot: node.boot });
     true
 }

@@ -64,7 +64,7 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             ctx.create(Key::Config, config, None).await.0
         }
         Action::Campaign => ctx.campaign(order.lease).await,
-        Action::TakeOverKey => ctx.take_over(order.lease).await,
+        Action::TakeOverKey => ctx.take_over(order.lease, order.arming).await,
         Action::Release { epoch, optime } => ctx.release(&order, *epoch, *optime).await,
         Action::ClearRequest { revision } => ctx.clear_request(*revision).await,
         Action::ArmGuard { epoch } => ctx.arm(*epoch, order.arming).await,
@@ -186,8 +186,14 @@ impl Ctx<'_> {
         self.create(Key::Leader, self.me(), Some(lease)).await.0
     }
 
-    async fn take_over(&self, lease: Option<LeaseId>) -> Vec<Outcome> {
+    async fn take_over(&self, lease: Option<LeaseId>, arming: Option<Watch>) -> Vec<Outcome> {
         let Some(lease) = lease else { return store_failed() };
+        if let Some(watch) = arming {
+            let armed = self.arm(watch.epoch, Some(watch)).await;
+            if !armed.contains(&Outcome::Done(Slot::Guard)) {
+                return store_failed();
+            }
+        }
         let key = self.path(&Key::Leader);
         let when = vec![Compare::ValueIs(key.clone(), self.me())];
         match self.txn(Txn { when, then: vec![Write::Put(key, self.me(), Some(lease))] }).await {
@@ -256,7 +262,7 @@ impl Ctx<'_> {
         tell(self.sim, self.n, self.proc, |agent, _| {
             agent.guard = Guard::Armed { epoch };
             agent.guard_lease = Some(watch.lease);
-            agent.guard_sent = pgvane_cluster::clock::Tick::ZERO;
+            agent.guard_sent = watch.deadline;
         });
         vec![Outcome::Done(Slot::Guard)]
     }
@@ -271,7 +277,7 @@ impl Ctx<'_> {
     }
 
     /// Asks another node's agent through its API; `None` when no answer came in time.
-    fn call(&self, to: usize, limit: Duration, vouch: bool) -> Calling<'_> {
+    fn call(&self, to: usize, limit: Duration, vouch: Option<Duration>) -> Calling<'_> {
         let (answer, wait) = self.sim.oneshot();
         let (from, end) = (End::Node(self.n), End::Node(to));
         let way = hop(&mut self.sim.w(), from, end);
@@ -281,8 +287,8 @@ impl Ctx<'_> {
                 let Some(proc) = sim.w().nodes[to].agent_proc else { return };
                 let inner = sim.clone();
                 sim.spawn(proc, async move {
-                    let told = if vouch {
-                        if !chores::vouch_for(&inner, to, proc, leader).await {
+                    let told = if let Some(ttl) = vouch {
+                        if !chores::vouch_for(&inner, to, proc, leader, ttl).await {
                             return;
                         }
                         None
@@ -305,7 +311,7 @@ impl Ctx<'_> {
         let asked_at = self.sim.tick(self.n);
         let others = view.iter().flat_map(|v| v.members.keys()).map(|m| node_of(m.as_str()));
         let others: Vec<usize> = others.filter(|m| *m != self.n).collect();
-        let asked = others.iter().map(|m| self.call(*m, POLL_LIMIT, false)).collect();
+        let asked = others.iter().map(|m| self.call(*m, POLL_LIMIT, None)).collect();
         let answers = self.sim.all(asked).await.into_iter().map(|a| a.flatten().unwrap_or(Peer::Unreachable));
         let answers = others.iter().map(|m| name(*m)).zip(answers).collect();
         let peers = Peers { asked_at, answers };
@@ -318,7 +324,7 @@ impl Ctx<'_> {
         let Some(voters) = &order.voters else { return refused };
         let others = voters.keys().map(|m| node_of(m.as_str()));
         let asked_at = self.sim.tick(self.n);
-        let asked = others.map(|m| self.call(m, VOUCH_LIMIT, true)).collect();
+        let asked = others.map(|m| self.call(m, VOUCH_LIMIT, Some(order.ttl))).collect();
         if self.sim.all(asked).await.iter().any(Option::is_none) {
             return refused;
         }

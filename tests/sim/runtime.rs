@@ -266,6 +266,16 @@ impl Sim {
         }
     }
 
+    /// Drops all that is still to come. Tasks hold the simulation that holds them: without this none is ever freed.
+    pub(crate) fn clear(&self) {
+        let (tasks, queue) = {
+            let mut rt = self.0.rt.borrow_mut();
+            rt.procs.iter_mut().for_each(|p| p.alive = false);
+            (std::mem::take(&mut rt.tasks), std::mem::take(&mut rt.queue))
+        };
+        drop((tasks, queue));
+    }
+
     fn poll(&self, id: TaskId) {
         let task = {
             let mut rt = self.0.rt.borrow_mut();

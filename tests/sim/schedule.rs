@@ -146,6 +146,11 @@ impl Plan {
             faults: vec![],
             heal_at: 0,
         };
+        if plan.from_nothing {
+            // The answer to whoever wins the right to bootstrap must not be lost: the key it wrote says nothing of
+            // who wrote it, so nobody would ever know.
+            plan.weather.loss = 0;
+        }
         if class == Class::Planned {
             // Longer than any start takes, so that nothing may end one; and with the shortest leases two lost
             // messages are an outage.

@@ -174,12 +174,23 @@ pub struct FailsafeAsk {
     /// Slot name to position, for replicas that keep slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<BTreeMap<String, Lsn>>,
+    /// For how long it will count on the promise; Patroni neither sends nor reads it. A lease time that was just
+    /// changed may not have reached both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+impl FailsafeAsk {
+    /// For how long a member whose own lease time is `own` has to promise.
+    pub fn promise_for(&self, own: Duration) -> Duration {
+        own.max(Duration::from_millis(self.ttl_ms.unwrap_or(0)))
+    }
 }
 
 /// What the loop says to [`FailsafeAsk`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailsafeAnswer {
-    /// This node treats the asker as leader for one lease time from when the question arrived.
+    /// This node treats the asker as leader for [`FailsafeAsk::promise_for`] from when the question arrived.
     Accepted {
         /// This node's own position.
         position: Lsn,

@@ -11,7 +11,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey, Versioned};
 
 use super::action::{Action, Decision, Reason, Request};
 use super::memory::HandOver;
-use super::world::{LocalRole, Peer, Process, Slot, World};
+use super::world::{Dcs, Holder, LocalRole, Peer, Process, Slot, World};
 
 /// How old the answers of the others may be when a hand-over begins.
 const ANSWERS_MAX_AGE: Duration = Duration::from_secs(1);
@@ -41,6 +41,21 @@ pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Optio
         return Some(world.act(Action::ClearRequest { revision }, Reason::HandOverTimeout));
     }
     Some(begin(world, view, wanted?))
+}
+
+/// The key of a reign that we gave up still shows. Its deletion was not answered, so it is asked for again; or it
+/// was, and the view is late. To act on the key would be to act without it.
+pub(super) fn given_up(world: &World) -> Option<Decision> {
+    let Dcs::Known(view) = &world.dcs else { return None };
+    let Holder::Me(key) = world.holder(view) else { return None };
+    let released = world.memory.released.filter(|released| released.epoch == key.epoch)?;
+    // While the server could still write (an operator's pause lets it) the key is left alone: whatever else stops
+    // the server comes first.
+    if released.done || world.may_write() {
+        return Some(world.wait_briefly(Reason::LetOthersLead));
+    }
+    let optime = world.memory.hand_over.and_then(|h| h.stopped).and_then(|(_, lsn)| lsn);
+    Some(world.act(Action::Release { epoch: key.epoch, optime }, Reason::LetOthersLead))
 }
 
 /// Judges the operator's request and takes its next step.
@@ -117,6 +132,11 @@ fn finish(
     }
     if !world.free(Slot::Peers) {
         return world.wait_briefly(Reason::Busy(Slot::Peers));
+    }
+    let ask_again = world.peers.asked_at + super::SOON;
+    if world.peers.asked_at >= stopped_at && world.now < ask_again {
+        // Where nobody is left to ask, or all refuse, a round is over at once.
+        return world.wait_until(ask_again, Reason::RequestedBy(request));
     }
     world.act(Action::PollPeers, Reason::RequestedBy(request))
 }

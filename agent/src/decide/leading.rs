@@ -69,7 +69,8 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
     let limit = world.settings.primary_start_timeout;
     let spent = world.memory.down_since.is_some_and(|since| world.now.since(since) >= limit);
     let others = match &world.dcs {
-        Dcs::Known(view) => hand_over::somebody_else(world, view),
+        // The first leader of a new cluster has nothing to hand over: it would only win the key again.
+        Dcs::Known(view) => !super::data::is_virgin(view) && hand_over::somebody_else(world, view),
         Dcs::Unknown { .. } => false,
     };
     if spent && others {

@@ -21,19 +21,23 @@ pub struct Authority {
 impl Authority {
     /// The right of this node in `world`: the leader key under our own lease (in the newest view, which may
     /// be old while the store is away), for as long as the lease surely lives; or the word of every member
-    /// of the failsafe list, for as long as they promised.
+    /// of the failsafe list, for as long as they promised. A reign that we gave up has none: its key may be gone
+    /// although the view does not show it yet.
     pub fn of(world: &World) -> Option<Authority> {
         let view = world.dcs.last_view()?;
         let by_lease = match (world.holder(view), world.lease) {
-            (Holder::Me(key), OwnLease::Held { sent_at, ttl, .. }) => Some(Authority {
-                epoch: key.epoch,
-                step_down_at: world.timing.step_down_at(sent_at, ttl),
-                guard_deadline: world.timing.guard_deadline(sent_at, ttl),
-                by_consent: false,
-            }),
+            (Holder::Me(key), OwnLease::Held { sent_at, ttl, .. }) if !world.memory.gave_up(key.epoch) => {
+                Some(Authority {
+                    epoch: key.epoch,
+                    step_down_at: world.timing.step_down_at(sent_at, ttl),
+                    guard_deadline: world.timing.guard_deadline(sent_at, ttl),
+                    by_consent: false,
+                })
+            }
             (Holder::Me(_) | Holder::MyName(_) | Holder::Nobody | Holder::Other(_), _) => None,
         };
-        let by_consent = world.memory.consent.filter(|consent| match world.holder(view) {
+        let promised = world.memory.consent.filter(|consent| !world.memory.gave_up(consent.epoch));
+        let by_consent = promised.filter(|consent| match world.holder(view) {
             // A key of somebody else ends every promise that was made to us.
             Holder::Other(_) => false,
             // One for an earlier reign says nothing of this one.

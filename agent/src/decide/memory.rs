@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
 
-use super::action::Request;
+use super::action::{Action, Request};
 use super::world::{Dcs, Local, Process, Slot};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
@@ -41,6 +41,15 @@ pub struct HandOver {
     pub stopped: Option<(Tick, Option<Lsn>)>,
 }
 
+/// A reign whose key we asked the store to delete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Released {
+    /// The reign.
+    pub epoch: Epoch,
+    /// Whether the store said that the key is gone. Until then it may be gone all the same, or go at any moment.
+    pub done: bool,
+}
+
 /// When a slot may be used again after failures.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pause {
@@ -69,6 +78,8 @@ pub struct Memory {
     pub down_since: Option<Tick>,
     /// The hand-over under way.
     pub hand_over: Option<HandOver>,
+    /// The last reign we gave up: it is over for us, whatever the view still shows.
+    pub released: Option<Released>,
     /// Whether the agent was told to stop.
     pub shutdown: bool,
     /// Whether this agent created `initialize`.
@@ -116,6 +127,41 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Memory {
+    /// Notes a step that is about to be taken.
+    pub fn begin(&mut self, now: Tick, action: &Action) {
+        match action {
+            Action::AskFailsafe { .. } => self.consent_asked_at = Some(now),
+            Action::Release { epoch, .. } => self.released = Some(Released { epoch: *epoch, done: false }),
+            Action::Wait
+            | Action::RaceInitialize
+            | Action::Bootstrap
+            | Action::SetInitialize { .. }
+            | Action::WriteConfig
+            | Action::Clone { .. }
+            | Action::StartPrimary
+            | Action::StartStandby { .. }
+            | Action::Rejoin { .. }
+            | Action::Follow { .. }
+            | Action::PollPeers
+            | Action::Campaign
+            | Action::TakeOverKey
+            | Action::ArmGuard { .. }
+            | Action::DisarmGuard
+            | Action::Promote { .. }
+            | Action::Checkpoint { .. }
+            | Action::StopToHandOver { .. }
+            | Action::Stop { .. }
+            | Action::ClearRequest { .. }
+            | Action::Exit
+            | Action::Halt => {}
+        }
+    }
+
+    /// Whether we asked the store to delete the key of `epoch`.
+    pub fn gave_up(&self, epoch: Epoch) -> bool {
+        self.released.is_some_and(|released| released.epoch == epoch)
+    }
+
     /// Takes in what an effect came to.
     pub fn absorb(&mut self, now: Tick, outcome: &Outcome) {
         match outcome {
@@ -136,7 +182,11 @@ impl Memory {
                 let stopped = Some((now, *shutdown_lsn));
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped });
             }
-            Outcome::Released | Outcome::RequestCleared => self.hand_over = None,
+            Outcome::Released => {
+                self.hand_over = None;
+                self.released = self.released.map(|r| Released { done: true, ..r });
+            }
+            Outcome::RequestCleared => self.hand_over = None,
             Outcome::Consented(consent) => self.consent = Some(*consent),
             // Promises already given stay valid until their own end.
             Outcome::NotConsented => {}
@@ -188,9 +238,11 @@ impl Memory {
         }
     }
 
-    /// Promises `leader` not to race for `ttl` from now on.
+    /// Promises `leader` not to race for `ttl` from now on. A longer promise to it stays as long as it was: its
+    /// guard may still count on that one.
     pub fn promise(&mut self, now: Tick, leader: NodeName, ttl: Duration) -> &Vouch {
-        self.vouch.insert(Vouch { leader, until: now + ttl })
+        let before = self.vouch.take().filter(|v| v.leader == leader).map_or(now, |v| v.until);
+        self.vouch.insert(Vouch { leader, until: before.max(now + ttl) })
     }
 
     /// When `slot` may be used again; `None` when it may be used now.

@@ -46,6 +46,9 @@ fn choose(world: &World) -> Decision {
     if let Some(decision) = safety::check(world) {
         return decision;
     }
+    if let Some(decision) = hand_over::given_up(world) {
+        return decision;
+    }
     if world.memory.shutdown {
         return stopping::decide(world);
     }

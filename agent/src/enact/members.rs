@@ -61,6 +61,7 @@ pub(super) async fn ask_failsafe<S: Store>(ctx: &Context<S>, epoch: Epoch, order
         conn_url: order.record.conn_url.clone().unwrap_or_default(),
         api_url: order.record.api_url.clone().unwrap_or_default(),
         slots: None,
+        ttl_ms: u64::try_from(order.timing.ttl.as_millis()).ok(),
     };
     let asked_at = Tick::now();
     let refusals = peers::vouch_all(targets, &ask, VOUCH_LIMIT).await;
@@ -80,10 +81,10 @@ pub(super) async fn arm<S: Store>(
     arming: Option<(GuardClient, Arming)>,
 ) -> Vec<Outcome> {
     let Some((guard, arming)) = arming else { return vec![Outcome::Failed(Slot::Guard)] };
-    let lease = arming.lease;
+    let (lease, deadline) = (arming.lease, arming.deadline);
     match guard.arm(arming).await {
         Ok(()) => {
-            ctx.report(Event::GuardArmed { epoch, lease });
+            ctx.report(Event::GuardArmed { epoch, lease, deadline });
             vec![Outcome::Done(Slot::Guard)]
         }
         Err(error) => {
@@ -94,6 +95,14 @@ pub(super) async fn arm<S: Store>(
             vec![Outcome::Failed(Slot::Guard)]
         }
     }
+}
+
+/// Before the leader key moves to another lease the guard must not hold a deadline that this one may not reach.
+/// Whether the key may move: nothing is to be armed, or it was.
+pub(super) async fn arm_first<S: Store>(ctx: &Context<S>, arming: Option<(GuardClient, Arming)>) -> bool {
+    let Some((guard, arming)) = arming else { return true };
+    let epoch = arming.epoch;
+    arm(ctx, epoch, Some((guard, arming))).await.contains(&Outcome::Done(Slot::Guard))
 }
 
 /// Takes the deadline from the guard.

@@ -69,7 +69,8 @@ pub struct Order {
     pub lease: Option<LeaseId>,
     /// Our member record, for writes that carry it.
     pub record: MemberRecord,
-    /// For [`Action::ArmGuard`]: the guard and what it is to hold.
+    /// For [`Action::ArmGuard`], and for [`Action::TakeOverKey`] while a deadline is held: the guard and what it is
+    /// to hold, in which reign.
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
@@ -93,8 +94,10 @@ impl<S: Store> Context<S> {
                 None => vec![Outcome::Failed(Slot::Store)],
             },
             Action::TakeOverKey => match order.lease {
-                Some(lease) => store::take_over_key(ctx, lease).await,
-                None => vec![Outcome::Failed(Slot::Store)],
+                Some(lease) if members::arm_first(ctx, order.arming).await => {
+                    store::take_over_key(ctx, lease).await
+                }
+                Some(_) | None => vec![Outcome::Failed(Slot::Store)],
             },
             Action::Release { epoch, optime } => {
                 let before = order.view.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();

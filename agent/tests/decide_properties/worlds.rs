@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_agent::decide::action::Request;
-use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Vouch};
+use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Released, Vouch};
 use pgvane_agent::decide::world::{
     Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql, World,
 };
@@ -332,6 +332,10 @@ fn hand_over() -> BoxedStrategy<HandOver> {
         .boxed()
 }
 
+fn released() -> impl Strategy<Value = Released> {
+    (epoch(), any::<bool>()).prop_map(|(epoch, done)| Released { epoch, done })
+}
+
 fn memory() -> BoxedStrategy<Memory> {
     let pause = (soon(), 1_u32..40).prop_map(|(until, failures)| Pause { until, failures });
     (
@@ -341,7 +345,7 @@ fn memory() -> BoxedStrategy<Memory> {
         of(tick()),
         of(name()),
         (of(tick()), of(tick())),
-        of(hand_over()),
+        (of(hand_over()), of(released())),
         any::<bool>(),
         any::<bool>(),
         of(tick()),
@@ -355,7 +359,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 leaderless_since,
                 last_leader,
                 (crashed_at, down_since),
-                hand_over,
+                (hand_over, released),
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
@@ -369,6 +373,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 crashed_at,
                 down_since,
                 hand_over,
+                released,
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
@@ -546,7 +551,10 @@ fn replace(world: &mut World, other: &World, part: usize) {
             world.memory.crashed_at = other.memory.crashed_at;
             world.memory.down_since = other.memory.down_since;
         }
-        27 => world.memory.hand_over = other.memory.hand_over,
+        27 => {
+            world.memory.hand_over = other.memory.hand_over;
+            world.memory.released = other.memory.released;
+        }
         28 => world.memory.shutdown = other.memory.shutdown,
         29 => world.memory.may_bootstrap = other.memory.may_bootstrap,
         30 => world.memory.not_streaming_since = other.memory.not_streaming_since,
