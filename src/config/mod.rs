@@ -1,4 +1,4 @@
-//! The settings of one proxy, all valid. Built only by [`check`] from what [`raw`] read.
+//! The settings of one proxy, all valid. Built only by `check` from what `raw` read.
 
 mod check;
 mod raw;

@@ -1,8 +1,8 @@
 //! The core: `decide(&World) -> Decision`. No I/O, no async, no clock, no logging, no randomness.
 //!
 //! The order of the rules is the safety argument. First whatever may accept writes without the right to is
-//! stopped (S1); then the agent's own end and pause; then, by who holds the leader key, [`leading`],
-//! [`following`] or [`unlocked`]. Promotion happens in one place, under our own lease, at that epoch, with
+//! stopped (S1); then the agent's own end and pause; then, by who holds the leader key, `leading`,
+//! `following` or `unlocked`. Promotion happens in one place, under our own lease, at that epoch, with
 //! the guard armed (S3). `decide` asserts that on the way out.
 
 pub mod action;

@@ -1,7 +1,7 @@
 //! What the rest of pgvane asks of the store, whichever store it is.
 //!
 //! Keys are full paths ([`crate::keyspace::Keyspace::path`]). The real one is [`etcd`], the one for tests
-//! [`model`]; both count revisions, leases and compactions the way etcd 3 does.
+//! `model`; both count revisions, leases and compactions the way etcd 3 does.
 
 use std::future::Future;
 use std::time::Duration;
