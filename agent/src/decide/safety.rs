@@ -20,7 +20,12 @@ pub(super) fn check(world: &World) -> Option<Decision> {
             Holder::Nobody if world.authority().is_none() => {
                 return Some(stop(world, StopMode::Immediate, Reason::KeyVanished));
             }
-            Holder::MyName(_) if world.authority().is_none() && is_covered_by_guard(world) => return None,
+            // A promise of the others that runs out here is no worse than none.
+            Holder::MyName(_)
+                if world.authority().is_none_or(|a| a.is_late(world.now)) && is_covered_by_guard(world) =>
+            {
+                return None;
+            }
             Holder::Nobody | Holder::Me(_) | Holder::MyName(_) => {}
         },
         // A new agent that has not heard from the store yet: who leads will be known in a moment.
