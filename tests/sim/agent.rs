@@ -394,6 +394,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
         let view = w.etcd.followers[of_agent(n)].view.clone();
         let only_seen = w.mutation == Some(Mutation::AsksSeenList);
         let unaware = w.mutation == Some(Mutation::ForgetsRelease);
+        let moves_first = w.mutation == Some(Mutation::MovesKeyFirst);
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
         agent.memory.begin(world.now, &decision.action);
         if unaware {
@@ -414,7 +415,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
                 deadline: authority.guard_deadline,
                 budget: world.timing.guard_budget,
             }),
-            (Action::TakeOverKey, ..) => agent.arming_to_move(world),
+            (Action::TakeOverKey, ..) if !moves_first => agent.arming_to_move(world),
             _ => None,
         };
         let mut record = announce::member(world, &identity(n));

@@ -228,6 +228,11 @@ impl Checker {
         }
     }
 
+    /// Work without end or use.
+    pub(crate) fn spins(&mut self, now: u64, what: &str) {
+        self.broken(now, "L3", what.to_owned());
+    }
+
     /// The run did not become healthy in time.
     pub(crate) fn not_healthy(&mut self, now: u64, healed_at: u64, why: &str) {
         let waited = (now - healed_at) / SEC;

@@ -23,6 +23,9 @@ pub(crate) const MS: u64 = 1_000_000;
 /// A second of true time.
 pub(crate) const SEC: u64 = 1_000 * MS;
 
+/// Steps at one instant that no healthy run comes near.
+const SPINNING: u64 = 100_000;
+
 /// A task, while it lives; a number may be used again, so waking one is only a hint to look again.
 pub(crate) type TaskId = usize;
 /// A process; never used again.
@@ -234,11 +237,17 @@ impl Sim {
 
     /// Runs until `done` says so or true time reaches `end`.
     pub(crate) fn run(&self, end: u64, mut done: impl FnMut(&Sim) -> bool) {
+        let mut at_once = 0;
         loop {
             loop {
                 let next = self.0.woken.borrow_mut().pop_front();
                 let Some(id) = next else { break };
                 self.poll(id);
+                at_once += 1;
+                if at_once > SPINNING {
+                    self.w().check.spins(self.now(), "something is done again and again at one instant");
+                    return;
+                }
             }
             if done(self) {
                 return;
@@ -256,6 +265,7 @@ impl Sim {
                 return;
             };
             if entry.at != self.now() {
+                at_once = 0;
                 self.0.now.set(entry.at);
                 self.w().now = entry.at;
             }

@@ -172,6 +172,7 @@ impl Plan {
         let calm = self.class != Class::Storm;
         let least = if calm { 2 * ttl + 6 * SEC } else { rng.pick(&[100 * MS, SEC, ttl, 2 * ttl]) };
         let overlap = !calm && rng.chance(500);
+        let rush = if calm { 0 } else { rng.pick(&[0, 300, 700]) };
         let count = if calm { rng.range(2, 4) } else { rng.range(2, 7) };
         let mut at = if self.from_nothing { 12 * SEC } else { rng.range(3, 8) * SEC };
         for _ in 0..count {
@@ -189,6 +190,12 @@ impl Plan {
                 let fault = Plan::draw_fault(rng, kind);
                 lasts = self.length(rng, fault);
                 self.faults.push(Planned { fault, begins: at, ends: at + lasts });
+            }
+            if rng.chance(rush) {
+                // What hurts most is what happens while the last thing is still being dealt with.
+                at += if rng.chance(500) { lasts } else { 0 };
+                at += rng.range(0, 1_500) * MS;
+                continue;
             }
             at += if overlap { rng.range(0, lasts) } else { lasts };
             at += least + rng.range(0, least);

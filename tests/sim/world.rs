@@ -45,6 +45,8 @@ pub(crate) enum Mutation {
     IgnoresFence,
     /// A reign that was given up counts on while the view still shows its key.
     ForgetsRelease,
+    /// The key moves to a shorter lease while the guard holds the deadline of the longer one.
+    MovesKeyFirst,
     /// A promise lasts the voucher's own lease time, not the asker's.
     PromisesOwnTtl,
     /// Only those vouch that the failsafe list names as it was last seen.
@@ -177,6 +179,9 @@ pub(crate) struct World {
     /// Whether each fact is printed.
     loud: bool,
 }
+
+/// Campaigns in one run beyond which nodes win and give up the key in turns.
+const MOST_CAMPAIGNS: u64 = 200;
 
 /// How a run ended.
 pub(crate) struct Outcome {
@@ -347,6 +352,10 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, loud: bool) -> Outcome 
         if let Some(leader) = leader {
             let World { check, nodes, .. } = &mut *w;
             check.finish(now, &nodes[leader].pg.wal);
+        }
+        if w.count.campaigns > MOST_CAMPAIGNS {
+            let what = format!("{} campaigns", w.count.campaigns);
+            w.check.spins(now, &what);
         }
     }
     sim.clear();
