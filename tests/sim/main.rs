@@ -155,6 +155,7 @@ fn broken_variants_are_caught() {
         (Mutation::ProxyKeepsSessions, "S6", BASE_SEED),
         (Mutation::ProxyRoutesStale, "S5", BASE_SEED),
         (Mutation::RenewsSpentLease, "L1", BASE_SEED),
+        (Mutation::SharedTimelines, "D1", BASE_SEED),
         (Mutation::IgnoresFence, "L1", BASE_SEED + 3_900),
         (Mutation::AsksSeenList, "S1", BASE_SEED + 20_400),
         (Mutation::MovesKeyFirst, "S1", BASE_SEED + 17_000),

@@ -47,6 +47,8 @@ pub(crate) enum Mutation {
     ForgetsRelease,
     /// The key moves to a shorter lease while the guard holds the deadline of the longer one.
     MovesKeyFirst,
+    /// Not the product's: promotions number timelines as PostgreSQL does, so two may take the same number.
+    SharedTimelines,
     /// A promise lasts the voucher's own lease time, not the asker's.
     PromisesOwnTtl,
     /// Only those vouch that the failsafe list names as it was last seen.
