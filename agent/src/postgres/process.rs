@@ -98,8 +98,11 @@ pub fn processes_of(data_dir: &Path) -> io::Result<Vec<Pid>> {
 
 fn belongs(pid: Pid, data_dir: &Path) -> bool {
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
-    let Ok(cwd) = fs::read_link(format!("{proc}/cwd")) else { return false };
-    let ours = cwd == data_dir || fs::canonicalize(data_dir).is_ok_and(|real| cwd == real);
+    let ours = match fs::read_link(format!("{proc}/cwd")) {
+        Ok(cwd) => cwd == data_dir || fs::canonicalize(data_dir).is_ok_and(|real| cwd == real),
+        // On its way out it has no directory any more, and nobody can tell whose it was: it is waited for.
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    };
     ours && fs::read_to_string(format!("{proc}/comm"))
         .is_ok_and(|comm| comm.trim_end().starts_with("postgres"))
         && !is_zombie(&proc)
