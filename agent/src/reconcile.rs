@@ -344,6 +344,7 @@ impl<S: Store> Reconciler<S> {
             view: self.sources.observation.borrow().view.clone(),
             lease,
             record,
+            right_until: world.authority().map(|authority| authority.guard_deadline),
             arming,
             guard: self.guard_client.clone(),
             voters: self.voters(world),

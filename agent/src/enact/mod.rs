@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::Observation;
 use pgvane_cluster::ids::{LeaseId, NodeName};
 use pgvane_cluster::keyspace::Keyspace;
@@ -69,6 +70,8 @@ pub struct Order {
     pub lease: Option<LeaseId>,
     /// Our member record, for writes that carry it.
     pub record: MemberRecord,
+    /// Until when the right to lead that this was decided on lasts; `None` where there is none.
+    pub right_until: Option<Tick>,
     /// For [`Action::ArmGuard`], and for [`Action::TakeOverKey`] while a deadline is held: the guard and what it is
     /// to hold, in which reign.
     pub arming: Option<(GuardClient, Arming)>,

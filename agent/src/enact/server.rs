@@ -139,8 +139,9 @@ async fn start_following<S: Store>(
 /// Starts the server as its configuration says and waits until it accepts connections.
 async fn start<S: Store>(ctx: &Context<S>, order: &Order, as_primary: bool) -> Result<(), PostgresError> {
     let floors = if as_primary { vec![] } else { ControlData::read(&ctx.instance).await?.floors };
+    let until = order.right_until.filter(|_| as_primary);
     let arguments = settings::arguments(&ctx.instance, &order.settings.postgresql, &floors);
-    let postmaster = control::start(&ctx.instance, &arguments).await?;
+    let postmaster = control::start(&ctx.instance, &arguments, until).await?;
     let watched = postmaster
         .try_clone()
         .map_err(|error| PostgresError::Io { what: "the new postmaster".to_owned(), error })?;
@@ -227,7 +228,7 @@ pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: 
 
 pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch: Epoch) -> Vec<Outcome> {
     ctx.report(Event::Server(ServerEvent::Promoting));
-    let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT).await;
+    let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, order.right_until).await;
     if let Ok(probe) = &mut done {
         info!(%epoch, "promoted");
         let answer = probe.ask(&ctx.instance).await;

@@ -52,7 +52,7 @@ async fn try_create(instance: &Instance, dynamic: &PostgresqlSettings) -> Result
     ] {
         arguments.extend(["-c".to_owned(), format!("{name}={value}")]);
     }
-    let postmaster = control::start(&first, &arguments).await?;
+    let postmaster = control::start(&first, &arguments, None).await?;
     let done = async {
         control::wait_ready(&first, &postmaster).await?;
         create_roles(&first, instance).await?;

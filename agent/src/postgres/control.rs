@@ -53,8 +53,21 @@ impl Stopped {
     }
 }
 
-/// Starts the server with `arguments` (`-c name=value`) and returns at once.
-pub async fn start(instance: &Instance, arguments: &[String]) -> Result<Postmaster, PostgresError> {
+/// Whether what was decided may still be done: an agent that was stopped on the way must not, when it goes on,
+/// make a primary of this server in a reign that is over.
+fn in_time(until: Option<Tick>) -> Result<(), PostgresError> {
+    if until.is_some_and(|until| Tick::now() >= until) {
+        return Err(PostgresError::Other("the right to lead ended before it could be used".to_owned()));
+    }
+    Ok(())
+}
+
+/// Starts the server with `arguments` (`-c name=value`) and returns at once; not at all past `until`.
+pub async fn start(
+    instance: &Instance,
+    arguments: &[String],
+    until: Option<Tick>,
+) -> Result<Postmaster, PostgresError> {
     // An orphan backend of a dead postmaster would keep the new one from starting, and may still confirm.
     process::sweep(instance.data_dir.clone(), SWEEP_LIMIT)
         .await
@@ -76,6 +89,7 @@ pub async fn start(instance: &Instance, arguments: &[String]) -> Result<Postmast
         .stderr(errors)
         .process_group(0);
     let program = instance.program("postgres");
+    in_time(until)?;
     let mut child = command
         .spawn()
         .map_err(PostgresError::io(format!("{} cannot be run; is bin_dir right?", program.display())))?;
@@ -157,9 +171,14 @@ pub async fn stop(
     Ok(Stopped { control: ControlData::read(instance).await? })
 }
 
-/// Promotes the standby and waits until it accepts writes; the connection that saw it.
-pub async fn promote(instance: &Instance, limit: Duration) -> Result<Probe, PostgresError> {
+/// Promotes the standby, not past `until`, and waits until it accepts writes; the connection that saw it.
+pub async fn promote(
+    instance: &Instance,
+    limit: Duration,
+    until: Option<Tick>,
+) -> Result<Probe, PostgresError> {
     let client = probe::connect(instance).await.map_err(|e| PostgresError::Sql(e.to_string()))?;
+    in_time(until)?;
     client.batch_execute("SELECT pg_promote(false)").await?;
     let done = async {
         loop {
