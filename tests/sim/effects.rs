@@ -10,6 +10,7 @@ use pgvane_agent::decide::memory::Consent;
 use pgvane_agent::decide::world::{Guard, Peer, Peers, Slot};
 use pgvane_agent::decide::{Action, Outcome, StopMode};
 use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
+use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId, Lsn, NodeName, Revision};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{FailoverRecord, MemberRecord, StatusRecord};
@@ -41,6 +42,7 @@ pub(crate) struct Order {
     pub(crate) view: Option<Arc<ClusterView>>,
     pub(crate) lease: Option<LeaseId>,
     pub(crate) record: MemberRecord,
+    pub(crate) right_until: Option<Tick>,
     pub(crate) arming: Option<Watch>,
     pub(crate) voters: Option<BTreeMap<NodeName, String>>,
 }
@@ -77,11 +79,11 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             ctx.ended(done)
         }
         Action::StartPrimary => {
-            let done = ctx.start(true, None).await;
+            let done = ctx.start(true, None, order.right_until).await;
             ctx.ended(done)
         }
         Action::StartStandby { upstream } => {
-            let done = ctx.start(false, upstream.as_ref()).await;
+            let done = ctx.start(false, upstream.as_ref(), None).await;
             ctx.ended(done)
         }
         Action::Rejoin { leader } => {
@@ -89,7 +91,7 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             ctx.ended(done)
         }
         Action::Follow { upstream } => ctx.follow(upstream).await,
-        Action::Promote { epoch } => ctx.promote(*epoch).await,
+        Action::Promote { epoch } => ctx.promote(*epoch, order.right_until).await,
         Action::Checkpoint { request } => ctx.checkpoint(*request).await,
         Action::StopToHandOver { request } => ctx.stop_to_hand_over(*request).await,
         Action::Stop { how } => {

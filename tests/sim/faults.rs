@@ -220,13 +220,20 @@ pub(crate) fn end(sim: &Sim, fault: Fault) {
 
 /// One reason less for a node's agent not to run.
 fn let_up(sim: &Sim, n: usize) {
-    let start = {
-        let mut w = sim.w();
-        let node = &mut w.nodes[n];
-        node.held_down -= 1;
-        node.held_down == 0 && node.powered
+    sim.w().nodes[n].held_down -= 1;
+    restart(sim, n);
+}
+
+/// Starts the agent of a node that nothing holds down, once the one before it has ended.
+fn restart(sim: &Sim, n: usize) {
+    let (wanted, running) = {
+        let w = sim.w();
+        let node = &w.nodes[n];
+        (node.held_down == 0 && node.powered, node.agent_proc.is_some())
     };
-    if start {
+    if wanted && running {
+        sim.after(SEC / 5, move |sim| restart(sim, n));
+    } else if wanted {
         agent::start(sim, n);
     }
 }

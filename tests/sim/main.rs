@@ -161,6 +161,7 @@ fn broken_variants_are_caught() {
         (Mutation::MovesKeyFirst, "S1", BASE_SEED + 17_000),
         (Mutation::ForgetsRelease, "S3", BASE_SEED + 24_000),
         (Mutation::PromisesOwnTtl, "S1", BASE_SEED + 5_400),
+        (Mutation::ActsBlindly, "S3", 7_000_060_000),
     ] {
         let failed = run_many(first, MUTANT_RUNS, Some(mutation), |_| {});
         let (seed, outcome) = failed.unwrap_or_else(|| panic!("{mutation:?} is not noticed"));

@@ -6,6 +6,7 @@ use pgvane_agent::decide::world::{LocalRole, Process, Slot, Upstream};
 use pgvane_agent::decide::{Outcome, Request};
 use pgvane_agent::event::ServerEvent;
 use pgvane_agent::postgres::rewind::{self, Verdict};
+use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{HistoryRecord, MemberState};
@@ -69,8 +70,14 @@ impl Ctx<'_> {
         Ok(())
     }
 
-    pub(crate) async fn start(&self, as_primary: bool, upstream: Option<&Upstream>) -> Done {
+    pub(crate) async fn start(
+        &self,
+        as_primary: bool,
+        upstream: Option<&Upstream>,
+        until: Option<Tick>,
+    ) -> Done {
         self.pause(5 * MS, 30 * MS).await;
+        self.in_time(until)?;
         let upstream = upstream.map(|u| node_of(u.name.as_str()));
         let pid = server::start(self.sim, self.n, as_primary, upstream).ok_or(Failed)?;
         let now = self.sim.tick(self.n);
@@ -96,6 +103,11 @@ impl Ctx<'_> {
         server_event(self.sim, self.n, self.proc, &ServerEvent::Ready, None);
         self.ask().await;
         Ok(())
+    }
+
+    /// Whether the right to lead that an effect was decided on still lasts.
+    fn in_time(&self, until: Option<Tick>) -> Done {
+        if until.is_some_and(|until| self.sim.tick(self.n) >= until) { Err(Failed) } else { Ok(()) }
     }
 
     async fn ask(&self) {
@@ -150,7 +162,7 @@ impl Ctx<'_> {
         if rewind::compare(&ours, &theirs) == Verdict::NeedsRewind {
             self.reunite(leader, source, order.use_rewind).await?;
         }
-        self.start(false, Some(leader)).await
+        self.start(false, Some(leader), None).await
     }
 
     async fn reunite(&self, leader: &Upstream, source: usize, use_rewind: bool) -> Done {
@@ -187,11 +199,11 @@ impl Ctx<'_> {
         outcome(Ok(()))
     }
 
-    pub(crate) async fn promote(&self, epoch: Epoch) -> Vec<Outcome> {
+    pub(crate) async fn promote(&self, epoch: Epoch, until: Option<Tick>) -> Vec<Outcome> {
         server_event(self.sim, self.n, self.proc, &ServerEvent::Promoting, None);
         self.pause(MS, 10 * MS).await;
         let Some(pid) = self.sim.w().nodes[self.n].pg.pid() else { return outcome(Err(Failed)) };
-        if !server::promote(self.sim, self.n) {
+        if self.in_time(until).is_err() || !server::promote(self.sim, self.n) {
             return outcome(Err(Failed));
         }
         let changed = self.sim.w().nodes[self.n].pg.changed.clone();

@@ -47,6 +47,8 @@ pub(crate) enum Mutation {
     ForgetsRelease,
     /// The key moves to a shorter lease while the guard holds the deadline of the longer one.
     MovesKeyFirst,
+    /// What was decided is done however late.
+    ActsBlindly,
     /// Not the product's: promotions number timelines as PostgreSQL does, so two may take the same number.
     SharedTimelines,
     /// A promise lasts the voucher's own lease time, not the asker's.

@@ -115,6 +115,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
         let view = w.etcd.followers[of_agent(n)].view.clone();
         let only_seen = w.mutation == Some(Mutation::AsksSeenList);
         let unaware = w.mutation == Some(Mutation::ForgetsRelease);
+        let blindly = w.mutation == Some(Mutation::ActsBlindly);
         let moves_first = w.mutation == Some(Mutation::MovesKeyFirst);
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
         agent.memory.begin(world.now, &decision.action);
@@ -159,6 +160,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
             view,
             lease,
             record,
+            right_until: world.authority().map(|a| a.guard_deadline).filter(|_| !blindly),
             arming: arming.filter(|_| agent.guard_proc.is_some()),
             voters,
         };
