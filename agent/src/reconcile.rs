@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk};
+use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
 use crate::decide::memory::{Memory, Vouch};
@@ -325,7 +326,9 @@ impl<S: Store> Reconciler<S> {
             self.stop_mode = how;
         }
         let arming = match decision.action {
-            Action::ArmGuard { epoch } => self.arming(world, epoch),
+            Action::ArmGuard { epoch } => {
+                world.authority().and_then(|a| self.arming(world, epoch, a.guard_deadline))
+            }
             Action::TakeOverKey => self.arming_to_move(world),
             _ => None,
         };
@@ -360,14 +363,14 @@ impl<S: Store> Reconciler<S> {
         self.keeper.voters().to_ask(&self.ctx.me, seen)
     }
 
-    fn arming(&self, world: &World, epoch: Epoch) -> Option<(GuardClient, Arming)> {
-        let authority = world.authority()?;
+    /// What the guard is to hold for our lease.
+    fn arming(&self, world: &World, epoch: Epoch, deadline: Tick) -> Option<(GuardClient, Arming)> {
         let OwnLease::Held { id, ttl, .. } = self.lease else { return None };
         let arming = Arming {
             epoch,
             lease: id,
             ttl,
-            deadline: authority.guard_deadline,
+            deadline,
             budget: world.timing.guard_budget,
             postmaster: None,
             store: self.ctx.store_access.clone(),
@@ -383,16 +386,7 @@ impl<S: Store> Reconciler<S> {
         if self.guard_lease == Some(id) {
             return None;
         }
-        let arming = Arming {
-            epoch,
-            lease: id,
-            ttl,
-            deadline: world.timing.guard_deadline(sent_at, ttl).min(self.guard_sent),
-            budget: world.timing.guard_budget,
-            postmaster: None,
-            store: self.ctx.store_access.clone(),
-        };
-        Some((self.guard_client.clone()?, arming))
+        self.arming(world, epoch, world.timing.guard_deadline(sent_at, ttl).min(self.guard_sent))
     }
 
     /// Moves the guard's deadline forward with every renewal.
@@ -502,7 +496,7 @@ impl<S: Store> Reconciler<S> {
             Event::Server(change) => self.server_changed(now, &change),
             Event::Data(data) => self.server.data = data,
             Event::Probed(answer) => {
-                let promoting = self.effects.what(Slot::Postgres) == Some(PROMOTE);
+                let promoting = self.effects.what(Slot::Postgres) == Some(action::PROMOTE);
                 self.server.probed(*answer, promoting);
             }
             Event::Peers(peers) => self.peers = peers,
@@ -645,10 +639,7 @@ impl<S: Store> Reconciler<S> {
 }
 
 /// Labels of effects during which the server is supposed to serve: an end of it is a crash.
-const SERVING: [&str; 3] = [PROMOTE, "checkpoint", "follow"];
-
-/// The label of the effect that promotes.
-const PROMOTE: &str = "promote";
+pub const SERVING: [&str; 3] = [action::PROMOTE, action::CHECKPOINT, action::FOLLOW];
 
 /// Reports the end of a postmaster, with the data directory looked at first.
 pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgres::process::Postmaster) {
@@ -671,7 +662,7 @@ pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgre
 
 /// What a guard that was reached anew, or that acted, is to us. One that stops PostgreSQL raises a fence next and
 /// kills whatever starts in the data directory, until it is disarmed or armed again.
-fn guard_reached(doing: Doing) -> Guard {
+pub fn guard_reached(doing: Doing) -> Guard {
     match doing {
         // Reaching a fenced guard takes its fence down.
         Doing::Idle | Doing::Fenced => Guard::Idle,

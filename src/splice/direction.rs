@@ -8,8 +8,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::Stream;
 use super::pipe::Pipe;
+use super::{Host, Stream};
+use crate::close::Side;
 
 /// Bytes read at once. One such buffer per worker thread, none per session.
 const CHUNK: usize = 64 * 1024;
@@ -43,9 +44,8 @@ pub(super) struct Fault {
 }
 
 /// Only moves forward: Running, Closing, Closed; or Failed from any.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum State {
-    #[default]
     Running,
     /// The end has been read; the other side is to be told.
     Closing,
@@ -65,8 +65,10 @@ pub(super) enum Step {
     Ended,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Direction {
+    /// Who is written to.
+    to: Side,
     state: State,
     /// Read but not written; empty unless the writer is slower than the reader.
     leftover: Vec<u8>,
@@ -80,8 +82,17 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    pub(super) fn with_pending(leftover: Vec<u8>) -> Direction {
-        Direction { leftover, ..Direction::default() }
+    pub(super) fn new(to: Side, leftover: Vec<u8>) -> Direction {
+        Direction {
+            to,
+            state: State::Running,
+            leftover,
+            written: 0,
+            total: 0,
+            unreported: 0,
+            pipe: None,
+            streak: 0,
+        }
     }
 
     pub(super) fn poll<R, W>(
@@ -89,8 +100,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        open: &impl Fn() -> bool,
-        moved: &impl Fn(u64),
+        host: &impl Host,
     ) -> Poll<Step>
     where
         R: Stream,
@@ -98,7 +108,7 @@ impl Direction {
     {
         loop {
             match self.state {
-                State::Running => match ready!(self.poll_some(cx, from, to, open, moved)) {
+                State::Running => match ready!(self.poll_some(cx, from, to, host)) {
                     Ok(Chunk::Moved) => {}
                     Ok(Chunk::End) => self.state = State::Closing,
                     Ok(Chunk::Shut) => return Poll::Ready(Step::Shut),
@@ -121,8 +131,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        open: &impl Fn() -> bool,
-        moved: &impl Fn(u64),
+        host: &impl Host,
     ) -> Poll<Result<Chunk, Fault>>
     where
         R: Stream,
@@ -134,7 +143,7 @@ impl Direction {
         }
         match (self.pipe.take(), from.socket(), to.socket()) {
             (Some(mut pipe), Some(source), Some(sink)) => {
-                let step = self.poll_pipe(cx, &mut pipe, source, sink, open, moved);
+                let step = self.poll_pipe(cx, &mut pipe, source, sink, host);
                 let is_over = self.streak >= CHATTY_AFTER || matches!(step, Poll::Ready(Ok(Chunk::End)));
                 if is_over && pipe.is_empty() {
                     self.streak = 0;
@@ -144,7 +153,7 @@ impl Direction {
                 }
                 step
             }
-            _ => self.poll_chunk(cx, from, to, open, moved),
+            _ => self.poll_chunk(cx, from, to, host),
         }
     }
 
@@ -155,11 +164,10 @@ impl Direction {
         pipe: &mut Pipe,
         from: &TcpStream,
         to: &TcpStream,
-        open: &impl Fn() -> bool,
-        moved: &impl Fn(u64),
+        host: &impl Host,
     ) -> Poll<Result<Chunk, Fault>> {
         while !pipe.is_empty() {
-            if !open() {
+            if !host.may_forward() {
                 return Poll::Ready(Ok(Chunk::Shut));
             }
             let n = match ready!(pipe.poll_drain(cx, to)) {
@@ -167,12 +175,12 @@ impl Direction {
                 other => other,
             };
             let n = n.map_err(|error| Fault { stage: Stage::Write, error })?;
-            self.count(n, moved);
+            self.count(n, host);
         }
         if self.streak >= CHATTY_AFTER {
             return Poll::Ready(Ok(Chunk::Moved));
         }
-        if !open() {
+        if !host.may_forward() {
             return Poll::Ready(Ok(Chunk::Shut));
         }
         let n = ready!(pipe.poll_fill(cx, from)).map_err(|error| Fault { stage: Stage::Read, error })?;
@@ -186,26 +194,25 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        open: &impl Fn() -> bool,
-        moved: &impl Fn(u64),
+        host: &impl Host,
     ) -> Poll<Result<Chunk, Fault>>
     where
         R: Stream,
         W: Stream,
     {
         while self.written < self.leftover.len() {
-            if !open() {
+            if !host.may_forward() {
                 return Poll::Ready(Ok(Chunk::Shut));
             }
             let n = ready!(poll_write(cx, to, &self.leftover[self.written..]))?;
             self.written += n;
-            self.count(n, moved);
+            self.count(n, host);
         }
         if !self.leftover.is_empty() {
             self.leftover = Vec::new();
             self.written = 0;
         }
-        if !open() {
+        if !host.may_forward() {
             return Poll::Ready(Ok(Chunk::Shut));
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -223,7 +230,7 @@ impl Direction {
                     Poll::Ready(n) => {
                         let n = n?;
                         sent += n;
-                        self.count(n, moved);
+                        self.count(n, host);
                     }
                     Poll::Pending => {
                         self.leftover = bytes[sent..].to_vec();
@@ -235,17 +242,17 @@ impl Direction {
         })
     }
 
-    fn count(&mut self, bytes: usize, moved: &impl Fn(u64)) {
+    fn count(&mut self, bytes: usize, host: &impl Host) {
         self.total += bytes as u64;
         self.unreported += bytes as u64;
         if self.unreported >= REPORT_EVERY {
-            self.report(moved);
+            self.report(host);
         }
     }
 
-    pub(super) fn report(&mut self, moved: &impl Fn(u64)) {
+    pub(super) fn report(&mut self, host: &impl Host) {
         if self.unreported > 0 {
-            moved(self.unreported);
+            host.moved(self.to, self.unreported);
             self.unreported = 0;
         }
     }

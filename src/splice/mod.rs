@@ -51,7 +51,7 @@ pub enum Event {
 }
 
 /// Both directions of one session. It holds no buffer while nothing is stuck in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Duplex {
     to_server: Direction,
     to_client: Direction,
@@ -59,13 +59,20 @@ pub struct Duplex {
     told: [bool; 2],
 }
 
+impl Default for Duplex {
+    fn default() -> Duplex {
+        Duplex::with_pending(vec![], vec![])
+    }
+}
+
 impl Duplex {
     /// A session in which these bytes have been read already and come first.
     pub fn with_pending(to_client: Vec<u8>, to_server: Vec<u8>) -> Duplex {
         Duplex {
-            to_client: Direction::with_pending(to_client),
-            to_server: Direction::with_pending(to_server),
-            ..Duplex::default()
+            to_client: Direction::new(Side::Client, to_client),
+            to_server: Direction::new(Side::Server, to_server),
+            first_closed: None,
+            told: [false; 2],
         }
     }
 
@@ -82,10 +89,8 @@ impl Duplex {
         C: Stream,
         S: Stream,
     {
-        let to_server =
-            self.to_server.poll(cx, client, server, &|| host.may_forward(), &|n| host.moved(Side::Server, n));
-        let to_client =
-            self.to_client.poll(cx, server, client, &|| host.may_forward(), &|n| host.moved(Side::Client, n));
+        let to_server = self.to_server.poll(cx, client, server, host);
+        let to_client = self.to_client.poll(cx, server, client, host);
         let mut shut = false;
         for (step, source) in [(to_server, Side::Client), (to_client, Side::Server)] {
             match step {
@@ -157,8 +162,8 @@ impl Duplex {
 
     /// Reports what [`Host::moved`] has not been told yet. Call it once, at the end.
     pub fn settle(&mut self, host: &impl Host) {
-        self.to_client.report(&|n| host.moved(Side::Client, n));
-        self.to_server.report(&|n| host.moved(Side::Server, n));
+        self.to_client.report(host);
+        self.to_server.report(host);
     }
 }
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::derive::{MemberPlan, Plan, PrimaryPlan, derive};
 use super::freshness::{Evidence, Judgement, OnStoreLoss, Policy, Standing, judge};
+use super::succession::succeed;
 use super::vouch::{self, Answer};
 use super::{NoPrimary, Node, Reign, Target, Topology, TopologyRx};
 use crate::close::CloseReason;
@@ -181,7 +182,7 @@ impl Feed {
         self.newest = self.newest.max(leader.as_ref().map_or(self.newest, |(_, epoch)| *epoch));
         let judgement = self.judge(observation, leader.as_ref(), now);
         let plan = derive(view, judgement.standing, self.newest);
-        let ended = self.succession(&plan, leader.as_ref(), judgement);
+        let ended = succeed(&mut self.reign, &plan, leader.as_ref(), judgement);
         let topology = self.picture(plan, observation, view, judgement.standing, &before, now);
         self.tell(&before, &topology);
         self.count(&topology, now);
@@ -227,32 +228,6 @@ impl Feed {
             judgement = Judgement { wake_at: None, ask: false, refresh: false, ..judgement };
         }
         judgement
-    }
-
-    /// Keeps, begins or ends the reign; returns the one that ended and why.
-    fn succession(
-        &mut self,
-        plan: &Plan,
-        leader: Option<&(NodeName, Epoch)>,
-        judgement: Judgement,
-    ) -> Option<(Arc<Reign>, CloseReason)> {
-        let mut ended = None;
-        if let Some((name, reign)) = self.reign.take() {
-            let goes_on = leader.is_some_and(|(n, epoch)| *n == name && *epoch == reign.epoch());
-            if !goes_on {
-                ended = Some((reign, CloseReason::EpochEnded));
-            } else if judgement.standing == Standing::Lost {
-                ended = Some((reign, CloseReason::StoreLost));
-            } else {
-                reign.extend(judgement.valid_until);
-                self.reign = Some((name, reign));
-            }
-        }
-        if let (None, Ok(primary)) = (&self.reign, &plan.primary) {
-            let reign = Reign::new(primary.epoch, judgement.valid_until);
-            self.reign = Some((primary.name.clone(), Arc::new(reign)));
-        }
-        ended
     }
 
     fn picture(

@@ -4,6 +4,7 @@ pub mod derive;
 pub mod feed;
 pub mod freshness;
 mod reign;
+pub mod succession;
 mod vouch;
 
 use std::collections::BTreeMap;

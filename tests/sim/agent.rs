@@ -12,9 +12,10 @@ use pgvane_agent::decide::world::{
     Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, World as Snapshot,
 };
 use pgvane_agent::decide::{Reason, StopMode};
+use pgvane_agent::guard::client::Doing;
 use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
 use pgvane_agent::publish::Publisher;
-use pgvane_agent::reconcile::deadline_is_in_force;
+use pgvane_agent::reconcile::{deadline_is_in_force, guard_reached};
 use pgvane_agent::server::ServerState;
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
@@ -27,7 +28,7 @@ use self::turn::turn;
 use crate::chores;
 use crate::etcd::{self, FollowOptions, of_agent};
 use crate::fact::Fact;
-use crate::guard::{self, Doing};
+use crate::guard;
 use crate::runtime::{MS, Proc, Signal, Sim, TaskId};
 use crate::world::{Mutation, World};
 
@@ -78,11 +79,7 @@ pub(crate) struct Agent {
 
 /// As `reconcile` sees a guard that it reaches, or that acted.
 pub(crate) fn reached(w: &World, doing: Doing) -> Guard {
-    match doing {
-        Doing::Armed | Doing::Stopping if w.mutation == Some(Mutation::IgnoresFence) => Guard::Idle,
-        Doing::Idle | Doing::Fenced => Guard::Idle,
-        Doing::Armed | Doing::Stopping => Guard::Outdated,
-    }
+    if w.mutation == Some(Mutation::IgnoresFence) { Guard::Idle } else { guard_reached(doing) }
 }
 
 /// The name of a node.

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use pgvane_agent::api::FailsafeAsk;
 use pgvane_agent::decide::Outcome;
+use pgvane_agent::decide::action;
 use pgvane_agent::decide::consent;
 use pgvane_agent::decide::world::{DataDir, Guard, OwnLease, Process, Slot};
 use pgvane_agent::event::ServerEvent;
 use pgvane_agent::postgres::probe::ProbeError;
+use pgvane_agent::reconcile::SERVING;
 use pgvane_cluster::store::KeepAlive;
 
 use crate::agent::{hurry, name, observe, reached, tell};
@@ -21,9 +23,6 @@ use crate::world::{Mutation, Promise};
 /// As in `keepalive` and `prober`.
 const RETRY: Duration = Duration::from_millis(200);
 const ASK_EVERY: Duration = Duration::from_millis(250);
-
-/// Labels of effects during which the server is supposed to serve.
-const SERVING: [&str; 3] = ["promote", "checkpoint", "follow"];
 
 /// Waits for the end of the guard it is connected to, and starts another.
 pub(crate) fn watch_guard(sim: &Sim, n: usize, proc: Proc, watched: Proc) {
@@ -94,7 +93,7 @@ pub(crate) fn probe(sim: &Sim, n: usize, proc: Proc) {
     let mut w = sim.w();
     let answer = w.nodes[n].pg.sql(asked_at);
     let Some(agent) = w.nodes[n].agent.as_mut().filter(|a| a.proc == proc) else { return };
-    let promoting = agent.doing(Slot::Postgres) == Some("promote");
+    let promoting = agent.doing(Slot::Postgres) == Some(action::PROMOTE);
     let answer = answer.ok_or_else(|| ProbeError::Refused("the simulated server".to_owned()));
     let before = (agent.server.role, agent.server.process);
     let same = match (&agent.server.view, &answer) {

@@ -4,11 +4,11 @@ use std::fmt;
 
 use pgvane_agent::decide::Reason;
 use pgvane_agent::decide::world::Slot;
+use pgvane_agent::guard::client::Doing;
 use pgvane_cluster::records::MemberRecord;
 use pgvane_cluster::view::ClusterView;
 
 use crate::etcd::node_of;
-use crate::guard::Doing;
 use crate::network::NODES;
 use crate::postgres::host;
 use crate::schedule::Fault;

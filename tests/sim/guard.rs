@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgvane_agent::guard::client::Doing;
 use pgvane_agent::guard::core::{Command, Event, Phase, Refusal, Server, State, Watch, step};
 use pgvane_cluster::ids::LeaseId;
 
@@ -38,24 +39,6 @@ pub(crate) struct Report {
     pub(crate) proc: Proc,
     pub(crate) doing: Doing,
     pub(crate) watch: Option<Watch>,
-}
-
-/// What the guard is doing, as it tells.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Doing {
-    Idle,
-    Armed,
-    Stopping,
-    Fenced,
-}
-
-fn doing(phase: Phase) -> Doing {
-    match phase {
-        Phase::Idle => Doing::Idle,
-        Phase::Armed { .. } => Doing::Armed,
-        Phase::Stopping { .. } | Phase::Killing { .. } => Doing::Stopping,
-        Phase::Fenced { .. } => Doing::Fenced,
-    }
 }
 
 /// Starts a guard on a node that has none.
@@ -126,9 +109,9 @@ fn feed(sim: &Sim, n: usize, event: Event) -> Option<Refusal> {
         let command = {
             let mut w = sim.w();
             let guard = w.nodes[n].guard.as_mut()?;
-            let before = doing(guard.state.phase);
+            let before = Doing::from(guard.state.phase);
             let (command, refused) = step(&mut guard.state, event, now);
-            let after = doing(guard.state.phase);
+            let after = Doing::from(guard.state.phase);
             if std::mem::take(&mut first) {
                 refusal = refused;
             }
@@ -153,7 +136,7 @@ fn note(sim: &Sim, n: usize) {
     let (agent, acted) = {
         let mut w = sim.w();
         let Some(guard) = w.nodes[n].guard.as_mut() else { return };
-        let now = doing(guard.state.phase);
+        let now = Doing::from(guard.state.phase);
         let acted = std::mem::replace(&mut guard.told, now) != now;
         (guard.agent, acted && matches!(now, Doing::Stopping | Doing::Fenced))
     };
@@ -268,7 +251,7 @@ pub(crate) fn hello(sim: &Sim, n: usize, agent: Proc) -> Option<Report> {
             feed(&inner, n, Event::AgentGone);
         }
     });
-    Some(Report { proc, doing: doing(before.phase), watch: before.watch() })
+    Some(Report { proc, doing: Doing::from(before.phase), watch: before.watch() })
 }
 
 /// The agent's wish; `Err`: refused, or nobody there.
@@ -277,7 +260,7 @@ pub(crate) fn arm(sim: &Sim, n: usize, watch: Watch) -> Result<(), &'static str>
         let mut w = sim.w();
         let node = &mut w.nodes[n];
         let Some(guard) = node.guard.as_mut() else { return Err("gone") };
-        if doing(guard.state.phase) == Doing::Stopping || node.pg.data == Data::Absent {
+        if Doing::from(guard.state.phase) == Doing::Stopping || node.pg.data == Data::Absent {
             return Err("refused");
         }
         guard.postmaster = None;

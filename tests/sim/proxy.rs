@@ -1,12 +1,12 @@
-//! Two proxies with a client each: the real fold, `derive`, `judge` and `Reign`, put together as the feed does.
+//! Two proxies with a client each: the real fold, `derive`, `judge`, `succeed` and `Reign`, put together as the feed does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgvane::close::CloseReason;
 use pgvane::topology::Reign;
 use pgvane::topology::derive::{Plan, derive};
-use pgvane::topology::freshness::{Evidence, Judgement, OnStoreLoss, Policy, Standing, judge};
+use pgvane::topology::freshness::{Evidence, Judgement, OnStoreLoss, Policy, judge};
+use pgvane::topology::succession::succeed;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, NodeName};
 
@@ -167,7 +167,7 @@ fn turn(sim: &Sim, p: usize, now: Tick) -> Judgement {
         judgement = Judgement { wake_at: None, ask: false, refresh: false, ..judgement };
     }
     let plan = derive(view.as_deref(), judgement.standing, proxy.newest);
-    let ended = succession(proxy, &plan, leader.as_ref(), judgement).filter(|_| !keeps);
+    let ended = succeed(&mut proxy.reign, &plan, leader.as_ref(), judgement).filter(|_| !keeps);
     let shown = Shown::of(view.as_deref());
     let news = (proxy.shown.as_ref() != Some(&shown)).then(|| shown.clone());
     proxy.shown = Some(shown);
@@ -186,32 +186,6 @@ fn turn(sim: &Sim, p: usize, now: Tick) -> Judgement {
         close_soon(sim, p, proc);
     }
     judgement
-}
-
-/// Keeps, begins or ends the reign, as the feed does.
-fn succession(
-    proxy: &mut Proxy,
-    plan: &Plan,
-    leader: Option<&(NodeName, Epoch)>,
-    judgement: Judgement,
-) -> Option<(Arc<Reign>, CloseReason)> {
-    let mut ended = None;
-    if let Some((name, reign)) = proxy.reign.take() {
-        let goes_on = leader.is_some_and(|(n, epoch)| *n == name && *epoch == reign.epoch());
-        if !goes_on {
-            ended = Some((reign, CloseReason::EpochEnded));
-        } else if judgement.standing == Standing::Lost {
-            ended = Some((reign, CloseReason::StoreLost));
-        } else {
-            reign.extend(judgement.valid_until);
-            proxy.reign = Some((name, reign));
-        }
-    }
-    if let (None, Ok(primary)) = (&proxy.reign, &plan.primary) {
-        let reign = Reign::new(primary.epoch, judgement.valid_until);
-        proxy.reign = Some((primary.name.clone(), Arc::new(reign)));
-    }
-    ended
 }
 
 /// The sessions of a reign that ended wake up and close.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgvane_agent::decide::memory::Vouch;
+use pgvane_agent::guard::client::Doing;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::store::Txn;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::clock::Clock;
 use crate::etcd::{self, Etcd};
 use crate::fact::{Fact, seconds};
 use crate::faults;
-use crate::guard::{self, Guard};
+use crate::guard::Guard;
 use crate::network::{End, NODES, Network, PROXIES};
 use crate::postgres::{self, Data, Postgres, SYSTEM};
 use crate::proxy::{self, Proxy};
@@ -252,7 +253,7 @@ impl World {
             println!("{:9.4} {fact}", seconds(self.now));
         }
         match &fact {
-            Fact::Guard { doing: guard::Doing::Stopping, .. } => self.count.guard_stops += 1,
+            Fact::Guard { doing: Doing::Stopping, .. } => self.count.guard_stops += 1,
             Fact::LeaseRevoked { .. } => self.count.revocations += 1,
             Fact::Promote { restart: true, .. } => self.count.restarts += 1,
             Fact::Acknowledged { .. } => self.count.commits += 1,

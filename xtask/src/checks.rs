@@ -21,7 +21,8 @@ pub fn run(lint: bool, rest: &[String]) -> Result<(), String> {
     install::servers().map_err(|e| e.to_string())?;
     install::python().map_err(|e| e.to_string())?;
     programs::build().map_err(|e| e.to_string())?;
-    let mut args = vec!["test", "--locked", "--workspace"];
+    // All of them, so that one run tells of all that fails.
+    let mut args = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
     args.extend(rest.iter().map(String::as_str));
     step("tests", &args, &[])
 }

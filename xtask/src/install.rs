@@ -84,7 +84,7 @@ pub fn servers() -> Result<Servers, InstallError> {
 }
 
 /// The servers, if they are there already.
-pub fn found() -> Result<Servers, InstallError> {
+fn found() -> Result<Servers, InstallError> {
     let missing = |part: Part| InstallError::StillMissing(part.name().to_owned());
     Ok(Servers {
         etcd: etcd().ok_or_else(|| missing(Part::Etcd))?,

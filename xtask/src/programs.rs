@@ -30,7 +30,7 @@ pub fn build() -> Result<Programs, BuildError> {
     if !status.success() {
         return Err(BuildError("the programs do not build; see above".to_owned()));
     }
-    beside_us()
+    built()
 }
 
 /// Builds the proxy as it is shipped and answers where it lies.
@@ -50,11 +50,6 @@ pub fn build_for_release() -> Result<PathBuf, BuildError> {
     programs.next().ok_or_else(|| BuildError("cargo does not say where it put pgvane".to_owned()))
 }
 
-/// The programs that were built before a test was started; `cargo xtask test` sees to it.
-pub fn built() -> Result<Programs, BuildError> {
-    beside_us()
-}
-
 /// Cargo, as it was called.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -68,8 +63,9 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 
-/// `target/PROFILE`, where we lie ourselves; tests lie one level deeper.
-fn beside_us() -> Result<Programs, BuildError> {
+/// The programs that were built before a test was started (`cargo xtask test` sees to it): in `target/PROFILE`,
+/// where we lie ourselves; tests lie one level deeper.
+pub fn built() -> Result<Programs, BuildError> {
     let us = env::current_exe().map_err(|e| BuildError(format!("this program's path: {e}")))?;
     let dir = us.ancestors().skip(1).find(|dir| dir.join("pgvane-agent").is_file());
     let dir = dir.ok_or_else(|| {

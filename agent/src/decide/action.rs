@@ -119,6 +119,25 @@ pub enum Request {
     Shutdown,
 }
 
+/// Labels by which other rules recognise what is under way: spelled once, for a promotion that is not recognised
+/// would be a promise broken.
+/// Label of [`Action::Clone`].
+pub const CLONE: &str = "clone";
+/// Label of [`Action::Rejoin`].
+pub const REJOIN: &str = "rejoin";
+/// Label of [`Action::Follow`].
+pub const FOLLOW: &str = "follow";
+/// Label of [`Action::Promote`].
+pub const PROMOTE: &str = "promote";
+/// Label of [`Action::Checkpoint`].
+pub const CHECKPOINT: &str = "checkpoint";
+/// Label of [`Action::StopToHandOver`].
+pub const STOP_TO_HAND_OVER: &str = "stop_to_hand_over";
+/// Label of [`Action::Stop`].
+pub const STOP: &str = "stop";
+/// Label of [`Action::Release`].
+pub const RELEASE: &str = "release";
+
 impl Action {
     /// What the effect occupies; `None` for those that do not run on.
     pub fn slot(&self) -> Option<Slot> {
@@ -155,21 +174,21 @@ impl Action {
             Action::Bootstrap => "bootstrap",
             Action::SetInitialize { .. } => "set_initialize",
             Action::WriteConfig => "write_config",
-            Action::Clone { .. } => "clone",
+            Action::Clone { .. } => CLONE,
             Action::StartPrimary => "start_primary",
             Action::StartStandby { .. } => "start_standby",
-            Action::Rejoin { .. } => "rejoin",
-            Action::Follow { .. } => "follow",
+            Action::Rejoin { .. } => REJOIN,
+            Action::Follow { .. } => FOLLOW,
             Action::PollPeers => "poll_peers",
             Action::Campaign => "campaign",
             Action::TakeOverKey => "take_over_key",
             Action::ArmGuard { .. } => "arm_guard",
             Action::DisarmGuard => "disarm_guard",
-            Action::Promote { .. } => "promote",
-            Action::Checkpoint { .. } => "checkpoint",
-            Action::StopToHandOver { .. } => "stop_to_hand_over",
-            Action::Stop { .. } => "stop",
-            Action::Release { .. } => "release",
+            Action::Promote { .. } => PROMOTE,
+            Action::Checkpoint { .. } => CHECKPOINT,
+            Action::StopToHandOver { .. } => STOP_TO_HAND_OVER,
+            Action::Stop { .. } => STOP,
+            Action::Release { .. } => RELEASE,
             Action::AskFailsafe { .. } => "ask_failsafe",
             Action::ClearRequest { .. } => "clear_request",
             Action::Exit => "exit",

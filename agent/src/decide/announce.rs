@@ -6,7 +6,7 @@ use pgvane_cluster::records::{
 };
 use pgvane_cluster::view::ClusterView;
 
-use super::action::Action;
+use super::action::{self, Action};
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
 
 /// What never changes while the agent runs.
@@ -53,11 +53,11 @@ pub fn state(world: &World) -> MemberState {
     if doing(Action::Bootstrap.label()) {
         return MemberState::Initializing;
     }
-    if doing("clone") || doing("rejoin") && world.local.process == Process::Absent {
+    if doing(action::CLONE) || doing(action::REJOIN) && world.local.process == Process::Absent {
         return MemberState::CreatingReplica;
     }
     match world.local.process {
-        Process::Running if doing("stop_to_hand_over") || doing("stop") => MemberState::Stopping,
+        Process::Running if doing(action::STOP_TO_HAND_OVER) || doing(action::STOP) => MemberState::Stopping,
         Process::Running => MemberState::Running,
         Process::Starting { .. } => MemberState::Starting,
         Process::Stopping => MemberState::Stopping,
@@ -81,7 +81,7 @@ pub fn role(world: &World) -> MemberRole {
 }
 
 fn promotes(world: &World) -> bool {
-    world.local.ongoing.get(&Slot::Postgres).is_some_and(|o| o.what == "promote")
+    world.local.ongoing.get(&Slot::Postgres).is_some_and(|o| o.what == action::PROMOTE)
         || world.local.sql.as_ref().is_some_and(|sql| sql.in_recovery)
 }
 

@@ -7,7 +7,7 @@ use pgvane_cluster::ids::{Epoch, NodeName};
 use pgvane_cluster::records::FailsafeRecord;
 use pgvane_cluster::view::ClusterView;
 
-use super::action::Action;
+use super::action::{self, Action};
 use super::lease::{renewal_is_late, store_is_away};
 use super::world::{Slot, World};
 
@@ -93,7 +93,7 @@ pub fn judge(world: &World, leader: &NodeName) -> Result<(), Refusal> {
         .local
         .ongoing
         .get(&Slot::Postgres)
-        .is_some_and(|o| ["promote", Action::StartPrimary.label()].contains(&o.what));
+        .is_some_and(|o| [action::PROMOTE, Action::StartPrimary.label()].contains(&o.what));
     if world.may_write() || becomes_primary {
         return Err(Refusal::IAmPrimary);
     }

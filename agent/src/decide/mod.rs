@@ -32,9 +32,6 @@ use world::{Dcs, Guard, Holder, Slot, World};
 /// How soon to look again while something is expected within milliseconds.
 const SOON: Duration = Duration::from_millis(20);
 
-/// The label of the effect that gives the leader key back.
-const RELEASE: &str = "release";
-
 /// Decides the one next step.
 pub fn decide(world: &World) -> Decision {
     let decision = settle(world, choose(world));
@@ -100,7 +97,7 @@ fn held_back(world: &World, action: &Action) -> Option<Decision> {
         // The leader we vouched for may accept writes until the promise ends.
         return Some(world.wait_until(vouch.until, Reason::WeVouchedFor(vouch.leader.clone())));
     }
-    let gives_key_back = world.local.ongoing.get(&Slot::Store).is_some_and(|o| o.what == RELEASE);
+    let gives_key_back = world.local.ongoing.get(&Slot::Store).is_some_and(|o| o.what == action::RELEASE);
     if serves && gives_key_back {
         // The next leader may be on its way already.
         return Some(world.wait(Reason::Busy(Slot::Store)));

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 use serde::{Deserialize, Serialize};
 
+use super::core::Phase;
+
 /// The longest line either side takes; a longer one ends the connection.
 pub const MAX_LINE: usize = 64 * 1024;
 
@@ -165,6 +167,17 @@ pub enum Doing {
     Stopping,
     /// PostgreSQL is stopped and may not run until the agent disarms or arms under another lease.
     Fenced,
+}
+
+impl From<Phase> for Doing {
+    fn from(phase: Phase) -> Doing {
+        match phase {
+            Phase::Idle => Doing::Idle,
+            Phase::Armed { .. } => Doing::Armed,
+            Phase::Stopping { .. } | Phase::Killing { .. } => Doing::Stopping,
+            Phase::Fenced { .. } => Doing::Fenced,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -196,12 +196,12 @@ impl Guard {
 
     /// Feeds one event and carries out what follows from it.
     fn feed(&mut self, event: Event) -> Option<Refusal> {
-        let before = doing(self.state.phase);
+        let before = Doing::from(self.state.phase);
         let (mut command, refusal) = step(&mut self.state, event, Tick::now());
         while let Some(outcome) = self.enact(command) {
             command = step(&mut self.state, outcome, Tick::now()).0;
         }
-        let after = doing(self.state.phase);
+        let after = Doing::from(self.state.phase);
         if before != after {
             self.log.say(format_args!("{before:?} -> {after:?} ({:?})", self.state.watch()));
             if matches!(after, Doing::Stopping | Doing::Fenced) {
@@ -363,7 +363,7 @@ impl Guard {
 
     /// What must be ready before the deadline counts: the directory, its lock, its server.
     fn prepare_to_arm(&mut self, request: ArmRequest) -> Result<Event, String> {
-        if doing(self.state.phase) == Doing::Stopping {
+        if Doing::from(self.state.phase) == Doing::Stopping {
             return Err(Refusal::Stopped.to_string());
         }
         let lock = File::open(&self.data_dir).and_then(|dir| {
@@ -412,21 +412,12 @@ impl Guard {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data_dir: self.data_dir.clone(),
-            doing: doing(self.state.phase),
+            doing: Doing::from(self.state.phase),
             epoch: watch.map(|w| w.epoch.0),
             lease: watch.map(|w| w.lease.0),
             deadline: watch.map(|w| w.deadline.as_nanos()),
             spent_lease: self.state.spent.map(|l| l.0),
         }
-    }
-}
-
-fn doing(phase: Phase) -> Doing {
-    match phase {
-        Phase::Idle => Doing::Idle,
-        Phase::Armed { .. } => Doing::Armed,
-        Phase::Stopping { .. } | Phase::Killing { .. } => Doing::Stopping,
-        Phase::Fenced { .. } => Doing::Fenced,
     }
 }
 

@@ -193,6 +193,7 @@ pub trait Store: Send + Sync + 'static {
     fn snapshot(&self, prefix: &str) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
 
     /// Changes under `prefix` from `from` on (inclusive), with progress messages while nothing changes.
+    /// That `from` was compacted away may be told by this call or by the first message.
     fn watch(
         &self,
         prefix: &str,
