@@ -7,6 +7,7 @@
 //! Arrows point one way: `session` -> { `open`, `splice`, `close` }; `open` -> { `route`, `dial`, `pgwire` };
 //! `topology::feed` -> { `pgvane_cluster`, `topology::derive` }; `splice` -> tokio's traits.
 
+mod acceptor;
 mod admin;
 pub mod close;
 pub mod config;
@@ -22,10 +23,11 @@ mod socket;
 pub mod splice;
 pub mod telemetry;
 pub mod topology;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -33,12 +35,12 @@ use std::time::Duration;
 use pgvane_cluster::follow::{FollowOptions, follow};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::store::Store;
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::acceptor::Acceptor;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::listen::Port;
@@ -46,6 +48,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::{Lifecycle, Phase, Shutdown};
 use crate::topology::TopologyRx;
 use crate::topology::feed::{FeedInput, feed};
+use crate::workers::Workers;
 
 /// Time that cut sessions have to close their sockets.
 const CUT_GRACE: Duration = Duration::from_secs(5);
@@ -84,7 +87,7 @@ impl Bound {
     }
 }
 
-/// Binds all ports of the settings. Must be called within a tokio runtime.
+/// Binds all ports of the settings.
 pub fn bind(config: &Config) -> Result<Bound, BindError> {
     let listener = |l: &config::Listener| bind_all(&l.listen, &config.tcp, &format!("listener {}", l.name));
     Ok(Bound {
@@ -109,13 +112,14 @@ fn bind_all(addresses: &[SocketAddr], tcp: &config::Tcp, whose: &str) -> Result<
 }
 
 /// Runs a proxy until `shutdown` asks it to stop and it has stopped. `stores` has one store per cluster of
-/// the settings, by name.
+/// the settings, by name. An error means that the system has no threads or descriptors to run it with.
 pub async fn run<S: Store>(
     config: Config,
     bound: Bound,
     stores: BTreeMap<String, Arc<S>>,
     shutdown: Shutdown,
-) {
+) -> io::Result<()> {
+    let workers = Arc::new(Workers::start(config.workers)?);
     let life = Lifecycle::new();
     let metrics = Arc::new(Metrics::new());
     // What runs for the proxy itself; ends last, so that the end can be watched.
@@ -123,7 +127,7 @@ pub async fn run<S: Store>(
     let house_stop = CancellationToken::new();
     let clusters = follow_clusters(&config, stores, &metrics, &house, &house_stop);
     let sessions = TaskTracker::new();
-    let ports = open_ports(&config, bound.listeners, &clusters, &metrics, &life, &sessions);
+    let ports = open_ports(&config, bound.listeners, &clusters, &metrics, &life, &sessions, &workers)?;
     let admin = Arc::new(Admin {
         phase: life.phase(),
         clusters: clusters.into_values().collect(),
@@ -132,6 +136,7 @@ pub async fn run<S: Store>(
         metrics,
     });
     for listener in bound.admin {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
         house.spawn(admin::serve(Arc::clone(&admin), listener, house_stop.clone()));
     }
     house.spawn(admin::upkeep(admin, house_stop.clone()));
@@ -145,6 +150,7 @@ pub async fn run<S: Store>(
         warn!("some tasks did not end in time");
     }
     info!("pgvane has stopped");
+    Ok(())
 }
 
 fn follow_clusters<S: Store>(
@@ -186,7 +192,8 @@ fn open_ports(
     metrics: &Metrics,
     life: &Lifecycle,
     sessions: &TaskTracker,
-) -> Vec<Arc<Port>> {
+    workers: &Arc<Workers>,
+) -> io::Result<Vec<Arc<Port>>> {
     let numbers = Arc::new(AtomicU64::new(1));
     let mut ports = Vec::new();
     for (settings, sockets) in config.listeners.iter().zip(listeners) {
@@ -206,14 +213,15 @@ fn open_ports(
             }
             sessions.spawn(listen::accept(
                 Arc::clone(&port),
-                socket,
+                Acceptor::new(socket)?,
                 life.stop_accepting.clone(),
                 sessions.clone(),
+                Arc::clone(workers),
             ));
         }
         ports.push(port);
     }
-    ports
+    Ok(ports)
 }
 
 /// Says so, stops accepting, lets sessions finish, cuts the rest.

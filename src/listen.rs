@@ -1,21 +1,24 @@
 //! Accepts clients for one configured listener, within its limits.
 
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::acceptor::Acceptor;
+use crate::close::CloseReason;
 use crate::config::{Listener, Tcp};
 use crate::metrics::ListenerMetrics;
 use crate::session;
 use crate::topology::TopologyRx;
+use crate::workers::Workers;
 
 /// Clients beyond the session limit that are told so at the same time; more are closed without a word.
 const TURNED_AWAY_AT_ONCE: usize = 64;
@@ -80,41 +83,24 @@ impl Port {
     }
 }
 
-/// Accepts until `stop`; every session runs in `tracker`.
+/// Accepts until `stop`; every session runs on one of `workers` and in `tracker`.
 pub(crate) async fn accept(
     port: Arc<Port>,
-    listener: TcpListener,
+    acceptor: Acceptor,
     stop: CancellationToken,
     tracker: TaskTracker,
+    workers: Arc<Workers>,
 ) {
     let mut backoff = BACKOFF_FIRST;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.accept() => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
             Ok((client, peer)) => {
                 backoff = BACKOFF_FIRST;
-                let number = port.numbers.fetch_add(1, Ordering::Relaxed);
-                if let Ok(permit) = Arc::clone(&port.sessions).try_acquire_owned() {
-                    let port = Arc::clone(&port);
-                    tracker.spawn(async move {
-                        session::serve(port, client, peer, number).await;
-                        drop(permit);
-                    });
-                } else {
-                    port.metrics.refused();
-                    if let Ok(permit) = Arc::clone(&port.turned_away).try_acquire_owned() {
-                        let port = Arc::clone(&port);
-                        tracker.spawn(async move {
-                            session::turn_away(port, client, peer, number).await;
-                            drop(permit);
-                        });
-                    } else {
-                        port.metrics.ended(crate::close::CloseReason::SessionLimit);
-                    }
-                }
+                admit(&port, client, peer, &tracker, &workers);
             }
             Err(error) => {
                 port.metrics.accept_error();
@@ -129,6 +115,31 @@ pub(crate) async fn accept(
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
         }
+    }
+}
+/// Starts the session of an accepted client, or turns it away.
+fn admit(port: &Arc<Port>, client: TcpStream, peer: SocketAddr, tracker: &TaskTracker, workers: &Workers) {
+    let number = port.numbers.fetch_add(1, Ordering::Relaxed);
+    let (handle, on_worker) = workers.place();
+    if let Ok(permit) = Arc::clone(&port.sessions).try_acquire_owned() {
+        let port = Arc::clone(port);
+        let session = async move {
+            session::serve(port, client, peer, number).await;
+            drop((permit, on_worker));
+        };
+        tracker.spawn_on(session, handle);
+        return;
+    }
+    port.metrics.refused();
+    if let Ok(permit) = Arc::clone(&port.turned_away).try_acquire_owned() {
+        let port = Arc::clone(port);
+        let refusal = async move {
+            session::turn_away(port, client, peer, number).await;
+            drop((permit, on_worker));
+        };
+        tracker.spawn_on(refusal, handle);
+    } else {
+        port.metrics.ended(CloseReason::SessionLimit);
     }
 }
 

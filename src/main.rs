@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::start(&config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Follows the clusters and accepts; sessions run on threads of their own.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&format!("cannot start: {error}"));
@@ -79,8 +80,7 @@ async fn serve(config: Config) -> Result<(), String> {
         .collect();
     // Without systemd there is nobody to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    pgvane::run(config, bound, stores, shutdown).await;
-    Ok(())
+    pgvane::run(config, bound, stores, shutdown).await.map_err(|error| format!("cannot start: {error}"))
 }
 
 /// The first SIGTERM or SIGINT drains, the second ends at once.

@@ -1,7 +1,8 @@
 //! One client from accept to close: open, splice, account. The only place that ends a session.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,24 +40,37 @@ struct Ended {
     to_server: u64,
 }
 
+impl Ended {
+    /// The kernel has no room to watch the client's socket.
+    fn unserved(error: io::Error) -> Ended {
+        let reason = CloseReason::of_error(Side::Client, &error);
+        Ended { reason, error: Some(error.to_string()), target: None, to_client: 0, to_server: 0 }
+    }
+}
+
 /// Serves one accepted client to its end. `number` tells sessions apart in the log.
-pub(crate) async fn serve(port: Arc<Port>, client: TcpStream, peer: SocketAddr, number: u64) {
+pub(crate) async fn serve(port: Arc<Port>, client: StdTcpStream, peer: SocketAddr, number: u64) {
     let started = Instant::now();
     let guard = port.metrics.session();
-    let ended = run(&port, client).await;
+    let ended = match TcpStream::from_std(client) {
+        Ok(client) => run(&port, client).await,
+        Err(error) => Ended::unserved(error),
+    };
     drop(guard);
     port.metrics.ended(ended.reason);
     report(&port, peer, number, started.elapsed(), &ended);
 }
 
 /// Turns away a client for whom there is no session left, unless it only wants to cancel a query.
-pub(crate) async fn turn_away(port: Arc<Port>, client: TcpStream, peer: SocketAddr, number: u64) {
+pub(crate) async fn turn_away(port: Arc<Port>, client: StdTcpStream, peer: SocketAddr, number: u64) {
     let started = Instant::now();
-    let refusal = match timeout(LAST_WORDS, Opening::new(&port, &client).cancel_only()).await {
-        Ok(refusal) => refusal,
-        Err(_) => Refusal::silent(CloseReason::SessionLimit),
+    let ended = match TcpStream::from_std(client) {
+        Ok(client) => {
+            let refusal = timeout(LAST_WORDS, Opening::new(&port, &client).cancel_only()).await;
+            refuse(client, refusal.unwrap_or_else(|_| Refusal::silent(CloseReason::SessionLimit))).await
+        }
+        Err(error) => Ended::unserved(error),
     };
-    let ended = refuse(client, refusal).await;
     port.metrics.ended(ended.reason);
     report(&port, peer, number, started.elapsed(), &ended);
 }

@@ -1,11 +1,11 @@
 //! Socket options: how connections are kept honest, and how they are ended hard.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::config::Tcp;
 
@@ -25,7 +25,7 @@ pub(crate) fn listen(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpListener> 
     set_options(&SockRef::from(&socket), tcp)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Whether this is every address of IPv6.
@@ -62,6 +62,7 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acceptor::Acceptor;
 
     const TCP: Tcp = Tcp {
         keepalive_idle: Duration::from_secs(11),
@@ -86,7 +87,8 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().expect("an address"), &TCP).expect("bind");
         let dialled = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connect");
         tune(&dialled, &TCP).expect("options");
-        let (accepted, _) = listener.accept().await.expect("accepts");
+        let (accepted, _) = Acceptor::new(listener).expect("registers").accept().await.expect("accepts");
+        let accepted = TcpStream::from_std(accepted).expect("registers");
         for stream in [dialled, accepted] {
             let socket = SockRef::from(&stream);
             assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));

@@ -38,7 +38,7 @@ async fn a_drain_lets_sessions_finish_and_takes_no_new_ones() {
     session.echo(b"finish").await;
     assert!(!proxy.ended.is_finished());
     drop(session);
-    soon("the proxy ends with its last session", &mut proxy.ended).await.expect("it does not panic");
+    soon("the proxy ends with its last session", &mut proxy.ended).await.expect("it does not panic").expect("it started");
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn what_outlives_the_drain_time_is_cut() {
     let (mut session, _) = Client::enter(proxy.addresses[0]).await;
     proxy.shutdown.drain.cancel();
     assert_eq!(session.rest().await, b"");
-    soon("the proxy ends", &mut proxy.ended).await.expect("it does not panic");
+    soon("the proxy ends", &mut proxy.ended).await.expect("it does not panic").expect("it started");
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn being_told_twice_ends_at_once() {
     proxy.shutdown.drain.cancel();
     proxy.shutdown.now.cancel();
     assert_eq!(session.rest().await, b"");
-    soon("the proxy ends", &mut proxy.ended).await.expect("it does not panic");
+    soon("the proxy ends", &mut proxy.ended).await.expect("it does not panic").expect("it started");
 }
 
 #[tokio::test]

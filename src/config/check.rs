@@ -21,6 +21,7 @@ use crate::topology::freshness::OnStoreLoss;
 
 const SECOND: Duration = Duration::from_secs(1);
 const ADMIN_PORT: u16 = 8009;
+const MAX_WORKERS: usize = 1024;
 const MAX_SESSIONS: usize = 10_000;
 const HOLD_LIMIT: usize = 5_000;
 const HOLD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -91,6 +92,7 @@ fn check(raw: RawConfig) -> Result<Config, Problem> {
             },
             ready_grace: or(raw.admin.ready_grace, 30 * SECOND),
         },
+        workers: check_workers(raw.process.workers.as_ref())?,
         drain: Drain {
             notice: or(raw.drain.notice, Duration::ZERO),
             timeout: or(raw.drain.timeout, 30 * SECOND),
@@ -99,6 +101,18 @@ fn check(raw: RawConfig) -> Result<Config, Problem> {
         listeners: check_listeners(raw.listener, &clusters)?,
         clusters,
     })
+}
+
+/// As many as the machine has cores for us, unless given.
+fn check_workers(given: Option<&Spanned<usize>>) -> Result<usize, Problem> {
+    match given {
+        Some(count) if !(1..=MAX_WORKERS).contains(count.get_ref()) => {
+            Err(Problem::at(count, format!("there cannot be {} workers", count.get_ref()))
+                .help(format!("allowed: 1 to {MAX_WORKERS}")))
+        }
+        Some(count) => Ok(*count.get_ref()),
+        None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+    }
 }
 
 fn or(given: Option<Interval>, default: Duration) -> Duration {

@@ -28,7 +28,7 @@ fn the_example_names_every_key() {
     for (key, _) in keys {
         let shown =
             example.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
-        let section = ["log", "admin", "drain", "tcp", "cluster", "listener", "etcd"].contains(&key);
+        let section = ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd"].contains(&key);
         assert!(shown || section, "{key} is not in proxy.toml.example");
     }
 }

@@ -22,6 +22,8 @@ pub struct Config {
     pub log: Log,
     /// Where `/metrics` and the health checks are.
     pub admin: Admin,
+    /// Threads that run sessions.
+    pub workers: usize,
     /// How to stop.
     pub drain: Drain,
     /// Socket options of both sides of every session.

@@ -16,6 +16,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) admin: RawAdmin,
     #[serde(default)]
+    pub(super) process: RawProcess,
+    #[serde(default)]
     pub(super) drain: RawDrain,
     #[serde(default)]
     pub(super) tcp: RawTcp,
@@ -43,6 +45,12 @@ pub(super) enum RawLogFormat {
 pub(super) struct RawAdmin {
     pub(super) listen: Option<Vec<Spanned<String>>>,
     pub(super) ready_grace: Option<Interval>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProcess {
+    pub(super) workers: Option<Spanned<usize>>,
 }
 
 #[derive(Deserialize, Default)]

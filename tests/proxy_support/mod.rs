@@ -123,7 +123,7 @@ pub(crate) struct Proxy {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) shutdown: Shutdown,
-    pub(crate) ended: JoinHandle<()>,
+    pub(crate) ended: JoinHandle<std::io::Result<()>>,
 }
 
 impl Drop for Proxy {

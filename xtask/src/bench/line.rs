@@ -33,7 +33,7 @@ impl Line {
                 settings::nginx(&site, module)
             }
             Peer::Pgbouncer => settings::pgbouncer(&site),
-            Peer::Pgvane => {
+            Peer::Pgvane | Peer::PgvaneBase => {
                 keys::lead(stage.etcd, &[server], 0).await?;
                 settings::pgvane(&site, stage.etcd, admin)
             }
@@ -65,6 +65,10 @@ impl Line {
             Peer::Haproxy | Peer::HaproxySplice => {
                 let program = rivals.haproxy.as_ref().ok_or_else(missing)?;
                 (stage.copy_of(program), vec!["-db", "-f", &file])
+            }
+            Peer::PgvaneBase => {
+                let program = rivals.base.as_ref().ok_or_else(missing)?;
+                (stage.copy_of(program), vec![file.as_str()])
             }
             Peer::Nginx => {
                 let nginx = rivals.nginx.as_ref().ok_or_else(missing)?;

@@ -27,11 +27,20 @@ pub enum Peer {
     Pgbouncer,
     /// Ours.
     Pgvane,
+    /// Another build of ours, named by `PGVANE_BASE`: what a change is compared with.
+    PgvaneBase,
 }
 
 impl Peer {
-    pub(super) const ALL: &[Peer] =
-        &[Peer::Direct, Peer::Haproxy, Peer::HaproxySplice, Peer::Nginx, Peer::Pgbouncer, Peer::Pgvane];
+    pub(super) const ALL: &[Peer] = &[
+        Peer::Direct,
+        Peer::Haproxy,
+        Peer::HaproxySplice,
+        Peer::Nginx,
+        Peer::Pgbouncer,
+        Peer::PgvaneBase,
+        Peer::Pgvane,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -41,12 +50,18 @@ impl Peer {
             Peer::Nginx => "nginx",
             Peer::Pgbouncer => "pgbouncer",
             Peer::Pgvane => "pgvane",
+            Peer::PgvaneBase => "pgvane-base",
         }
+    }
+
+    /// Whether it follows a cluster in etcd.
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Peer::Pgvane | Peer::PgvaneBase)
     }
 
     /// Whether it is one to be beaten.
     pub(super) fn is_rival(self) -> bool {
-        !matches!(self, Peer::Direct | Peer::Pgvane)
+        !matches!(self, Peer::Direct | Peer::Pgvane | Peer::PgvaneBase)
     }
 }
 

@@ -9,12 +9,16 @@ use crate::install::{self, InstallError};
 /// Names a newer HAProxy than the distribution's.
 const HAPROXY: &str = "HAPROXY_BIN";
 
+/// Names another build of pgvane.
+const BASE: &str = "PGVANE_BASE";
+
 /// Where their programs lie; `None` for who is not wanted or cannot be had.
 #[derive(Debug, Default)]
 pub(super) struct Rivals {
     pub(super) haproxy: Option<PathBuf>,
     pub(super) nginx: Option<Nginx>,
     pub(super) pgbouncer: Option<PathBuf>,
+    pub(super) base: Option<PathBuf>,
 }
 
 /// nginx and its stream module, where that is a file of its own.
@@ -42,6 +46,9 @@ impl Rivals {
         if options.wants(Peer::Pgbouncer) {
             rivals.pgbouncer = note(Peer::Pgbouncer, told(install::pgbouncer()));
         }
+        if let Some(base) = std::env::var_os(BASE).filter(|_| options.wants(Peer::PgvaneBase)) {
+            rivals.base = note(Peer::PgvaneBase, named(BASE, base.into()));
+        }
         (rivals, left_out)
     }
 
@@ -51,22 +58,26 @@ impl Rivals {
             Peer::Haproxy | Peer::HaproxySplice => self.haproxy.is_some(),
             Peer::Nginx => self.nginx.is_some(),
             Peer::Pgbouncer => self.pgbouncer.is_some(),
+            Peer::PgvaneBase => self.base.is_some(),
         }
     }
 
     pub(super) fn programs(&self) -> impl Iterator<Item = &Path> {
         let nginx = self.nginx.as_ref().map(|nginx| &nginx.program);
-        [self.haproxy.as_ref(), nginx, self.pgbouncer.as_ref()].into_iter().flatten().map(PathBuf::as_path)
+        [self.haproxy.as_ref(), nginx, self.pgbouncer.as_ref(), self.base.as_ref()].into_iter().flatten().map(PathBuf::as_path)
     }
 }
 
 /// The one that the user names, else the system's.
 fn haproxy() -> Result<PathBuf, String> {
-    match std::env::var_os(HAPROXY).map(PathBuf::from) {
-        Some(named) if named.is_file() => Ok(named),
-        Some(named) => Err(format!("{HAPROXY} names {}, which is no file", named.display())),
+    match std::env::var_os(HAPROXY) {
+        Some(path) => named(HAPROXY, path.into()),
         None => told(install::haproxy()),
     }
+}
+
+fn named(variable: &str, path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_file() { Ok(path) } else { Err(format!("{variable} names {}, which is no file", path.display())) }
 }
 
 fn told(found: Result<PathBuf, InstallError>) -> Result<PathBuf, String> {

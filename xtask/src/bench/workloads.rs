@@ -82,7 +82,7 @@ impl Workload {
     pub(super) fn suits(&self, peer: Peer) -> bool {
         let is_real = matches!(self.load, Load::Pgbench(_) | Load::Copy(_));
         match peer {
-            Peer::Pgvane | Peer::Haproxy => true,
+            Peer::Pgvane | Peer::PgvaneBase | Peer::Haproxy => true,
             Peer::Direct | Peer::Nginx => self.load != Load::Leader,
             Peer::HaproxySplice => matches!(self.load, Load::Bulk(..) | Load::Copy(_)),
             // The stub is no server that a pooler would keep connections to.
