@@ -17,7 +17,10 @@ impl Acceptor {
     pub(crate) fn new(listener: TcpListener) -> io::Result<Acceptor> {
         // SAFETY: the listener is owned by the `AsyncFd` until it is dropped, nothing here takes it out or gives
         // out a mutable reference to it, and its descriptor never changes.
-        #[expect(unsafe_code, reason = "the safe constructor is deprecated; a standard listener keeps its promise")]
+        #[expect(
+            unsafe_code,
+            reason = "the safe constructor is deprecated; a standard listener keeps its promise"
+        )]
         let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
         Ok(Acceptor(listener))
     }

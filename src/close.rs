@@ -45,6 +45,10 @@ pub enum CloseReason {
     FirstPacketTimeout,
     /// The client's first packet was not PostgreSQL's.
     ProtocolViolation,
+    /// The TLS handshake with the client failed.
+    TlsFailed,
+    /// The listener takes TLS only, and the client did not ask for it.
+    TlsRequired,
     /// A cancel request, passed on.
     CancelForwarded,
     /// A cancel request that no server could be asked with.
@@ -53,7 +57,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of the enum.
-    pub const ALL: [CloseReason; 17] = [
+    pub const ALL: [CloseReason; 19] = [
         CloseReason::ClientClosed,
         CloseReason::ServerClosed,
         CloseReason::ClientReset,
@@ -69,6 +73,8 @@ impl CloseReason {
         CloseReason::ClientLeftEarly,
         CloseReason::FirstPacketTimeout,
         CloseReason::ProtocolViolation,
+        CloseReason::TlsFailed,
+        CloseReason::TlsRequired,
         CloseReason::CancelForwarded,
         CloseReason::CancelUnrouted,
     ];
@@ -91,6 +97,8 @@ impl CloseReason {
             CloseReason::ClientLeftEarly => "client_left_early",
             CloseReason::FirstPacketTimeout => "first_packet_timeout",
             CloseReason::ProtocolViolation => "protocol_violation",
+            CloseReason::TlsFailed => "tls_failed",
+            CloseReason::TlsRequired => "tls_required",
             CloseReason::CancelForwarded => "cancel_forwarded",
             CloseReason::CancelUnrouted => "cancel_unrouted",
         }

@@ -9,6 +9,7 @@
 
 mod acceptor;
 mod admin;
+mod client;
 pub mod close;
 pub mod config;
 mod dial;
@@ -22,6 +23,7 @@ pub mod shutdown;
 mod socket;
 pub mod splice;
 pub mod telemetry;
+pub mod tls;
 pub mod topology;
 mod workers;
 
@@ -203,6 +205,7 @@ fn open_ports(
             config.tcp,
             topology.clone(),
             metrics.listener(&settings.name),
+            settings.tls.as_ref().map(tls::load).transpose().map_err(io::Error::other)?,
             life.cut.clone(),
             Arc::clone(&numbers),
         ));
@@ -211,13 +214,17 @@ fn open_ports(
                 let role = settings.rules.role.label();
                 info!(listener = settings.name, cluster = settings.cluster, role, %address, "listening");
             }
-            sessions.spawn(listen::accept(
+            // On a worker, so that half of what it accepts needs no other thread; on each one in turn.
+            let worker = workers.place().0.clone();
+            let _within = worker.enter();
+            let accepting = listen::accept(
                 Arc::clone(&port),
                 Acceptor::new(socket)?,
                 life.stop_accepting.clone(),
                 sessions.clone(),
                 Arc::clone(workers),
-            ));
+            );
+            sessions.spawn_on(accepting, &worker);
         }
         ports.push(port);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ pub(crate) struct Port {
     pub(crate) tcp: Tcp,
     pub(crate) topology: TopologyRx,
     pub(crate) metrics: Arc<ListenerMetrics>,
+    /// Where clients' TLS ends here.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
     /// Permits to wait for somebody to serve.
     pub(crate) holds: Semaphore,
     /// Ends every session when the drain time is over.
@@ -50,6 +53,7 @@ impl Port {
         tcp: Tcp,
         topology: TopologyRx,
         metrics: Arc<ListenerMetrics>,
+        tls: Option<Arc<ServerConfig>>,
         cut: CancellationToken,
         numbers: Arc<AtomicU64>,
     ) -> Port {
@@ -62,9 +66,15 @@ impl Port {
             tcp,
             topology,
             metrics,
+            tls,
             cut,
             numbers,
         }
+    }
+
+    /// Whether sessions in plain text are turned away.
+    pub(crate) fn tls_is_required(&self) -> bool {
+        self.settings.tls.as_ref().is_some_and(|tls| tls.required)
     }
 
     /// The place of the next session in the round.

@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::units::show_duration;
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::client::Client;
 use crate::close::CloseReason;
 use crate::dial::dial;
 use crate::listen::Port;
@@ -62,6 +65,11 @@ impl Refusal {
         Refusal { reason, message: None, asked_for_encryption: false }
     }
 
+    fn violation(why: &str) -> Refusal {
+        let text = format!("{why}; this port speaks PostgreSQL");
+        Refusal::with(CloseReason::ProtocolViolation, pgwire::PROTOCOL_VIOLATION, text)
+    }
+
     fn with(reason: CloseReason, sqlstate: &'static str, text: String) -> Refusal {
         Refusal { reason, message: Some((sqlstate, text)), asked_for_encryption: false }
     }
@@ -91,7 +99,7 @@ struct Hold<'a> {
 /// The opening of one session.
 pub(crate) struct Opening<'a> {
     port: &'a Port,
-    client: &'a TcpStream,
+    client: &'a mut Client,
     topology: TopologyRx,
     cursor: usize,
     /// Targets that failed since the last pause.
@@ -104,7 +112,7 @@ pub(crate) struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    pub(crate) fn new(port: &'a Port, client: &'a TcpStream) -> Opening<'a> {
+    pub(crate) fn new(port: &'a Port, client: &'a mut Client) -> Opening<'a> {
         Opening {
             port,
             client,
@@ -122,6 +130,7 @@ impl<'a> Opening<'a> {
     pub(crate) async fn open(&mut self) -> Result<Opened, Refusal> {
         let mut inbox = Vec::with_capacity(512);
         let mut server = None;
+        self.end_tls(&mut inbox).await?;
         loop {
             let (kind, size) = self.first_packet(&mut inbox).await?;
             let expect = match kind {
@@ -146,8 +155,11 @@ impl<'a> Opening<'a> {
     }
 
     /// For a client there is no session for: passes a cancel request on, and turns everything else away.
-    pub(crate) async fn cancel_only(&self) -> Refusal {
+    pub(crate) async fn cancel_only(&mut self) -> Refusal {
         let mut inbox = Vec::with_capacity(512);
+        if let Err(refusal) = self.end_tls(&mut inbox).await {
+            return refusal;
+        }
         match self.first_packet(&mut inbox).await {
             Ok((FirstPacket::Cancel, size)) => self.cancel(&inbox[..size]).await,
             Ok((kind, _)) => {
@@ -160,14 +172,77 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Reads until a whole first packet is there, within the time for it.
-    async fn first_packet(&self, inbox: &mut Vec<u8>) -> Result<(FirstPacket, usize), Refusal> {
-        let late = || Refusal::silent(CloseReason::FirstPacketTimeout);
-        tokio::select! {
-            whole = read_first(self.client, inbox) => whole,
-            () = sleep(self.port.settings.startup_timeout) => Err(late()),
-            () = self.port.cut.cancelled() => Err(self.cut()),
+    /// Where TLS ends here, shakes hands with a client that wants it. What is read of one that does not stays in
+    /// the inbox.
+    async fn end_tls(&mut self, inbox: &mut Vec<u8>) -> Result<(), Refusal> {
+        let Some(tls) = &self.port.tls else { return Ok(()) };
+        if self.starts_with_tls().await? {
+            self.shake_hands(Arc::clone(tls)).await?;
+            // Otherwise bytes of another protocol could be brought here by a client that is tricked (CVE-2021-3618).
+            return if self.client.named_protocol() {
+                Ok(())
+            } else {
+                Err(Refusal::violation("TLS without asking first must name its protocol by ALPN: postgresql"))
+            };
         }
+        loop {
+            let (kind, size) = self.first_packet(inbox).await?;
+            match kind {
+                // What follows the question in plain text is not from the one who will shake hands (CVE-2021-23222).
+                FirstPacket::SslRequest if inbox.len() > size => {
+                    return Err(Refusal::violation("more follows the request for TLS than the request"));
+                }
+                FirstPacket::SslRequest => {
+                    inbox.clear();
+                    self.say(b"S").await?;
+                    return self.shake_hands(Arc::clone(tls)).await;
+                }
+                FirstPacket::GssEncRequest => {
+                    inbox.drain(..size);
+                    self.say(b"N").await?;
+                }
+                FirstPacket::Startup if self.port.tls_is_required() => {
+                    let text = format!("listener {} takes sessions over TLS only", self.port.settings.name);
+                    return Err(Refusal::with(CloseReason::TlsRequired, pgwire::TLS_REQUIRED, text));
+                }
+                FirstPacket::Startup | FirstPacket::Cancel | FirstPacket::DirectTls => return Ok(()),
+            }
+        }
+    }
+
+    /// Whether the client's first byte is TLS's; it is left where it is.
+    async fn starts_with_tls(&self) -> Result<bool, Refusal> {
+        let mut first = [0];
+        let peek = async {
+            match self.client.tcp() {
+                Some(client) => client.peek(&mut first).await.unwrap_or(0),
+                None => 0,
+            }
+        };
+        match within(self.port, peek).await? {
+            0 => Err(Refusal::silent(CloseReason::ClientLeftEarly)),
+            _ => Ok(first[0] == pgwire::TLS_HANDSHAKE),
+        }
+    }
+
+    async fn shake_hands(&mut self, tls: Arc<ServerConfig>) -> Result<(), Refusal> {
+        let (port, client) = (self.port, &mut *self.client);
+        let done = within(port, client.encrypt(tls)).await?;
+        done.map_err(|error| {
+            tracing::debug!(listener = port.settings.name, %error, "TLS handshake failed");
+            Refusal::silent(CloseReason::TlsFailed)
+        })
+    }
+
+    /// Reads until a whole first packet is there, within the time for it.
+    async fn first_packet(&mut self, inbox: &mut Vec<u8>) -> Result<(FirstPacket, usize), Refusal> {
+        let (port, client) = (self.port, &mut *self.client);
+        let (kind, size) = within(port, read_first(client, inbox)).await??;
+        let nested = wants_encryption(kind) || kind == FirstPacket::DirectTls;
+        if self.client.is_encrypted() && nested {
+            return Err(Refusal::violation("encryption is asked for within TLS"));
+        }
+        Ok((kind, size))
     }
 
     /// Sends the packet to a server that answers it, starting with the one at hand.
@@ -184,7 +259,7 @@ impl<'a> Opening<'a> {
         let current = self.topology.current();
         let mut at_hand = at_hand.filter(|server| route::still_takes(&current, &server.target));
         loop {
-            let server = match at_hand.take() {
+            let mut server = match at_hand.take() {
                 Some(server) => server,
                 None => self.connect().await?,
             };
@@ -193,8 +268,9 @@ impl<'a> Opening<'a> {
                 Some(_) => self.port.settings.hold_timeout,
                 None => self.port.settings.answer_timeout,
             };
-            let work = async {
-                let asked = timeout(limit, exchange(&server.stream, packet, expect)).await;
+            let stream = &mut server.stream;
+            let work = async move {
+                let asked = timeout(limit, exchange(stream, packet, expect)).await;
                 asked.unwrap_or_else(|_| {
                     Asked::NotYet(
                         ConnectFailure::NoAnswer,
@@ -314,10 +390,10 @@ impl<'a> Opening<'a> {
         let deadline = self.started + self.port.settings.hold_timeout;
         tokio::select! {
             biased;
-            () = self.port.cut.cancelled() => Err(self.cut()),
+            () = self.port.cut.cancelled() => Err(stopping(self.port)),
             _ = reign_ended => Ok(None),
             result = work => Ok(Some(result)),
-            () = client_left(self.client) => Err(Refusal::silent(CloseReason::ClientLeftEarly)),
+            () = client_left(self.client.tcp()) => Err(Refusal::silent(CloseReason::ClientLeftEarly)),
             () = sleep_until(deadline.into()) => Err(self.timed_out()),
         }
     }
@@ -327,11 +403,6 @@ impl<'a> Opening<'a> {
         let waited = show_duration(self.port.settings.hold_timeout);
         let text = format!("{}; gave up after {waited}", self.why(&topology));
         Refusal::with(CloseReason::HoldTimeout, pgwire::CANNOT_CONNECT_NOW, text)
-    }
-
-    fn cut(&self) -> Refusal {
-        let text = format!("listener {}: the proxy is stopping", self.port.settings.name);
-        Refusal::with(CloseReason::Drained, pgwire::CANNOT_CONNECT_NOW, text)
     }
 
     /// Which cluster, why nobody takes this client, since when.
@@ -352,8 +423,8 @@ impl<'a> Opening<'a> {
         format!("cluster {}: {nobody}{since}", topology.cluster)
     }
 
-    async fn say(&self, bytes: &[u8]) -> Result<(), Refusal> {
-        let written = timeout(self.port.settings.startup_timeout, write_all(self.client, bytes)).await;
+    async fn say(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let written = timeout(self.port.settings.startup_timeout, self.client.send(bytes)).await;
         written.ok().and_then(Result::ok).ok_or(Refusal::silent(CloseReason::ClientLeftEarly))
     }
 
@@ -363,9 +434,9 @@ impl<'a> Opening<'a> {
         let targets = route::all_for_cancel(self.port.settings.rules, &self.topology.current());
         let limit = self.port.settings.connect_timeout;
         let each = targets.iter().map(async |target| {
-            let stream = dial(&target.address, &self.port.tcp, limit).await.ok()?;
-            write_all(&stream, packet).await.ok()?;
-            let closed = async { while read_some(&stream, &mut Vec::new()).await.is_ok_and(|n| n > 0) {} };
+            let mut stream = dial(&target.address, &self.port.tcp, limit).await.ok()?;
+            stream.write_all(packet).await.ok()?;
+            let closed = async { while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
             timeout(limit, closed).await.ok()
         });
         let delivered = futures_util::future::join_all(each).await.iter().any(Option::is_some);
@@ -373,20 +444,31 @@ impl<'a> Opening<'a> {
     }
 }
 
+/// Does what a client has the time of its first packet for.
+async fn within<T>(port: &Port, work: impl Future<Output = T>) -> Result<T, Refusal> {
+    tokio::select! {
+        done = work => Ok(done),
+        () = sleep(port.settings.startup_timeout) => Err(Refusal::silent(CloseReason::FirstPacketTimeout)),
+        () = port.cut.cancelled() => Err(stopping(port)),
+    }
+}
+
+fn stopping(port: &Port) -> Refusal {
+    let text = format!("listener {}: the proxy is stopping", port.settings.name);
+    Refusal::with(CloseReason::Drained, pgwire::CANNOT_CONNECT_NOW, text)
+}
+
 const fn wants_encryption(kind: FirstPacket) -> bool {
     matches!(kind, FirstPacket::SslRequest | FirstPacket::GssEncRequest)
 }
 
 /// Reads until a whole first packet is there; answers its kind and size.
-async fn read_first(client: &TcpStream, inbox: &mut Vec<u8>) -> Result<(FirstPacket, usize), Refusal> {
+async fn read_first(client: &mut Client, inbox: &mut Vec<u8>) -> Result<(FirstPacket, usize), Refusal> {
     loop {
         match pgwire::first_packet(inbox) {
             FirstRead::Whole(kind, size) => return Ok((kind, size)),
-            FirstRead::Malformed(why) => {
-                let text = format!("{why}; this port speaks PostgreSQL");
-                return Err(Refusal::with(CloseReason::ProtocolViolation, pgwire::PROTOCOL_VIOLATION, text));
-            }
-            FirstRead::NeedMore => match read_some(client, inbox).await {
+            FirstRead::Malformed(why) => return Err(Refusal::violation(why)),
+            FirstRead::NeedMore => match client.read_buf(inbox).await {
                 Ok(0) | Err(_) => return Err(Refusal::silent(CloseReason::ClientLeftEarly)),
                 Ok(_) => {}
             },
@@ -397,9 +479,9 @@ async fn read_first(client: &TcpStream, inbox: &mut Vec<u8>) -> Result<(FirstPac
 /// Says no to encryption until the client goes on without it, so that an error can be told in the plain:
 /// libpq does not show an error that comes in place of the yes or no (CVE-2024-10977). A client that insists
 /// on encryption leaves.
-pub(crate) async fn decline_encryption(client: &TcpStream) -> io::Result<()> {
+pub(crate) async fn decline_encryption(client: &mut Client) -> io::Result<()> {
     loop {
-        write_all(client, b"N").await?;
+        client.send(b"N").await?;
         let mut inbox = Vec::with_capacity(512);
         match read_first(client, &mut inbox).await {
             Ok((kind, _)) if wants_encryption(kind) => {}
@@ -410,14 +492,14 @@ pub(crate) async fn decline_encryption(client: &TcpStream) -> io::Result<()> {
 }
 
 /// Sends the client's packet and waits for the first answer.
-async fn exchange(server: &TcpStream, packet: &[u8], expect: Expect) -> Asked {
+async fn exchange(server: &mut TcpStream, packet: &[u8], expect: Expect) -> Asked {
     let no_answer = |why: String| Asked::NotYet(ConnectFailure::NoAnswer, why);
-    if let Err(error) = write_all(server, packet).await {
+    if let Err(error) = server.write_all(packet).await {
         return no_answer(error.to_string());
     }
     let mut answer = Vec::with_capacity(1024);
     loop {
-        match read_some(server, &mut answer).await {
+        match server.read_buf(&mut answer).await {
             Ok(0) => return no_answer("closed the connection without an answer".to_owned()),
             Err(error) => return no_answer(error.to_string()),
             Ok(_) if expect == Expect::Anything => return Asked::Answer(answer),
@@ -434,30 +516,9 @@ async fn exchange(server: &TcpStream, packet: &[u8], expect: Expect) -> Asked {
 
 /// Completes when the client closed or broke. A client that talks before it was answered is not watched
 /// further; the hold time bounds it.
-async fn client_left(client: &TcpStream) {
+async fn client_left(client: Option<&TcpStream>) {
+    let Some(client) = client else { return };
     if let Ok(1..) = client.peek(&mut [0; 1]).await {
         std::future::pending::<()>().await;
     }
-}
-
-async fn read_some(stream: &TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
-    loop {
-        stream.readable().await?;
-        match stream.try_read_buf(into) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
-}
-
-pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

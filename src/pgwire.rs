@@ -21,11 +21,14 @@ pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// "protocol violation".
 pub const PROTOCOL_VIOLATION: &str = "08P01";
 
+/// "invalid authorization specification": what a server says to a client it takes over TLS only.
+pub const TLS_REQUIRED: &str = "28000";
+
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 /// The first byte of a TLS handshake record, sent by `sslnegotiation=direct`.
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(crate) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What the first packet of a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,14 +10,16 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use pgvane_cluster::clock::Tick;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
+use crate::client::Client;
 use crate::close::{CloseReason, Side};
 use crate::listen::Port;
 use crate::metrics::ListenerMetrics;
-use crate::open::{Opening, Refusal, Server, decline_encryption, write_all};
+use crate::open::{Opening, Refusal, Server, decline_encryption};
 use crate::pgwire;
 use crate::socket;
 use crate::splice::{Duplex, Event, Host};
@@ -53,7 +55,7 @@ pub(crate) async fn serve(port: Arc<Port>, client: StdTcpStream, peer: SocketAdd
     let started = Instant::now();
     let guard = port.metrics.session();
     let ended = match TcpStream::from_std(client) {
-        Ok(client) => run(&port, client).await,
+        Ok(client) => run(&port, Client::Plain(client)).await,
         Err(error) => Ended::unserved(error),
     };
     drop(guard);
@@ -66,7 +68,8 @@ pub(crate) async fn turn_away(port: Arc<Port>, client: StdTcpStream, peer: Socke
     let started = Instant::now();
     let ended = match TcpStream::from_std(client) {
         Ok(client) => {
-            let refusal = timeout(LAST_WORDS, Opening::new(&port, &client).cancel_only()).await;
+            let mut client = Client::Plain(client);
+            let refusal = timeout(LAST_WORDS, Opening::new(&port, &mut client).cancel_only()).await;
             refuse(client, refusal.unwrap_or_else(|_| Refusal::silent(CloseReason::SessionLimit))).await
         }
         Err(error) => Ended::unserved(error),
@@ -75,9 +78,9 @@ pub(crate) async fn turn_away(port: Arc<Port>, client: StdTcpStream, peer: Socke
     report(&port, peer, number, started.elapsed(), &ended);
 }
 
-async fn run(port: &Port, mut client: TcpStream) -> Ended {
+async fn run(port: &Port, mut client: Client) -> Ended {
     // Boxed, so that its many states are gone, and not merely unused, for as long as the session lives.
-    let opened = Box::pin(async { Opening::new(port, &client).open().await }).await;
+    let opened = Box::pin(async { Opening::new(port, &mut client).open().await }).await;
     let opened = match opened {
         Ok(opened) => opened,
         Err(refusal) => return refuse(client, refusal).await,
@@ -90,7 +93,9 @@ async fn run(port: &Port, mut client: TcpStream) -> Ended {
     match reason {
         CloseReason::ClientClosed | CloseReason::ServerClosed => {}
         // A reset is passed on as a reset.
-        CloseReason::ServerReset | CloseReason::ServerTimedOut => socket::reset_on_close(&client),
+        CloseReason::ServerReset | CloseReason::ServerTimedOut => {
+            client.tcp().into_iter().for_each(socket::reset_on_close);
+        }
         // The server shall drop its backend at once, whatever it was doing for a client it has lost.
         _ => socket::reset_on_close(&server),
     }
@@ -118,7 +123,7 @@ impl Host for SessionHost<'_> {
 /// Moves bytes until one side is done or the session is cut.
 async fn splice(
     port: &Port,
-    client: &mut TcpStream,
+    client: &mut Client,
     server: &mut TcpStream,
     duplex: &mut Duplex,
     host: &SessionHost<'_>,
@@ -171,21 +176,24 @@ async fn splice(
 }
 
 /// Says why, where there is something to say, and closes.
-async fn refuse(client: TcpStream, refusal: Refusal) -> Ended {
+async fn refuse(mut client: Client, refusal: Refusal) -> Ended {
     let mut to_client = 0;
     if let Some((sqlstate, text)) = &refusal.message {
         let message = pgwire::fatal(sqlstate, &format!("pgvane: {text}"));
         let told = timeout(LAST_WORDS, async {
             if refusal.asked_for_encryption {
-                decline_encryption(&client).await?;
+                decline_encryption(&mut client).await?;
             }
-            write_all(&client, &message).await
+            client.send(&message).await?;
+            if client.is_encrypted() { client.shutdown().await } else { Ok(()) }
         });
         if let Ok(Ok(())) = told.await {
             to_client = message.len() as u64;
             // Bytes the client sent and nobody read would turn the close into a reset that overtakes the
             // message; reading them lets it arrive.
-            while client.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+            if let Some(client) = client.tcp() {
+                while client.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+            }
         }
     }
     let error = refusal.message.map(|(_, text)| text);

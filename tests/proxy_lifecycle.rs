@@ -38,7 +38,10 @@ async fn a_drain_lets_sessions_finish_and_takes_no_new_ones() {
     session.echo(b"finish").await;
     assert!(!proxy.ended.is_finished());
     drop(session);
-    soon("the proxy ends with its last session", &mut proxy.ended).await.expect("it does not panic").expect("it started");
+    soon("the proxy ends with its last session", &mut proxy.ended)
+        .await
+        .expect("it does not panic")
+        .expect("it started");
 }
 
 #[tokio::test]

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use pgvane_cluster::settings_file::{self, Interval, Loaded, SettingsError, nearest};
 use toml::Spanned;
 
+use super::problem::Problem;
 use super::raw::{
     RawCluster, RawConfig, RawEtcd, RawFallback, RawListener, RawLog, RawLogFormat, RawOnStoreLoss, RawRole,
     RawTcp,
 };
+use super::tls::check_tls;
 use super::{Admin, Cluster, Config, Drain, Etcd, Listener, Log, LogFormat, Tcp};
 use crate::route::{Role, Rules};
 use crate::telemetry;
@@ -28,28 +29,6 @@ const HOLD_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = SECOND;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What is wrong, where in the text, and what to write instead.
-struct Problem {
-    /// `None` for what is missing from the file as a whole.
-    at: Option<Range<usize>>,
-    text: String,
-    help: Option<String>,
-}
-
-impl Problem {
-    fn of_file(text: impl Into<String>) -> Problem {
-        Problem { at: None, text: text.into(), help: None }
-    }
-
-    fn at<T>(what: &Spanned<T>, text: impl Into<String>) -> Problem {
-        Problem { at: Some(what.span()), text: text.into(), help: None }
-    }
-
-    fn help(self, help: impl Into<String>) -> Problem {
-        Problem { help: Some(help.into()), ..self }
-    }
-}
 
 /// Reads and checks the file at `path`.
 pub fn load(path: &Path) -> Result<Config, SettingsError> {
@@ -291,6 +270,7 @@ fn default_listeners(clusters: &BTreeMap<String, Cluster>) -> Result<Vec<Listene
         connect_timeout: CONNECT_TIMEOUT,
         answer_timeout: ANSWER_TIMEOUT,
         startup_timeout: STARTUP_TIMEOUT,
+        tls: None,
     };
     Ok(vec![listener(Role::Primary, 5432), listener(Role::Replica, 5433)])
 }
@@ -350,6 +330,7 @@ fn check_listener(raw: RawListener, clusters: &BTreeMap<String, Cluster>) -> Res
         connect_timeout: positive(raw.connect_timeout.as_ref(), CONNECT_TIMEOUT)?,
         answer_timeout: positive(raw.answer_timeout.as_ref(), ANSWER_TIMEOUT)?,
         startup_timeout: positive(raw.startup_timeout.as_ref(), STARTUP_TIMEOUT)?,
+        tls: check_tls(raw.tls)?,
     })
 }
 

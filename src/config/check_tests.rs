@@ -28,7 +28,8 @@ fn the_example_names_every_key() {
     for (key, _) in keys {
         let shown =
             example.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
-        let section = ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd"].contains(&key);
+        let section =
+            ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"].contains(&key);
         assert!(shown || section, "{key} is not in proxy.toml.example");
     }
 }
@@ -109,4 +110,66 @@ fn passwords_are_not_shown() {
     let text = "[cluster.x.etcd]\nendpoints = [\"x:1\"]\nusername = \"u\"\npassword = \"hunter2\"";
     let shown = format!("{:?}", config(text));
     assert!(shown.contains("***") && !shown.contains("hunter2"), "{shown}");
+}
+
+/// Files that go together, or do not.
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Files {
+        let files = Files { dir: tempfile::tempdir().expect("a directory") };
+        for name in ["one", "other"] {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+            std::fs::write(files.path(&format!("{name}.crt")), made.cert.pem()).expect("write");
+            std::fs::write(files.path(&format!("{name}.key")), made.signing_key.serialize_pem())
+                .expect("write");
+        }
+        std::fs::write(files.path("empty"), "").expect("write");
+        files
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A file whose listener has a TLS section of these lines; `@x` stands for the path of x.
+    fn settings(&self, tls: &str) -> String {
+        let tls = tls.replace('@', &format!("{}/", self.dir.path().display()));
+        format!("[[listener]]\nrole = \"primary\"\nlisten = [\"127.0.0.1:0\"]\n[listener.tls]\n{tls}")
+    }
+}
+
+#[test]
+fn tls_files_that_go_together_are_taken() {
+    let files = Files::new();
+    let all = "mode = \"terminate\"\ncert = \"@one.crt\"\nkey = \"@one.key\"\nclient_ca = \"@other.crt\"\n\
+               min_version = \"1.3\"\nrequired = true";
+    let tls =
+        config(&format!("{}\n{LEAST}", files.settings(all))).listeners.remove(0).tls.expect("terminates");
+    assert!(tls.required && tls.min_version == crate::tls::MinVersion::Tls13);
+    assert_eq!(tls.client_ca, Some(files.path("other.crt")));
+    assert_eq!(
+        config(&format!("{}\n{LEAST}", files.settings("mode = \"passthrough\""))).listeners[0].tls,
+        None
+    );
+}
+
+#[test]
+fn tls_files_that_do_not_go_together_are_refused_by_line() {
+    let files = Files::new();
+    let cases = [
+        ("mode = \"terminate\"", 5, "needs `cert`"),
+        ("mode = \"terminate\"\ncert = \"@one.crt\"", 5, "needs `key`"),
+        ("mode = \"terminate\"\ncert = \"@gone\"\nkey = \"@one.key\"", 6, "No such file"),
+        ("mode = \"terminate\"\ncert = \"@empty\"\nkey = \"@one.key\"", 6, "there is no certificate in it"),
+        ("mode = \"terminate\"\ncert = \"@one.crt\"\nkey = \"@one.crt\"", 7, "there is no private key in it"),
+        ("mode = \"terminate\"\ncert = \"@one.crt\"\nkey = \"@other.key\"", 7, "this is not the key of"),
+        ("mode = \"passthrough\"\nkey = \"@one.key\"", 6, "of no use with"),
+    ];
+    for (tls, line, text) in cases {
+        let error = refused(&files.settings(tls));
+        assert!(error.contains(text) && error.starts_with(&format!("proxy.toml:{line}:")), "{tls}\n{error}");
+    }
 }

@@ -1,7 +1,9 @@
 //! The settings of one proxy, all valid. Built only by `check` from what `raw` read.
 
 mod check;
+mod problem;
 mod raw;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 
 pub use self::check::{load, parse};
 use crate::route::Rules;
+use crate::tls::Terminate;
 use crate::topology::freshness::OnStoreLoss;
 
 /// Everything a proxy is told.
@@ -148,4 +151,6 @@ pub struct Listener {
     pub answer_timeout: Duration,
     /// Time a client has to send its first packet.
     pub startup_timeout: Duration,
+    /// How clients' TLS is ended here; `None`: it is passed on to the server.
+    pub tls: Option<Terminate>,
 }

@@ -112,6 +112,33 @@ pub(super) struct RawListener {
     pub(super) connect_timeout: Option<Spanned<Interval>>,
     pub(super) answer_timeout: Option<Spanned<Interval>>,
     pub(super) startup_timeout: Option<Spanned<Interval>>,
+    pub(super) tls: Option<RawTls>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) mode: Spanned<RawTlsMode>,
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+    pub(super) client_ca: Option<Spanned<PathBuf>>,
+    pub(super) min_version: Option<Spanned<RawTlsVersion>>,
+    pub(super) required: Option<Spanned<bool>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawTlsMode {
+    Passthrough,
+    Terminate,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+pub(super) enum RawTlsVersion {
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 #[derive(Clone, Copy, Deserialize)]

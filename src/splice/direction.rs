@@ -95,12 +95,14 @@ impl Direction {
         }
     }
 
+    /// `is_last`: the other direction has ended, so both sockets will be closed as soon as this one has.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
         host: &impl Host,
+        is_last: bool,
     ) -> Poll<Step>
     where
         R: Stream,
@@ -115,7 +117,10 @@ impl Direction {
                     Err(fault) => self.state = State::Failed(fault),
                 },
                 State::Closing => {
-                    self.state = match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                    let to = Pin::new(&mut *to);
+                    // The close that follows tells the end as well, and spares a call.
+                    let told = if is_last { to.poll_flush(cx) } else { to.poll_shutdown(cx) };
+                    self.state = match ready!(told) {
                         Ok(()) => State::Closed,
                         Err(error) => State::Failed(Fault { stage: Stage::Write, error }),
                     };
@@ -217,8 +222,14 @@ impl Direction {
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(from).poll_read(cx, &mut buffer))
-                .map_err(|error| Fault { stage: Stage::Read, error })?;
+            let Poll::Ready(read) = Pin::new(from).poll_read(cx, &mut buffer) else {
+                // What the writer keeps back must be on its way before we sleep.
+                return match Pin::new(to).poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Fault { stage: Stage::Write, error })),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                };
+            };
+            read.map_err(|error| Fault { stage: Stage::Read, error })?;
             let bytes = buffer.filled();
             if bytes.is_empty() {
                 return Poll::Ready(Ok(Chunk::End));

@@ -1,7 +1,7 @@
 //! Bytes both ways between two streams: order kept, half-close passed on, errors told apart by side.
 //!
 //! It knows bytes and tokio's traits, not PostgreSQL, not topology. Whether forwarding is allowed at this
-//! moment is asked of a [`Host`] before every chunk. Writers must not buffer: nothing here flushes.
+//! moment is asked of a [`Host`] before every chunk. Writers that buffer (TLS) are flushed before every wait.
 
 mod direction;
 mod pipe;
@@ -44,7 +44,8 @@ pub enum Event {
     /// This side has sent its last byte and the other has been told; bytes may still flow the other way.
     /// Told once per side; poll again to go on.
     HalfClosed(Side),
-    /// Both sides have closed in order; this one was first.
+    /// Both sides have closed in order; this one was first, and the other one has been told. This one is told by
+    /// the close of its socket.
     Closed(Side),
     /// This side's socket failed. What could still be delivered to the other has been.
     Failed(Side, io::Error),
@@ -89,8 +90,8 @@ impl Duplex {
         C: Stream,
         S: Stream,
     {
-        let to_server = self.to_server.poll(cx, client, server, host);
-        let to_client = self.to_client.poll(cx, server, client, host);
+        let to_server = self.to_server.poll(cx, client, server, host, self.to_client.is_closed());
+        let to_client = self.to_client.poll(cx, server, client, host, self.to_server.is_closed());
         let mut shut = false;
         for (step, source) in [(to_server, Side::Client), (to_client, Side::Server)] {
             match step {

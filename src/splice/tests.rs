@@ -40,10 +40,11 @@ impl Stream for DuplexStream {
     }
 }
 
-async fn run<C: Stream, S: Stream>(client: &mut C, server: &mut S, host: &TestHost) -> (Event, (u64, u64)) {
+/// Pumps to the end and closes both, as a session does.
+async fn run(mut client: impl Stream, mut server: impl Stream, host: &TestHost) -> (Event, (u64, u64)) {
     let mut pump = Duplex::default();
     loop {
-        let event = poll_fn(|cx| pump.poll(cx, client, server, host)).await;
+        let event = poll_fn(|cx| pump.poll(cx, &mut client, &mut server, host)).await;
         if !matches!(event, Event::HalfClosed(_)) {
             pump.settle(host);
             return (event, pump.totals());
@@ -73,15 +74,15 @@ async fn send(stream: &mut tokio::io::WriteHalf<DuplexStream>, data: &[u8], chun
 fn both_ways(up: &[u8], down: &[u8], pipe: usize, chunk: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
     runtime.block_on(async {
-        let (client, mut client_far) = duplex(pipe);
-        let (server, mut server_far) = duplex(pipe);
+        let (client, client_far) = duplex(pipe);
+        let (server, server_far) = duplex(pipe);
         let (mut client_read, mut client_write) = tokio::io::split(client);
         let (mut server_read, mut server_write) = tokio::io::split(server);
         let (mut at_client, mut at_server) = (vec![], vec![]);
         let host = TestHost::default();
         let all = async {
             tokio::join!(
-                run(&mut client_far, &mut server_far, &host),
+                run(client_far, server_far, &host),
                 send(&mut client_write, up, chunk),
                 send(&mut server_write, down, chunk),
                 client_read.read_to_end(&mut at_client),
@@ -171,6 +172,7 @@ fn over_sockets(up: &[u8], down: &[u8], bursts: &[usize], few: usize, pause: usi
                 }
             };
             pump.settle(&host);
+            drop((client_far, server_far));
             (event, pump.totals())
         };
         let all = async {
@@ -219,8 +221,8 @@ fn bulk_goes_through_a_pipe() {
 
 #[tokio::test]
 async fn half_close_is_passed_on_and_the_answer_still_arrives() {
-    let (mut client, mut client_far) = tcp_pair().await;
-    let (mut server_far, mut server) = tcp_pair().await;
+    let (mut client, client_far) = tcp_pair().await;
+    let (server_far, mut server) = tcp_pair().await;
     let peers = async {
         client.write_all(b"question").await.expect("write");
         client.shutdown().await.expect("shutdown");
@@ -234,7 +236,7 @@ async fn half_close_is_passed_on_and_the_answer_still_arrives() {
         assert_eq!(answer, b"answer");
     };
     let host = TestHost::default();
-    let both = async { tokio::join!(run(&mut client_far, &mut server_far, &host), peers) };
+    let both = async { tokio::join!(run(client_far, server_far, &host), peers) };
     let ((event, _), ()) = timeout(SOON, both).await.expect("ends");
     assert!(matches!(event, Event::Closed(Side::Client)), "{event:?}");
 }
@@ -242,13 +244,13 @@ async fn half_close_is_passed_on_and_the_answer_still_arrives() {
 #[tokio::test]
 async fn a_reset_names_its_side() {
     for side in [Side::Client, Side::Server] {
-        let (client, mut client_far) = tcp_pair().await;
-        let (mut server_far, server) = tcp_pair().await;
+        let (client, client_far) = tcp_pair().await;
+        let (server_far, server) = tcp_pair().await;
         let (broken, kept) = if side == Side::Client { (client, server) } else { (server, client) };
         reset_on_drop(&broken);
         drop(broken);
         let host = TestHost::default();
-        let (event, _) = timeout(SOON, run(&mut client_far, &mut server_far, &host)).await.expect("ends");
+        let (event, _) = timeout(SOON, run(client_far, server_far, &host)).await.expect("ends");
         assert!(matches!(event, Event::Failed(s, _) if s == side), "{side:?}: {event:?}");
         drop(kept);
     }
@@ -257,7 +259,7 @@ async fn a_reset_names_its_side() {
 /// A server that says why and closes must be heard, even when the client was just writing to it.
 #[tokio::test]
 async fn last_words_of_a_server_that_resets_are_delivered() {
-    let (mut client, mut client_far) = tcp_pair().await;
+    let (mut client, client_far) = tcp_pair().await;
     let (mut server_far, mut server) = tcp_pair().await;
     server.write_all(b"FATAL: goodbye").await.expect("write");
     // Unread bytes at close make the kernel send a reset.
@@ -271,11 +273,7 @@ async fn last_words_of_a_server_that_resets_are_delivered() {
         heard
     };
     let host = TestHost::default();
-    let pump = async {
-        let ended = run(&mut client_far, &mut server_far, &host).await;
-        drop(client_far);
-        ended
-    };
+    let pump = run(client_far, server_far, &host);
     let ((event, totals), heard) = timeout(SOON, async { tokio::join!(pump, words) }).await.expect("ends");
     // Whether the kernel tells of the reset in the write or lets the read end in order is its choice.
     assert!(matches!(event, Event::Failed(Side::Server, _) | Event::Closed(Side::Server)), "{event:?}");
@@ -328,7 +326,7 @@ async fn nothing_passes_a_shut_gate_and_nothing_is_lost_behind_it() {
     drop(client);
     let mut arrived = vec![];
     let rest = async {
-        tokio::join!(run(&mut client_far, &mut server_far, &host), async {
+        tokio::join!(run(client_far, server_far, &host), async {
             server.read_to_end(&mut arrived).await.expect("read");
             drop(server);
         })

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::soon;
@@ -23,7 +23,7 @@ pub(crate) enum Welcome {
     Nothing,
 }
 
-pub(crate) struct Client(pub(crate) TcpStream);
+pub(crate) struct Client<S = TcpStream>(pub(crate) S);
 
 /// A packet without a type byte, as the first ones are.
 pub(crate) fn packet(code: u32, rest: &[u8]) -> Vec<u8> {
@@ -36,8 +36,27 @@ impl Client {
         Client(soon("a TCP connection", TcpStream::connect(address)).await.expect("the proxy accepts"))
     }
 
+    /// Connects and is let in; answers by whom.
+    pub(crate) async fn enter(address: SocketAddr) -> (Client, String) {
+        let mut client = Client::connect(address).await;
+        let name = client.be_let_in().await;
+        (client, name)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Says hello and is let in; answers by whom.
+    pub(crate) async fn be_let_in(&mut self) -> String {
+        self.say_hello().await;
+        match self.welcome().await {
+            Welcome::In(name) => name,
+            other => panic!("not let in: {other:?}"),
+        }
+    }
+
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         soon("room to write", self.0.write_all(bytes)).await.expect("write");
+        soon("room to write", self.0.flush()).await.expect("write");
     }
 
     pub(crate) async fn say_hello(&mut self) {
@@ -80,21 +99,18 @@ impl Client {
         }
     }
 
-    /// Connects and is let in; answers by whom.
-    pub(crate) async fn enter(address: SocketAddr) -> (Client, String) {
-        let mut client = Client::connect(address).await;
-        client.say_hello().await;
-        match client.welcome().await {
-            Welcome::In(name) => (client, name),
-            other => panic!("not let in: {other:?}"),
-        }
-    }
-
     /// Sends bytes and expects them back.
     pub(crate) async fn echo(&mut self, bytes: &[u8]) {
-        self.send(bytes).await;
         let mut back = vec![0; bytes.len()];
-        soon("an echo", self.0.read_exact(&mut back)).await.expect("read");
+        let (mut read, mut write) = tokio::io::split(&mut self.0);
+        let there_and_back = async {
+            let there = async {
+                write.write_all(bytes).await?;
+                write.flush().await
+            };
+            tokio::try_join!(there, read.read_exact(&mut back))
+        };
+        soon("an echo", there_and_back).await.expect("it comes back");
         assert!(back == bytes, "the echo differs");
     }
 

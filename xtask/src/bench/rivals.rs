@@ -64,7 +64,10 @@ impl Rivals {
 
     pub(super) fn programs(&self) -> impl Iterator<Item = &Path> {
         let nginx = self.nginx.as_ref().map(|nginx| &nginx.program);
-        [self.haproxy.as_ref(), nginx, self.pgbouncer.as_ref(), self.base.as_ref()].into_iter().flatten().map(PathBuf::as_path)
+        [self.haproxy.as_ref(), nginx, self.pgbouncer.as_ref(), self.base.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
     }
 }
 
@@ -77,7 +80,11 @@ fn haproxy() -> Result<PathBuf, String> {
 }
 
 fn named(variable: &str, path: PathBuf) -> Result<PathBuf, String> {
-    if path.is_file() { Ok(path) } else { Err(format!("{variable} names {}, which is no file", path.display())) }
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{variable} names {}, which is no file", path.display()))
+    }
 }
 
 fn told(found: Result<PathBuf, InstallError>) -> Result<PathBuf, String> {
