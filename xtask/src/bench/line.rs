@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use super::encryption::{Certificate, Encryption};
 use super::keys;
 use super::meter::Meter;
 use super::options::Peer;
 use super::settings::{self, Checked, Site};
 use super::stage::{Held, Stage};
+use super::wire;
 
 /// Where clients connect, and what stands there.
 #[derive(Debug)]
@@ -17,14 +19,21 @@ pub(super) struct Line {
 
 impl Line {
     /// Starts `peer` in front of `server` and waits until sessions open through it.
-    pub(super) async fn start(stage: &mut Stage, peer: Peer, server: SocketAddr) -> Result<Line, String> {
+    pub(super) async fn start(
+        stage: &mut Stage,
+        peer: Peer,
+        server: SocketAddr,
+        tls: Option<&(Certificate, Encryption)>,
+    ) -> Result<Line, String> {
         if peer == Peer::Direct {
             return Ok(Line { address: server, held: None });
         }
         let listen = stage.port()?;
         let admin = stage.port()?;
         let dir = stage.dir().to_owned();
-        let site = Site { listen, server, cores: stage.cores, sessions: stage.sessions, dir: &dir };
+        let (cores, sessions) = (stage.cores, stage.sessions);
+        let site =
+            Site { listen, server, cores, sessions, dir: &dir, tls: tls.map(|(certificate, _)| certificate) };
         let text = match peer {
             Peer::Direct | Peer::Haproxy => settings::haproxy(&site, false),
             Peer::HaproxySplice => settings::haproxy(&site, true),
@@ -38,7 +47,7 @@ impl Line {
                 settings::pgvane(&site, stage.etcd, admin)
             }
         };
-        Line::with_settings(stage, peer, listen, &text).await
+        Line::with_settings(stage, peer, listen, &text, tls.map(|(_, encryption)| encryption)).await
     }
 
     /// HAProxy in front of two servers, which it asks who is the primary.
@@ -46,9 +55,10 @@ impl Line {
         let listen = stage.port()?;
         let dir = stage.dir().to_owned();
         let server = servers[0].server;
-        let site = Site { listen, server, cores: stage.cores, sessions: stage.sessions, dir: &dir };
+        let (cores, sessions) = (stage.cores, stage.sessions);
+        let site = Site { listen, server, cores, sessions, dir: &dir, tls: None };
         let text = settings::haproxy_with_checks(&site, servers);
-        Line::with_settings(stage, Peer::Haproxy, listen, &text).await
+        Line::with_settings(stage, Peer::Haproxy, listen, &text, None).await
     }
 
     async fn with_settings(
@@ -56,6 +66,7 @@ impl Line {
         peer: Peer,
         address: SocketAddr,
         text: &str,
+        encryption: Option<&Encryption>,
     ) -> Result<Line, String> {
         let file = stage.write(peer.name(), text)?;
         let missing = || format!("{} is not installed", peer.name());
@@ -80,7 +91,18 @@ impl Line {
             }
         };
         let mut held = stage.start(peer.name(), &program, &args)?;
-        stage.until_ready(address, Some(&mut held)).await?;
+        match encryption.cloned() {
+            // Its clients ask first, so it does not understand ours.
+            Some(_) if peer == Peer::Pgbouncer => {
+                let attempt = move || std::net::TcpStream::connect(address).map(drop);
+                stage.until(Some(&mut held), address, attempt).await?;
+            }
+            Some(encryption) => {
+                let attempt = move || wire::open_encrypted(address, "postgres", &encryption).map(drop);
+                stage.until(Some(&mut held), address, attempt).await?;
+            }
+            None => stage.until_ready(address, Some(&mut held)).await?,
+        }
         Ok(Line { address, held: Some(held) })
     }
 

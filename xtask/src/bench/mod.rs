@@ -6,6 +6,7 @@
 //!
 //! Arrows: `workloads` -> { `line`, `load` } -> `stage` -> the playground.
 
+mod encryption;
 mod figures;
 mod keys;
 mod line;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::encryption::Certificate;
 use super::keys::SCOPE;
 use super::wire::ROLE;
 
@@ -18,6 +19,8 @@ pub(super) struct Site<'a> {
     pub(super) sessions: u64,
     /// For what must be written somewhere.
     pub(super) dir: &'a Path,
+    /// Where clients' TLS ends in the peer.
+    pub(super) tls: Option<&'a Certificate>,
 }
 
 /// HAProxy's way to find the primary of two servers: ask each one's REST address.
@@ -52,16 +55,20 @@ pub(super) fn haproxy_with_checks(site: &Site, servers: &[Checked]) -> String {
     text
 }
 
-fn haproxy_head(Site { listen, cores, sessions, .. }: &Site) -> String {
+fn haproxy_head(Site { listen, cores, sessions, tls, .. }: &Site) -> String {
+    let tls = tls.map(|tls| format!(" ssl crt {} alpn postgresql", tls.both.display())).unwrap_or_default();
     format!(
         "global\n    maxconn {sessions}\n    nbthread {cores}\n\n\
          defaults\n    mode tcp\n    maxconn {sessions}\n    timeout connect 5s\n    timeout client 1h\n    \
          timeout server 1h\n\n\
-         listen bench\n    bind {listen}\n"
+         listen bench\n    bind {listen}{tls}\n"
     )
 }
 
-pub(super) fn nginx(Site { listen, server, cores, sessions, dir }: &Site, module: Option<&Path>) -> String {
+pub(super) fn nginx(
+    Site { listen, server, cores, sessions, dir, .. }: &Site,
+    module: Option<&Path>,
+) -> String {
     let load = module.map(|path| format!("load_module {};\n", path.display())).unwrap_or_default();
     // A session takes two connections.
     let connections = sessions * 2;
@@ -74,24 +81,40 @@ pub(super) fn nginx(Site { listen, server, cores, sessions, dir }: &Site, module
     )
 }
 
-pub(super) fn pgbouncer(Site { listen, server, .. }: &Site) -> String {
+pub(super) fn pgbouncer(Site { listen, server, tls, .. }: &Site) -> String {
+    let tls = tls.map(|Certificate { cert, key, .. }| {
+        format!(
+            "client_tls_sslmode = require\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n",
+            cert.display(),
+            key.display()
+        )
+    });
     format!(
         "[databases]\n* = host={} port={} user={ROLE}\n\n\
          [pgbouncer]\nlisten_addr = {}\nlisten_port = {}\nunix_socket_dir =\nauth_type = any\n\
          pool_mode = session\nmax_client_conn = 10000\ndefault_pool_size = 290\n\
          ignore_startup_parameters = extra_float_digits\nlog_connections = 0\nlog_disconnections = 0\n\
-         log_pooler_errors = 0\nlog_stats = 0\n",
+         log_pooler_errors = 0\nlog_stats = 0\n{}",
         server.ip(),
         server.port(),
         listen.ip(),
         listen.port(),
+        tls.unwrap_or_default(),
     )
 }
 
-pub(super) fn pgvane(Site { listen, sessions, .. }: &Site, etcd: SocketAddr, admin: SocketAddr) -> String {
+pub(super) fn pgvane(
+    Site { listen, sessions, tls, .. }: &Site,
+    etcd: SocketAddr,
+    admin: SocketAddr,
+) -> String {
+    let tls = tls.map(|Certificate { cert, key, .. }| {
+        format!("[listener.tls]\nmode = \"terminate\"\ncert = {cert:?}\nkey = {key:?}\nrequired = true\n")
+    });
     format!(
         "[log]\nlevel = \"warn\"\n\n[admin]\nlisten = [\"{admin}\"]\n\n\
          [cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
-         [[listener]]\nrole = \"primary\"\nlisten = [\"{listen}\"]\nmax_sessions = {sessions}\n"
+         [[listener]]\nrole = \"primary\"\nlisten = [\"{listen}\"]\nmax_sessions = {sessions}\n{}",
+        tls.unwrap_or_default()
     )
 }

@@ -165,7 +165,7 @@ impl Stage {
 
     async fn fill(&mut self) -> Result<(), String> {
         let postgres = self.postgres;
-        self.pgbench(postgres, SET_UP_WITHIN, &["--initialize", "--quiet", "--scale", SCALE]).await?;
+        self.pgbench(postgres, false, SET_UP_WITHIN, &["--initialize", "--quiet", "--scale", SCALE]).await?;
         let out = format!("COPY pgbench_accounts TO '{}'", self.rows.display());
         let table = "CREATE UNLOGGED TABLE copied (LIKE pgbench_accounts)";
         self.psql(postgres, SET_UP_WITHIN, &[&out, table, "CHECKPOINT"]).await
@@ -175,12 +175,14 @@ impl Stage {
     pub(super) async fn pgbench(
         &mut self,
         at: SocketAddr,
+        encrypted: bool,
         limit: Duration,
         args: &[&str],
     ) -> Result<String, String> {
         let mut all = connection(at);
         all.extend(args.iter().map(OsString::from));
-        all.push("postgres".into());
+        let sslmode = if encrypted { "require" } else { "disable" };
+        all.push(format!("dbname=postgres sslmode={sslmode}").into());
         let program = self.pgbench.clone();
         self.run("pgbench", &program, all, limit).await
     }
@@ -242,13 +244,22 @@ impl Stage {
     pub(super) async fn until_ready(
         &self,
         address: SocketAddr,
+        held: Option<&mut Held>,
+    ) -> Result<(), String> {
+        self.until(held, address, move || wire::open(address, "postgres").map(drop)).await
+    }
+
+    /// Waits until `attempt` succeeds; `held` must not end meanwhile.
+    pub(super) async fn until(
+        &self,
         mut held: Option<&mut Held>,
+        address: SocketAddr,
+        attempt: impl Fn() -> std::io::Result<()> + Clone + Send + 'static,
     ) -> Result<(), String> {
         let started = Instant::now();
         loop {
-            let tried = tokio::task::spawn_blocking(move || wire::open(address, "postgres")).await;
-            let why = match tried {
-                Ok(Ok(_)) => return Ok(()),
+            let why = match tokio::task::spawn_blocking(attempt.clone()).await {
+                Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };

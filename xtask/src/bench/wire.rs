@@ -4,6 +4,10 @@ use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustls::{ClientConnection, StreamOwned};
+
+use super::encryption::Encryption;
+
 /// Bounds each step of a client, so that a proxy that hangs fails its workload and nothing else.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,13 +29,35 @@ pub(super) struct Opened {
 
 /// Connects and waits until the server is ready for queries.
 pub(super) fn open(address: SocketAddr, database: &str) -> io::Result<Opened> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let mut stream = connect(address)?;
+    let server = enter(&mut stream, database)?;
+    Ok(Opened { stream, server })
+}
+
+/// The same over TLS, which begins at once: a proxy that knows no PostgreSQL could not be asked first.
+pub(super) fn open_encrypted(
+    address: SocketAddr,
+    database: &str,
+    encryption: &Encryption,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut stream = StreamOwned::new(encryption.client()?, connect(address)?);
+    enter(&mut stream, database)?;
+    Ok(stream)
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Says hello and waits until the server is ready; returns the process id it gave.
+fn enter(stream: &mut (impl Read + Write), database: &str) -> io::Result<u32> {
     stream.write_all(&startup(database))?;
-    let server = until_ready(&mut stream)?;
-    Ok(Opened { stream, server })
+    stream.flush()?;
+    until_ready(stream)
 }
 
 fn startup(database: &str) -> Vec<u8> {
@@ -47,7 +73,7 @@ fn startup(database: &str) -> Vec<u8> {
 }
 
 /// Reads messages up to ReadyForQuery; returns the process id of BackendKeyData.
-fn until_ready(stream: &mut TcpStream) -> io::Result<u32> {
+fn until_ready(stream: &mut impl Read) -> io::Result<u32> {
     let mut server = 0;
     let mut seen = Vec::with_capacity(512);
     let mut chunk = [0; 512];

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::encryption;
 use super::figures::Sample;
 use super::line::Line;
 use super::load::bulk::{self, Direction};
@@ -28,7 +29,9 @@ pub(super) struct Workload {
 enum Load {
     Pgbench(Talk),
     Churn,
+    TlsChurn,
     Bulk(Direction, u32),
+    TlsBulk(Direction, u32),
     Copy(Direction),
     PingPong(usize),
     Memory,
@@ -36,7 +39,7 @@ enum Load {
 }
 
 const fn pgbench(mode: &'static str, clients: u32) -> Load {
-    Load::Pgbench(Talk { mode, clients, reconnect: false })
+    Load::Pgbench(Talk { mode, clients, reconnect: false, encrypted: false })
 }
 
 const fn workload(name: &'static str, title: &'static str, load: Load) -> Workload {
@@ -53,7 +56,7 @@ pub(super) const ALL: &[Workload] = &[
     workload(
         "reconnect",
         "pgbench -S -C, 8 clients: a connection per transaction",
-        Load::Pgbench(Talk { mode: "simple", clients: 8, reconnect: true }),
+        Load::Pgbench(Talk { mode: "simple", clients: 8, reconnect: true, encrypted: false }),
     ),
     workload("churn", "connect, start, terminate on the stub, 8 threads", Load::Churn),
     workload("bulk-out-1", "bulk from the stub, 1 stream", Load::Bulk(Direction::Out, 1)),
@@ -65,6 +68,22 @@ pub(super) const ALL: &[Workload] = &[
     workload("pingpong-1", "100 bytes there and back, 1 session", Load::PingPong(1)),
     workload("pingpong-8", "100 bytes there and back, 8 sessions", Load::PingPong(8)),
     workload("pingpong-64", "100 bytes there and back, 64 sessions", Load::PingPong(64)),
+    workload("tls-churn", "TLS ends in the peer: handshake, start, terminate, 8 threads", Load::TlsChurn),
+    workload(
+        "tls-bulk-out-1",
+        "TLS ends in the peer: bulk from the stub, 1 stream",
+        Load::TlsBulk(Direction::Out, 1),
+    ),
+    workload(
+        "tls-bulk-in-1",
+        "TLS ends in the peer: bulk to the stub, 1 stream",
+        Load::TlsBulk(Direction::In, 1),
+    ),
+    workload(
+        "tls-pgbench-16",
+        "TLS ends in the peer: pgbench -S -M prepared, 16 clients",
+        Load::Pgbench(Talk { mode: "prepared", clients: 16, reconnect: false, encrypted: true }),
+    ),
     workload(
         "memory",
         "idle sessions on the stub: user memory of the peer, TCP memory of the kernel",
@@ -81,12 +100,30 @@ impl Workload {
     /// Whether `peer` can do it, and would be used for it.
     pub(super) fn suits(&self, peer: Peer) -> bool {
         let is_real = matches!(self.load, Load::Pgbench(_) | Load::Copy(_));
+        if self.ends_tls() {
+            return match peer {
+                Peer::Pgvane | Peer::PgvaneBase => true,
+                // It cannot be asked for TLS as PostgreSQL's clients of today ask.
+                Peer::Haproxy => !is_real,
+                Peer::Pgbouncer => is_real,
+                // The server would end TLS, or nobody would.
+                Peer::Direct | Peer::HaproxySplice | Peer::Nginx => false,
+            };
+        }
         match peer {
             Peer::Pgvane | Peer::PgvaneBase | Peer::Haproxy => true,
             Peer::Direct | Peer::Nginx => self.load != Load::Leader,
             Peer::HaproxySplice => matches!(self.load, Load::Bulk(..) | Load::Copy(_)),
             // The stub is no server that a pooler would keep connections to.
             Peer::Pgbouncer => is_real,
+        }
+    }
+
+    fn ends_tls(&self) -> bool {
+        match self.load {
+            Load::TlsChurn | Load::TlsBulk(..) => true,
+            Load::Pgbench(talk) => talk.encrypted,
+            _ => false,
         }
     }
 
@@ -111,12 +148,16 @@ impl Workload {
             _ => Some(stage.stub(1).await?),
         };
         let server = stub.as_ref().map_or(stage.postgres, |(address, _)| *address);
-        let line = Line::start(stage, peer, server).await?;
+        let tls = if self.ends_tls() { Some(encryption::make(stage)?) } else { None };
+        let line = Line::start(stage, peer, server, tls.as_ref()).await?;
+        let encryption = tls.map(|(_, encryption)| encryption);
         let (address, meter) = (line.address, line.meter());
         let sample = match self.load {
             Load::Pgbench(talk) => pgbench::run(stage, address, meter, talk, length).await,
-            Load::Churn => churn::run(address, meter, CHURNING, length).await,
-            Load::Bulk(direction, streams) => bulk::run(address, meter, direction, streams, length).await,
+            Load::Churn | Load::TlsChurn => churn::run(address, meter, CHURNING, encryption, length).await,
+            Load::Bulk(direction, streams) | Load::TlsBulk(direction, streams) => {
+                bulk::run(address, meter, direction, streams, encryption, length).await
+            }
             Load::Copy(direction) => copy::run(stage, address, meter, direction, length).await,
             Load::PingPong(sessions) => ping_pong::run(address, meter, sessions, length).await,
             Load::Memory => memory::run(address, meter, peer != Peer::Direct).await,

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::super::encryption::Encryption;
 use super::super::figures::{MACHINE_PER_GB, PROXY_PER_GB, Sample, THROUGHPUT, float};
 use super::super::meter::Meter;
 use super::super::stub::CHUNK;
@@ -28,16 +29,26 @@ impl Direction {
     }
 }
 
+trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
+
 pub(in super::super) async fn run(
     address: SocketAddr,
     meter: Meter,
     direction: Direction,
     streams: u32,
+    encryption: Option<Encryption>,
     length: Duration,
 ) -> Result<Sample, String> {
     let measured = blocking(move || {
         let clients = (0..streams).map(|_| {
-            let mut stream = wire::open(address, direction.database())?.stream;
+            let mut stream: Box<dyn Stream> = match &encryption {
+                None => Box::new(wire::open(address, direction.database())?.stream),
+                Some(encryption) => {
+                    Box::new(wire::open_encrypted(address, direction.database(), encryption)?)
+                }
+            };
             Ok(move |phase: &Phase| {
                 let mut chunk = vec![0; CHUNK];
                 let mut bytes = 0;

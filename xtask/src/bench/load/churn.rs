@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::super::encryption::Encryption;
 use super::super::figures::{CONNECTIONS, MACHINE_PER_CONNECTION, PROXY_PER_CONNECTION, Sample, float};
 use super::super::meter::Meter;
 use super::super::wire;
@@ -15,19 +16,26 @@ pub(in super::super) async fn run(
     address: SocketAddr,
     meter: Meter,
     clients: u32,
+    encryption: Option<Encryption>,
     length: Duration,
 ) -> Result<Sample, String> {
     let client = move |phase: &Phase| -> io::Result<u64> {
         let mut sessions = 0;
         while !phase.is_over() {
-            let mut opened = wire::open(address, "idle")?;
-            opened.stream.write_all(&wire::TERMINATE)?;
-            drop(opened);
+            match &encryption {
+                None => wire::open(address, "idle")?.stream.write_all(&wire::TERMINATE)?,
+                Some(encryption) => {
+                    let mut stream = wire::open_encrypted(address, "idle", encryption)?;
+                    stream.write_all(&wire::TERMINATE)?;
+                    stream.conn.send_close_notify();
+                    stream.flush()?;
+                }
+            }
             sessions += u64::from(phase.counts());
         }
         Ok(sessions)
     };
-    let clients: Vec<_> = (0..clients).map(|_| client).collect();
+    let clients: Vec<_> = (0..clients).map(|_| client.clone()).collect();
     let measured = blocking(move || window(meter, length, clients)).await?;
     let sessions = float(measured.results.iter().sum::<u64>());
     if sessions <= 0.0 {

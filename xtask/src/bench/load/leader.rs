@@ -42,7 +42,7 @@ pub(in super::super) async fn run(stage: &mut Stage, peer: Peer) -> Result<Sampl
     let (old, old_stub) = stage.stub(OLD).await?;
     let (new, new_stub) = stage.stub(NEW).await?;
     let sample = if peer.is_ours() {
-        let line = Line::start(stage, peer, old).await?;
+        let line = Line::start(stage, peer, old, None).await?;
         let etcd = stage.etcd;
         let sample = watch(line.address, async || keys::lead(etcd, &[old, new], 1).await).await;
         line.stop().await;

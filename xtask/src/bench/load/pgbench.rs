@@ -27,6 +27,7 @@ pub(in super::super) struct Talk {
     pub(in super::super) clients: u32,
     /// Whether each transaction gets a connection of its own.
     pub(in super::super) reconnect: bool,
+    pub(in super::super) encrypted: bool,
 }
 
 pub(in super::super) async fn run(
@@ -47,7 +48,7 @@ pub(in super::super) async fn run(
         args.extend(["-l", &prefix, &sampled]);
     }
     let before = meter.read();
-    let said = stage.pgbench(address, length + MARGIN, &args).await;
+    let said = stage.pgbench(address, talk.encrypted, length + MARGIN, &args).await;
     let spent = meter.read().since(&before);
     let micros = latencies(&dir);
     // Nobody needs it any more; what stays goes with the whole directory.
