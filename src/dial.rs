@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::config::Tcp;
@@ -49,26 +49,30 @@ impl fmt::Display for DialError {
 
 /// Connects; all addresses of a name share the limit.
 pub(crate) async fn dial(address: &Address, tcp: &Tcp, limit: Duration) -> Result<TcpStream, DialError> {
-    let stream = timeout(limit, connect(address)).await.map_err(|_| DialError::TimedOut(limit))??;
-    socket::tune(&stream, tcp).map_err(DialError::Failed)?;
-    Ok(stream)
+    timeout(limit, connect(address, tcp)).await.map_err(|_| DialError::TimedOut(limit))?
 }
 
-async fn connect((host, port): &Address) -> Result<TcpStream, DialError> {
+async fn connect((host, port): &Address, tcp: &Tcp) -> Result<TcpStream, DialError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return TcpStream::connect(SocketAddr::new(ip, *port)).await.map_err(DialError::Failed);
+        return connect_to(SocketAddr::new(ip, *port), tcp).await.map_err(DialError::Failed);
     }
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     let addresses = lookup_host((host.as_str(), *port)).await.map_err(DialError::Unresolved)?;
     let mut found = false;
     for address in addresses {
         found = true;
-        match TcpStream::connect(address).await {
+        match connect_to(address, tcp).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
     Err(if found { DialError::Failed(last) } else { DialError::Unresolved(last) })
+}
+
+async fn connect_to(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket::tune(&socket, tcp)?;
+    socket.connect(address).await
 }
 
 #[cfg(test)]

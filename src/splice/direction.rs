@@ -5,7 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncWrite, ReadBuf};
+use rustix::net::{SendFlags, send};
+use tokio::io::{AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::pipe::Pipe;
@@ -43,10 +44,12 @@ pub(super) struct Fault {
     pub(super) error: io::Error,
 }
 
-/// Only moves forward: Running, Closing, Closed; or Failed from any.
+/// Only moves forward: Running, Delivering, Closing, Closed; or Failed from any.
 #[derive(Debug)]
 enum State {
     Running,
+    /// The end, or an error, has been read; what was read before it is to be written first.
+    Delivering(Option<io::Error>),
     /// The end has been read; the other side is to be told.
     Closing,
     /// The other side has been told.
@@ -116,6 +119,25 @@ impl Direction {
                     Ok(Chunk::Shut) => return Poll::Ready(Step::Shut),
                     Err(fault) => self.state = State::Failed(fault),
                 },
+                State::Delivering(ref mut error) => {
+                    let error = error.take();
+                    let delivered = self.poll_leftover(cx, to, host);
+                    self.state = match (delivered, error) {
+                        (Poll::Ready(Ok(true)), None) => State::Closing,
+                        (Poll::Ready(Ok(true)), Some(error)) => {
+                            State::Failed(Fault { stage: Stage::Read, error })
+                        }
+                        (Poll::Ready(Err(fault)), _) => State::Failed(fault),
+                        (Poll::Ready(Ok(false)), error) => {
+                            self.state = State::Delivering(error);
+                            return Poll::Ready(Step::Shut);
+                        }
+                        (Poll::Pending, error) => {
+                            self.state = State::Delivering(error);
+                            return Poll::Pending;
+                        }
+                    };
+                }
                 State::Closing => {
                     let to = Pin::new(&mut *to);
                     // The close that follows tells the end as well, and spares a call.
@@ -193,7 +215,29 @@ impl Direction {
         Poll::Ready(Ok(if n == 0 { Chunk::End } else { Chunk::Moved }))
     }
 
-    /// Reads one chunk and writes it. Never returns `Pending` with bytes in the shared buffer.
+    /// Writes what is left over; `false`: forwarding is not allowed now.
+    fn poll_leftover<W: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+        host: &impl Host,
+    ) -> Poll<Result<bool, Fault>> {
+        while self.written < self.leftover.len() {
+            if !host.may_forward() {
+                return Poll::Ready(Ok(false));
+            }
+            let n = ready!(poll_write(cx, to, &self.leftover[self.written..]))?;
+            self.written += n;
+            self.count(n, host);
+        }
+        if !self.leftover.is_empty() {
+            self.leftover = Vec::new();
+            self.written = 0;
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Reads what there is and writes it. Never returns `Pending` with bytes in the shared buffer.
     fn poll_chunk<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -205,51 +249,50 @@ impl Direction {
         R: Stream,
         W: Stream,
     {
-        while self.written < self.leftover.len() {
-            if !host.may_forward() {
-                return Poll::Ready(Ok(Chunk::Shut));
-            }
-            let n = ready!(poll_write(cx, to, &self.leftover[self.written..]))?;
-            self.written += n;
-            self.count(n, host);
-        }
-        if !self.leftover.is_empty() {
-            self.leftover = Vec::new();
-            self.written = 0;
-        }
-        if !host.may_forward() {
+        if !(ready!(self.poll_leftover(cx, to, host))? && host.may_forward()) {
             return Poll::Ready(Ok(Chunk::Shut));
         }
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
-            let Poll::Ready(read) = Pin::new(from).poll_read(cx, &mut buffer) else {
-                // What the writer keeps back must be on its way before we sleep.
-                return match Pin::new(to).poll_flush(cx) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(Fault { stage: Stage::Write, error })),
-                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-                };
-            };
-            read.map_err(|error| Fault { stage: Stage::Read, error })?;
+            let after = poll_read(cx, from, &mut buffer);
             let bytes = buffer.filled();
-            if bytes.is_empty() {
-                return Poll::Ready(Ok(Chunk::End));
-            }
             self.streak = if bytes.len() == CHUNK { self.streak.saturating_add(1) } else { 0 };
+            let is_end = matches!(after, After::End);
             let mut sent = 0;
             while sent < bytes.len() {
-                match poll_write(cx, to, &bytes[sent..]) {
+                let rest = &bytes[sent..];
+                let written = match to.socket() {
+                    // The end goes out with the last bytes, in one packet.
+                    Some(socket) if is_end => poll_send_before_end(cx, socket, rest),
+                    _ => poll_write(cx, to, rest),
+                };
+                match written {
                     Poll::Ready(n) => {
                         let n = n?;
                         sent += n;
                         self.count(n, host);
                     }
                     Poll::Pending => {
-                        self.leftover = bytes[sent..].to_vec();
+                        self.leftover = rest.to_vec();
+                        match after {
+                            After::More | After::Wait => {}
+                            After::End => self.state = State::Delivering(None),
+                            After::Failed(error) => self.state = State::Delivering(Some(error)),
+                        }
                         return Poll::Pending;
                     }
                 }
             }
-            Poll::Ready(Ok(Chunk::Moved))
+            match after {
+                After::More => Poll::Ready(Ok(Chunk::Moved)),
+                // What the writer keeps back must be on its way before we sleep.
+                After::Wait => match Pin::new(to).poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Fault { stage: Stage::Write, error })),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                },
+                After::End => Poll::Ready(Ok(Chunk::End)),
+                After::Failed(error) => Poll::Ready(Err(Fault { stage: Stage::Read, error })),
+            }
         })
     }
 
@@ -311,14 +354,57 @@ enum Chunk {
     Shut,
 }
 
+/// What comes after the bytes that were read.
+enum After {
+    /// Perhaps more at once.
+    More,
+    /// Nothing now; a wake-up is armed.
+    Wait,
+    End,
+    Failed(io::Error),
+}
+
+/// Reads until there is no more or the buffer is full. After a short read tokio knows that a socket is empty, or at
+/// its end, so asking again costs no call.
+fn poll_read<R: Stream>(cx: &mut Context<'_>, from: &mut R, buffer: &mut ReadBuf<'_>) -> After {
+    loop {
+        let before = buffer.filled().len();
+        match Pin::new(&mut *from).poll_read(cx, buffer) {
+            Poll::Pending => return After::Wait,
+            Poll::Ready(Err(error)) => return After::Failed(error),
+            Poll::Ready(Ok(())) if buffer.filled().len() == before => return After::End,
+            Poll::Ready(Ok(())) if buffer.remaining() == 0 => return After::More,
+            Poll::Ready(Ok(())) => {}
+        }
+    }
+}
+
 fn poll_write<W: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     to: &mut W,
     bytes: &[u8],
 ) -> Poll<Result<usize, Fault>> {
-    Poll::Ready(match ready!(Pin::new(to).poll_write(cx, bytes)) {
+    Poll::Ready(written(ready!(Pin::new(to).poll_write(cx, bytes))))
+}
+
+/// Writes what the end of the stream follows at once: the kernel waits for it, to send both together.
+fn poll_send_before_end(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<Result<usize, Fault>> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        if let Err(error) = ready!(to.poll_write_ready(cx)) {
+            return Poll::Ready(written(Err(error)));
+        }
+        match to.try_io(Interest::WRITABLE, || Ok(send(to, bytes, flags)?)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(written(result)),
+        }
+    }
+}
+
+fn written(result: io::Result<usize>) -> Result<usize, Fault> {
+    match result {
         Ok(0) => Err(Fault { stage: Stage::Write, error: io::ErrorKind::WriteZero.into() }),
         Ok(n) => Ok(n),
         Err(error) => Err(Fault { stage: Stage::Write, error }),
-    })
+    }
 }
