@@ -12,6 +12,7 @@ mod admin;
 mod client;
 pub mod close;
 pub mod config;
+mod cut;
 mod dial;
 mod listen;
 pub mod metrics;
@@ -206,7 +207,7 @@ fn open_ports(
             topology.clone(),
             metrics.listener(&settings.name),
             settings.tls.as_ref().map(tls::load).transpose().map_err(io::Error::other)?,
-            life.cut.clone(),
+            Arc::clone(&life.cut),
             Arc::clone(&numbers),
         ));
         for socket in sockets {

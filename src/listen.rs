@@ -16,6 +16,7 @@ use tracing::warn;
 use crate::acceptor::Acceptor;
 use crate::close::CloseReason;
 use crate::config::{Listener, Tcp};
+use crate::cut::Cut;
 use crate::metrics::ListenerMetrics;
 use crate::session;
 use crate::topology::TopologyRx;
@@ -40,7 +41,7 @@ pub(crate) struct Port {
     /// Permits to wait for somebody to serve.
     pub(crate) holds: Semaphore,
     /// Ends every session when the drain time is over.
-    pub(crate) cut: CancellationToken,
+    pub(crate) cut: Arc<Cut>,
     sessions: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     cursor: AtomicUsize,
@@ -54,7 +55,7 @@ impl Port {
         topology: TopologyRx,
         metrics: Arc<ListenerMetrics>,
         tls: Option<Arc<ServerConfig>>,
-        cut: CancellationToken,
+        cut: Arc<Cut>,
         numbers: Arc<AtomicU64>,
     ) -> Port {
         Port {

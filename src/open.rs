@@ -390,7 +390,7 @@ impl<'a> Opening<'a> {
         let deadline = self.started + self.port.settings.hold_timeout;
         tokio::select! {
             biased;
-            () = self.port.cut.cancelled() => Err(stopping(self.port)),
+            () = self.port.cut.made() => Err(stopping(self.port)),
             _ = reign_ended => Ok(None),
             result = work => Ok(Some(result)),
             () = client_left(self.client.tcp()) => Err(Refusal::silent(CloseReason::ClientLeftEarly)),
@@ -449,7 +449,7 @@ async fn within<T>(port: &Port, work: impl Future<Output = T>) -> Result<T, Refu
     tokio::select! {
         done = work => Ok(done),
         () = sleep(port.settings.startup_timeout) => Err(Refusal::silent(CloseReason::FirstPacketTimeout)),
-        () = port.cut.cancelled() => Err(stopping(port)),
+        () = port.cut.made() => Err(stopping(port)),
     }
 }
 

@@ -5,25 +5,26 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::FutureExt;
 use pgvane_cluster::clock::Tick;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tracing::{debug, info};
 
 use crate::client::Client;
 use crate::close::{CloseReason, Side};
+use crate::cut::Made;
 use crate::listen::Port;
 use crate::metrics::ListenerMetrics;
-use crate::open::{Opening, Refusal, Server, decline_encryption};
+use crate::open::{Opened, Opening, Refusal, Server, decline_encryption};
 use crate::pgwire;
 use crate::socket;
 use crate::splice::{Duplex, Event, Host};
-use crate::topology::Reign;
+use crate::topology::{OnNode, Reign, Target};
 
 /// Time a client has to close after its server has closed and everything was delivered. PostgreSQL never
 /// half-closes, so there is nothing left to wait for but the client's own goodbye.
@@ -51,16 +52,22 @@ impl Ended {
 }
 
 /// Serves one accepted client to its end. `number` tells sessions apart in the log.
-pub(crate) async fn serve(port: Arc<Port>, client: StdTcpStream, peer: SocketAddr, number: u64) {
+///
+/// Not an `async fn`: that would keep room for each argument twice, in every session.
+pub(crate) fn serve(
+    port: Arc<Port>,
+    client: StdTcpStream,
+    peer: SocketAddr,
+    number: u64,
+) -> impl Future<Output = ()> + Send {
     let started = Instant::now();
     let guard = port.metrics.session();
-    let ended = match TcpStream::from_std(client) {
-        Ok(client) => run(&port, Client::Plain(client)).await,
-        Err(error) => Ended::unserved(error),
-    };
-    drop(guard);
-    port.metrics.ended(ended.reason);
-    report(&port, peer, number, started.elapsed(), &ended);
+    async move {
+        let ended = run(&port, client).await.unwrap_or_else(|ended| ended);
+        drop(guard);
+        port.metrics.ended(ended.reason);
+        report(&port, peer, number, started.elapsed(), &ended);
+    }
 }
 
 /// Turns away a client for whom there is no session left, unless it only wants to cancel a query.
@@ -78,30 +85,52 @@ pub(crate) async fn turn_away(port: Arc<Port>, client: StdTcpStream, peer: Socke
     report(&port, peer, number, started.elapsed(), &ended);
 }
 
-async fn run(port: &Port, mut client: Client) -> Ended {
-    // Boxed, so that its many states are gone, and not merely unused, for as long as the session lives.
-    let opened = Box::pin(async { Opening::new(port, &mut client).open().await }).await;
-    let opened = match opened {
-        Ok(opened) => opened,
-        Err(refusal) => return refuse(client, refusal).await,
-    };
-    let Server { stream: mut server, target, on_node: _on_node } = opened.server;
-    let host = SessionHost { reign: target.reign.as_deref(), metrics: &port.metrics };
-    let mut duplex = Duplex::with_pending(opened.to_client, opened.to_server);
-    let (reason, error) = splice(port, &mut client, &mut server, &mut duplex, &host).await;
-    duplex.settle(&host);
-    match reason {
-        CloseReason::ClientClosed | CloseReason::ServerClosed => {}
-        // A reset is passed on as a reset.
-        CloseReason::ServerReset | CloseReason::ServerTimedOut => {
-            client.tcp().into_iter().for_each(socket::reset_on_close);
+/// A session that is open.
+struct Live {
+    client: Client,
+    server: TcpStream,
+    duplex: Duplex,
+    target: Arc<Target>,
+    _on_node: OnNode,
+}
+
+/// Opens a session and serves it; an error is the end of one that could not be opened.
+async fn run(port: &Port, client: StdTcpStream) -> Result<Ended, Ended> {
+    // What happens before a session, or seldom, is boxed: its states are gone, and not merely unused, meanwhile.
+    let mut live = Box::pin(open(port, client)).await?;
+    let (reason, error) = splice(port, &mut live).await;
+    Ok(live.end(port, reason, error))
+}
+
+async fn open(port: &Port, client: StdTcpStream) -> Result<Live, Ended> {
+    let mut client = Client::Plain(TcpStream::from_std(client).map_err(Ended::unserved)?);
+    let opened = Opening::new(port, &mut client).open().await;
+    match opened {
+        Ok(Opened { server: Server { stream: server, target, on_node }, to_client, to_server }) => {
+            let duplex = Duplex::with_pending(to_client, to_server);
+            Ok(Live { client, server, duplex, target, _on_node: on_node })
         }
-        // The server shall drop its backend at once, whatever it was doing for a client it has lost.
-        _ => socket::reset_on_close(&server),
+        Err(refusal) => Err(refuse(client, refusal).await),
     }
-    let (to_client, to_server) = duplex.totals();
-    let epoch = target.reign.as_ref().map(|reign| reign.epoch().0);
-    Ended { reason, error, target: Some((target.name.to_string(), epoch)), to_client, to_server }
+}
+
+impl Live {
+    fn end(mut self, port: &Port, reason: CloseReason, error: Option<String>) -> Ended {
+        let reign = self.target.reign.as_deref();
+        self.duplex.settle(&SessionHost { reign, metrics: &port.metrics });
+        match reason {
+            CloseReason::ClientClosed | CloseReason::ServerClosed => {}
+            // A reset is passed on as a reset.
+            CloseReason::ServerReset | CloseReason::ServerTimedOut => {
+                self.client.tcp().into_iter().for_each(socket::reset_on_close);
+            }
+            // The server shall drop its backend at once, whatever it was doing for a client it has lost.
+            _ => socket::reset_on_close(&self.server),
+        }
+        let (to_client, to_server) = self.duplex.totals();
+        let target = Some((self.target.name.to_string(), reign.map(|reign| reign.epoch().0)));
+        Ended { reason, error, target, to_client, to_server }
+    }
 }
 
 /// What a session is to its splice: the reign says whether bytes may pass.
@@ -121,46 +150,28 @@ impl Host for SessionHost<'_> {
 }
 
 /// Moves bytes until one side is done or the session is cut.
-async fn splice(
-    port: &Port,
-    client: &mut Client,
-    server: &mut TcpStream,
-    duplex: &mut Duplex,
-    host: &SessionHost<'_>,
-) -> (CloseReason, Option<String>) {
-    type Cut<'a> = Pin<Box<dyn Future<Output = CloseReason> + Send + 'a>>;
-    // A set polls only those that were woken: waiting for a cut costs nothing per chunk.
-    let mut cuts = FuturesUnordered::<Cut<'_>>::new();
-    if let Some(reign) = host.reign {
-        cuts.push(Box::pin(reign.ended()));
-    }
-    cuts.push(Box::pin(async {
-        port.cut.cancelled().await;
-        CloseReason::Drained
-    }));
-    let mut goodbye: Option<Pin<Box<tokio::time::Sleep>>> = None;
+async fn splice(port: &Port, live: &mut Live) -> (CloseReason, Option<String>) {
+    let Live { client, server, duplex, target, .. } = live;
+    let host = SessionHost { reign: target.reign.as_deref(), metrics: &port.metrics };
+    let mut cuts = Cuts::new(port, host.reign);
+    let mut goodbye: Option<Pin<Box<Sleep>>> = None;
     loop {
         let event = tokio::select! {
             biased;
-            Some(reason) = cuts.next() => return (reason, None),
-            event = poll_fn(|cx| duplex.poll(cx, client, server, host)) => event,
-            () = async {
-                match &mut goodbye {
-                    Some(goodbye) => goodbye.await,
-                    None => std::future::pending().await,
-                }
-            } => Event::Closed(Side::Server),
+            reason = poll_fn(|cx| cuts.poll(cx)) => return (reason, None),
+            event = poll_fn(|cx| duplex.poll(cx, client, server, &host)) => event,
+            () = due(&mut goodbye) => Event::Closed(Side::Server),
         };
         match event {
             Event::Shut => {
-                let opened = async {
+                let opened = Box::pin(async {
                     if let Some(reign) = host.reign {
                         reign.opened().await;
                     }
-                };
+                });
                 tokio::select! {
                     biased;
-                    Some(reason) = cuts.next() => return (reason, None),
+                    reason = poll_fn(|cx| cuts.poll(cx)) => return (reason, None),
                     () = opened => {}
                 }
             }
@@ -172,6 +183,34 @@ async fn splice(
                 return (CloseReason::of_error(side, &error), Some(error.to_string()));
             }
         }
+    }
+}
+
+async fn due(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What ends a session whatever its bytes do.
+struct Cuts<'a> {
+    reign: Option<(&'a Reign, Made<'a>)>,
+    port: Made<'a>,
+}
+
+impl<'a> Cuts<'a> {
+    fn new(port: &'a Port, reign: Option<&'a Reign>) -> Cuts<'a> {
+        Cuts { reign: reign.map(|reign| (reign, reign.cut())), port: port.cut.made() }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        if let Some((reign, made)) = &mut self.reign
+            && made.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(reign.reason());
+        }
+        self.port.poll_unpin(cx).map(|()| CloseReason::Drained)
     }
 }
 
@@ -227,5 +266,20 @@ fn report(port: &Port, peer: SocketAddr, number: u64, lasted: Duration, ended: &
         line!(debug);
     } else {
         line!(info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of sessions are open and idle; what each holds is this, twice a socket's registration, and the
+    /// kernel's part.
+    #[test]
+    fn an_open_session_is_small() {
+        fn size<A, B, C, D, R>(_: fn(A, B, C, D) -> R) -> usize {
+            std::mem::size_of::<R>()
+        }
+        assert!(size(serve) <= 640, "{} bytes", size(serve));
     }
 }

@@ -1,9 +1,12 @@
 //! The phases of the end: say so, stop accepting, let sessions finish, cut the rest.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::cut::Cut;
 
 /// What asks a proxy to stop.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +48,7 @@ pub(crate) struct Lifecycle {
     /// Ends the accepting of connections.
     pub(crate) stop_accepting: CancellationToken,
     /// Ends every session.
-    pub(crate) cut: CancellationToken,
+    pub(crate) cut: Arc<Cut>,
 }
 
 impl Lifecycle {
@@ -53,7 +56,7 @@ impl Lifecycle {
         Lifecycle {
             phase: watch::Sender::new(Phase::Serving),
             stop_accepting: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            cut: Arc::default(),
         }
     }
 
@@ -69,7 +72,7 @@ impl Lifecycle {
             self.stop_accepting.cancel();
         }
         if phase >= Phase::Cut {
-            self.cut.cancel();
+            self.cut.make();
         }
     }
 }

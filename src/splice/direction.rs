@@ -73,9 +73,8 @@ pub(super) struct Direction {
     /// Who is written to.
     to: Side,
     state: State,
-    /// Read but not written; empty unless the writer is slower than the reader.
-    leftover: Vec<u8>,
-    written: usize,
+    /// Read but not written yet; there is none unless the writer is slower than the reader.
+    leftover: Option<Box<Leftover>>,
     total: u64,
     unreported: u64,
     /// Present while the direction is bulk.
@@ -84,13 +83,24 @@ pub(super) struct Direction {
     streak: u8,
 }
 
+#[derive(Debug)]
+struct Leftover {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Leftover {
+    fn of(bytes: Vec<u8>) -> Option<Box<Leftover>> {
+        (!bytes.is_empty()).then(|| Box::new(Leftover { bytes, written: 0 }))
+    }
+}
+
 impl Direction {
     pub(super) fn new(to: Side, leftover: Vec<u8>) -> Direction {
         Direction {
             to,
             state: State::Running,
-            leftover,
-            written: 0,
+            leftover: Leftover::of(leftover),
             total: 0,
             unreported: 0,
             pipe: None,
@@ -164,7 +174,7 @@ impl Direction {
         R: Stream,
         W: Stream,
     {
-        if self.pipe.is_none() && self.streak >= BULK_AFTER && self.leftover.is_empty() {
+        if self.pipe.is_none() && self.streak >= BULK_AFTER && self.leftover.is_none() {
             self.streak = 0;
             self.pipe = from.socket().and(to.socket()).and_then(|_| Pipe::take()).map(Box::new);
         }
@@ -222,17 +232,16 @@ impl Direction {
         to: &mut W,
         host: &impl Host,
     ) -> Poll<Result<bool, Fault>> {
-        while self.written < self.leftover.len() {
+        while let Some(leftover) = &mut self.leftover {
             if !host.may_forward() {
                 return Poll::Ready(Ok(false));
             }
-            let n = ready!(poll_write(cx, to, &self.leftover[self.written..]))?;
-            self.written += n;
+            let n = ready!(poll_write(cx, to, &leftover.bytes[leftover.written..]))?;
+            leftover.written += n;
+            if leftover.written == leftover.bytes.len() {
+                self.leftover = None;
+            }
             self.count(n, host);
-        }
-        if !self.leftover.is_empty() {
-            self.leftover = Vec::new();
-            self.written = 0;
         }
         Poll::Ready(Ok(true))
     }
@@ -273,7 +282,7 @@ impl Direction {
                         self.count(n, host);
                     }
                     Poll::Pending => {
-                        self.leftover = rest.to_vec();
+                        self.leftover = Leftover::of(rest.to_vec());
                         match after {
                             After::More | After::Wait => {}
                             After::End => self.state = State::Delivering(None),

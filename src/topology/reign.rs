@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::Epoch;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::close::CloseReason;
+use crate::cut::{Cut, Made};
 
 /// Shared by the targets and the sessions of one epoch. Only the feed extends and ends it.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct Reign {
     /// Nanoseconds since boot up to which the reign is proven.
     valid_until: AtomicU64,
     reopened: Notify,
-    ended: CancellationToken,
+    ended: Cut,
     reason: OnceLock<CloseReason>,
 }
 
@@ -28,7 +28,7 @@ impl Reign {
             epoch,
             valid_until: AtomicU64::new(valid_until.as_nanos()),
             reopened: Notify::new(),
-            ended: CancellationToken::new(),
+            ended: Cut::default(),
             reason: OnceLock::new(),
         }
     }
@@ -57,13 +57,23 @@ impl Reign {
 
     /// Waits for the end; answers why.
     pub async fn ended(&self) -> CloseReason {
-        self.ended.cancelled().await;
+        self.cut().await;
+        self.reason()
+    }
+
+    /// The end itself.
+    pub(crate) fn cut(&self) -> Made<'_> {
+        self.ended.made()
+    }
+
+    /// Why it ended, once it has.
+    pub(crate) fn reason(&self) -> CloseReason {
         self.reason.get().copied().unwrap_or(CloseReason::EpochEnded)
     }
 
     /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
-        self.ended.is_cancelled()
+        self.ended.is_made()
     }
 
     /// Moves the deadline of a reign that has not ended. Sessions that found the gate shut go on when it
@@ -77,7 +87,7 @@ impl Reign {
     pub fn end(&self, reason: CloseReason) {
         self.valid_until.store(0, Ordering::Relaxed);
         self.reason.get_or_init(|| reason);
-        self.ended.cancel();
+        self.ended.make();
     }
 }
 
