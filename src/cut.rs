@@ -102,7 +102,7 @@ impl Future for Made<'_> {
         let waker = cx.waker().clone();
         let key = match self.seat.take() {
             Some((key, _)) => {
-                waiting.wakers[key] = waker.clone();
+                waiting.wakers[key].clone_from(&waker);
                 key
             }
             None => waiting.wakers.insert(waker.clone()),

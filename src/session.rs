@@ -45,8 +45,8 @@ struct Ended {
 
 impl Ended {
     /// The kernel has no room to watch the client's socket.
-    fn unserved(error: io::Error) -> Ended {
-        let reason = CloseReason::of_error(Side::Client, &error);
+    fn unserved(error: &io::Error) -> Ended {
+        let reason = CloseReason::of_error(Side::Client, error);
         Ended { reason, error: Some(error.to_string()), target: None, to_client: 0, to_server: 0 }
     }
 }
@@ -79,7 +79,7 @@ pub(crate) async fn turn_away(port: Arc<Port>, client: StdTcpStream, peer: Socke
             let refusal = timeout(LAST_WORDS, Opening::new(&port, &mut client).cancel_only()).await;
             refuse(client, refusal.unwrap_or_else(|_| Refusal::silent(CloseReason::SessionLimit))).await
         }
-        Err(error) => Ended::unserved(error),
+        Err(error) => Ended::unserved(&error),
     };
     port.metrics.ended(ended.reason);
     report(&port, peer, number, started.elapsed(), &ended);
@@ -103,7 +103,7 @@ async fn run(port: &Port, client: StdTcpStream) -> Result<Ended, Ended> {
 }
 
 async fn open(port: &Port, client: StdTcpStream) -> Result<Live, Ended> {
-    let mut client = Client::Plain(TcpStream::from_std(client).map_err(Ended::unserved)?);
+    let mut client = Client::Plain(TcpStream::from_std(client).map_err(|error| Ended::unserved(&error))?);
     let opened = Opening::new(port, &mut client).open().await;
     match opened {
         Ok(Opened { server: Server { stream: server, target, on_node }, to_client, to_server }) => {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// All workers of one proxy. They end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    workers: Vec<Worker>,
+    all: Vec<Worker>,
     next: AtomicUsize,
     stop: CancellationToken,
 }
@@ -44,15 +44,15 @@ impl Workers {
     pub(crate) fn start(count: usize) -> io::Result<Workers> {
         let stop = CancellationToken::new();
         let workers = (0..count.max(1)).map(|number| Worker::start(number, stop.clone()));
-        Ok(Workers { workers: workers.collect::<io::Result<_>>()?, next: AtomicUsize::new(0), stop })
+        Ok(Workers { all: workers.collect::<io::Result<_>>()?, next: AtomicUsize::new(0), stop })
     }
 
     /// Where the next session goes: to the worker with the fewest, in turn among equals.
     pub(crate) fn place(&self) -> (&Handle, OnWorker) {
-        let count = self.workers.len();
+        let count = self.all.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed) % count;
-        let loads = self.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed));
-        let worker = &self.workers[least(loads, first)];
+        let loads = self.all.iter().map(|worker| worker.sessions.load(Ordering::Relaxed));
+        let worker = &self.all[least(loads, first)];
         worker.sessions.fetch_add(1, Ordering::Relaxed);
         (&worker.handle, OnWorker(Arc::clone(&worker.sessions)))
     }
@@ -106,7 +106,7 @@ mod tests {
     fn sessions_spread_evenly_and_leave_their_place() {
         let workers = Workers::start(3).expect("threads");
         let count = |w: &Workers| -> Vec<usize> {
-            w.workers.iter().map(|w| w.sessions.load(Ordering::Relaxed)).collect()
+            w.all.iter().map(|w| w.sessions.load(Ordering::Relaxed)).collect()
         };
         let seats: Vec<_> = (0..7).map(|_| workers.place().1).collect();
         let mut spread = count(&workers);

@@ -109,7 +109,11 @@ pub(super) fn pgvane(
     admin: SocketAddr,
 ) -> String {
     let tls = tls.map(|Certificate { cert, key, .. }| {
-        format!("[listener.tls]\nmode = \"terminate\"\ncert = {cert:?}\nkey = {key:?}\nrequired = true\n")
+        format!(
+            "[listener.tls]\nmode = \"terminate\"\ncert = \"{}\"\nkey = \"{}\"\nrequired = true\n",
+            cert.display(),
+            key.display()
+        )
     });
     format!(
         "[log]\nlevel = \"warn\"\n\n[admin]\nlisten = [\"{admin}\"]\n\n\
