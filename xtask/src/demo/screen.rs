@@ -155,7 +155,7 @@ fn clients_line(frame: &Frame) -> Paragraph<'_> {
 fn keys_line() -> Paragraph<'static> {
     let key = Style::new().add_modifier(Modifier::BOLD | Modifier::REVERSED);
     let spans = KEYS.iter().flat_map(|(letter, what, _)| {
-        [Span::styled(format!(" {letter} "), key), Span::raw(format!(" {what}  "))]
+        [Span::styled(format!(" {letter} "), key), Span::raw(format!(" {what} "))]
     });
     Paragraph::new(spans.collect::<Line<'_>>()).wrap(ratatui::widgets::Wrap { trim: false })
 }
