@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use pgvane::close::Side;
-use pgvane::pgwire::{first_answer, first_packet};
+use pgvane::pgwire::{Framing, first_answer, first_packet};
 use pgvane::splice::{Duplex, Host, Stream};
 use pgvane::topology::derive::derive;
 use pgvane::topology::freshness::Standing;
@@ -80,7 +80,11 @@ impl Host for Open {
         true
     }
 
-    fn moved(&self, _: Side, _: u64) {}
+    fn moved(&mut self, _: Side, _: u64) {}
+
+    fn wrote(&mut self, _: Side, bytes: Option<&[u8]>) {
+        black_box(bytes);
+    }
 }
 
 /// One wake-up of a session: a message from the client, nothing from the server.
@@ -92,9 +96,18 @@ fn pump(bencher: Bencher, size: usize) {
     let mut cx = Context::from_waker(Waker::noop());
     bencher.counter(BytesCount::new(size)).bench_local(|| {
         client.is_read = false;
-        assert!(duplex.poll(&mut cx, &mut client, &mut server, &Open).is_pending());
+        assert!(duplex.poll(&mut cx, &mut client, &mut server, &mut Open).is_pending());
     });
     assert!(server.written > 0 && server.written.is_multiple_of(size));
+}
+
+/// A result of ten rows in one chunk, as the framing of every chunk to a client is followed.
+#[divan::bench]
+fn framing_of_a_result() -> bool {
+    const ROW: &[u8] = b"D\0\0\0\x1a\0\x02\0\0\0\x04abcd\0\0\0\x08abcdefgh";
+    const END: &[u8] = b"C\0\0\0\x0eSELECT 10\0Z\0\0\0\x05I";
+    let result = [&ROW.repeat(10)[..], END].concat();
+    Framing::START.after(black_box(&result)).is_between()
 }
 
 #[divan::bench]

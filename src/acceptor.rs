@@ -25,6 +25,11 @@ impl Acceptor {
         Ok(Acceptor(listener))
     }
 
+    /// Where it listens, with the port that the kernel chose.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.0.get_ref().local_addr().ok()
+    }
+
     /// The next connection, without a wait while there is one. It does not block.
     pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

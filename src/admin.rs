@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::listen::Port;
 use crate::metrics::Metrics;
-use crate::route::Role;
 use crate::shutdown::Phase;
 use crate::topology::freshness::Standing;
 use crate::topology::{Topology, TopologyRx};
@@ -30,7 +29,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Admin {
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) clusters: Vec<TopologyRx>,
-    pub(crate) ports: Vec<Arc<Port>>,
+    pub(crate) ports: watch::Receiver<Vec<Arc<Port>>>,
     pub(crate) ready_grace: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -89,10 +88,9 @@ impl Admin {
         }
         self.clusters.iter().try_for_each(|cluster| {
             let topology = cluster.current();
-            let writes = self
-                .ports
-                .iter()
-                .any(|p| *p.settings.cluster == *topology.cluster && p.settings.rules.role != Role::Replica);
+            let writes = self.ports.borrow().iter().any(|p| {
+                *p.settings.cluster == *topology.cluster && !p.settings.rules.role.is_for_replicas()
+            });
             readiness(&topology, writes, self.ready_grace, now)
         })
     }
@@ -106,7 +104,7 @@ impl Admin {
             ready: readiness.is_ok(),
             not_ready: readiness.err(),
             clusters: self.clusters.iter().map(|c| ClusterStatus::of(&c.current(), now)).collect(),
-            listeners: self.ports.iter().map(|p| ListenerStatus::of(p)).collect(),
+            listeners: self.ports.borrow().iter().map(|p| ListenerStatus::of(p)).collect(),
         }
     }
 }

@@ -39,6 +39,10 @@ pub enum CloseReason {
     HoldLimit,
     /// The listener has as many sessions as it may.
     SessionLimit,
+    /// The client's address has as many sessions as it may.
+    SourceLimit,
+    /// The listener does not take clients from this network.
+    NotAllowed,
     /// The client left before its session was open.
     ClientLeftEarly,
     /// The client did not send its first packet in time.
@@ -57,7 +61,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of the enum.
-    pub const ALL: [CloseReason; 19] = [
+    pub const ALL: [CloseReason; 21] = [
         CloseReason::ClientClosed,
         CloseReason::ServerClosed,
         CloseReason::ClientReset,
@@ -70,6 +74,8 @@ impl CloseReason {
         CloseReason::HoldTimeout,
         CloseReason::HoldLimit,
         CloseReason::SessionLimit,
+        CloseReason::SourceLimit,
+        CloseReason::NotAllowed,
         CloseReason::ClientLeftEarly,
         CloseReason::FirstPacketTimeout,
         CloseReason::ProtocolViolation,
@@ -94,6 +100,8 @@ impl CloseReason {
             CloseReason::HoldTimeout => "hold_timeout",
             CloseReason::HoldLimit => "hold_limit",
             CloseReason::SessionLimit => "session_limit",
+            CloseReason::SourceLimit => "source_limit",
+            CloseReason::NotAllowed => "not_allowed",
             CloseReason::ClientLeftEarly => "client_left_early",
             CloseReason::FirstPacketTimeout => "first_packet_timeout",
             CloseReason::ProtocolViolation => "protocol_violation",

@@ -8,17 +8,20 @@
 //! `topology::feed` -> { `pgvane_cluster`, `topology::derive` }; `splice` -> tokio's traits.
 
 mod acceptor;
+pub mod access;
 mod admin;
 mod client;
 pub mod close;
 pub mod config;
 mod cut;
 mod dial;
+mod doors;
 mod listen;
 pub mod metrics;
 mod open;
 pub mod pgwire;
 pub mod route;
+mod seats;
 mod session;
 pub mod shutdown;
 mod socket;
@@ -38,14 +41,15 @@ use std::time::Duration;
 use pgvane_cluster::follow::{FollowOptions, follow};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::store::Store;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::acceptor::Acceptor;
 use crate::admin::Admin;
 use crate::config::Config;
+use crate::doors::{Doors, House};
 use crate::listen::Port;
 use crate::metrics::Metrics;
 use crate::shutdown::{Lifecycle, Phase, Shutdown};
@@ -72,21 +76,21 @@ pub struct BindError {
 /// that is taken ends the program with one message.
 #[derive(Debug)]
 pub struct Bound {
-    /// Per listener of the settings, in their order.
-    listeners: Vec<Vec<TcpListener>>,
-    admin: Vec<TcpListener>,
+    /// Per listener of the settings, in their order: what the settings say, and the socket.
+    listeners: Vec<Vec<(SocketAddr, TcpListener)>>,
+    admin: Vec<(SocketAddr, TcpListener)>,
 }
 
 impl Bound {
     /// The addresses of one listener, with the ports the kernel chose where the settings said 0.
     pub fn addresses(&self, listener: usize) -> Vec<SocketAddr> {
         let sockets = self.listeners.get(listener).map(Vec::as_slice).unwrap_or_default();
-        sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
     }
 
     /// The addresses of the HTTP side.
     pub fn admin_addresses(&self) -> Vec<SocketAddr> {
-        self.admin.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        self.admin.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
     }
 }
 
@@ -99,11 +103,15 @@ pub fn bind(config: &Config) -> Result<Bound, BindError> {
     })
 }
 
-fn bind_all(addresses: &[SocketAddr], tcp: &config::Tcp, whose: &str) -> Result<Vec<TcpListener>, BindError> {
+fn bind_all(
+    addresses: &[SocketAddr],
+    tcp: &config::Tcp,
+    whose: &str,
+) -> Result<Vec<(SocketAddr, TcpListener)>, BindError> {
     let mut sockets = Vec::new();
     for address in addresses {
         match socket::listen(*address, tcp) {
-            Ok(socket) => sockets.push(socket),
+            Ok(socket) => sockets.push((*address, socket)),
             // `[::]` means "IPv6 too"; on a host without IPv6 there is nothing to add.
             Err(error) if addresses.len() > 1 && socket::is_any_v6(address) && socket::lacks_v6(&error) => {
                 warn!(%address, whose, "this host has no IPv6; not listening there");
@@ -114,15 +122,19 @@ fn bind_all(addresses: &[SocketAddr], tcp: &config::Tcp, whose: &str) -> Result<
     Ok(sockets)
 }
 
+/// Settings to change to, or why they cannot be read.
+pub type Reload = Result<Config, String>;
+
 /// Runs a proxy until `shutdown` asks it to stop and it has stopped. `stores` has one store per cluster of
-/// the settings, by name. An error means that the system has no threads or descriptors to run it with.
+/// the settings, by name. What comes by `reloads` is changed to, wholly or not at all. An error means that the
+/// system has no threads or descriptors to run it with.
 pub async fn run<S: Store>(
-    config: Config,
+    mut config: Config,
     bound: Bound,
     stores: BTreeMap<String, Arc<S>>,
     shutdown: Shutdown,
+    mut reloads: mpsc::Receiver<Reload>,
 ) -> io::Result<()> {
-    let workers = Arc::new(Workers::start(config.workers)?);
     let life = Lifecycle::new();
     let metrics = Arc::new(Metrics::new());
     // What runs for the proxy itself; ends last, so that the end can be watched.
@@ -130,29 +142,62 @@ pub async fn run<S: Store>(
     let house_stop = CancellationToken::new();
     let clusters = follow_clusters(&config, stores, &metrics, &house, &house_stop);
     let sessions = TaskTracker::new();
-    let ports = open_ports(&config, bound.listeners, &clusters, &metrics, &life, &sessions, &workers)?;
+    let shared = House {
+        clusters: clusters.clone(),
+        metrics: Arc::clone(&metrics),
+        workers: Arc::new(Workers::start(config.workers)?),
+        sessions: sessions.clone(),
+        stop: life.stop_accepting.clone(),
+        cut: Arc::clone(&life.cut),
+        numbers: Arc::new(AtomicU64::new(1)),
+    };
+    let mut doors = Doors::open(shared, &config, bound.listeners).map_err(io::Error::other)?;
     let admin = Arc::new(Admin {
         phase: life.phase(),
         clusters: clusters.into_values().collect(),
-        ports: ports.clone(),
+        ports: doors.ports(),
         ready_grace: config.admin.ready_grace,
-        metrics,
+        metrics: Arc::clone(&metrics),
     });
-    for listener in bound.admin {
+    for (_, listener) in bound.admin {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         house.spawn(admin::serve(Arc::clone(&admin), listener, house_stop.clone()));
     }
     house.spawn(admin::upkeep(admin, house_stop.clone()));
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane runs");
 
-    shutdown.drain.cancelled().await;
-    stop(&config, &life, &sessions, &ports, &shutdown).await;
+    loop {
+        tokio::select! {
+            () = shutdown.drain.cancelled() => break,
+            Some(reload) = reloads.recv() => {
+                let outcome = reload.and_then(|new| change(&mut doors, &mut config, new));
+                metrics.reloaded(outcome.is_ok());
+                match outcome {
+                    Ok(()) => info!("settings reloaded"),
+                    Err(why) => error!(%why, "settings not reloaded; nothing was changed"),
+                }
+            }
+        }
+    }
+    stop(&config, &life, &sessions, &doors.ports(), &shutdown).await;
     house_stop.cancel();
     house.close();
     if timeout(CUT_GRACE, house.wait()).await.is_err() {
         warn!("some tasks did not end in time");
     }
     info!("pgvane has stopped");
+    Ok(())
+}
+
+/// Changes to `new`, or says why nothing was changed.
+fn change(doors: &mut Doors, config: &mut Config, new: Config) -> Result<(), String> {
+    let fixed = doors::needs_restart(config, &new);
+    if !fixed.is_empty() {
+        return Err(format!("{} can only be changed by a restart", fixed.join(", ")));
+    }
+    doors.change(&new).map_err(|error| error.to_string())?;
+    telemetry::set_level(&new.log.level);
+    *config = new;
     Ok(())
 }
 
@@ -188,59 +233,15 @@ fn follow_clusters<S: Store>(
     clusters
 }
 
-fn open_ports(
-    config: &Config,
-    listeners: Vec<Vec<TcpListener>>,
-    clusters: &BTreeMap<String, TopologyRx>,
-    metrics: &Metrics,
-    life: &Lifecycle,
-    sessions: &TaskTracker,
-    workers: &Arc<Workers>,
-) -> io::Result<Vec<Arc<Port>>> {
-    let numbers = Arc::new(AtomicU64::new(1));
-    let mut ports = Vec::new();
-    for (settings, sockets) in config.listeners.iter().zip(listeners) {
-        let Some(topology) = clusters.get(&settings.cluster) else { continue };
-        let port = Arc::new(Port::new(
-            settings.clone(),
-            config.tcp,
-            topology.clone(),
-            metrics.listener(&settings.name),
-            settings.tls.as_ref().map(tls::load).transpose().map_err(io::Error::other)?,
-            Arc::clone(&life.cut),
-            Arc::clone(&numbers),
-        ));
-        for socket in sockets {
-            if let Ok(address) = socket.local_addr() {
-                let role = settings.rules.role.label();
-                info!(listener = settings.name, cluster = settings.cluster, role, %address, "listening");
-            }
-            // On a worker, so that half of what it accepts needs no other thread; on each one in turn.
-            let worker = workers.place().0.clone();
-            let _within = worker.enter();
-            let accepting = listen::accept(
-                Arc::clone(&port),
-                Acceptor::new(socket)?,
-                life.stop_accepting.clone(),
-                sessions.clone(),
-                Arc::clone(workers),
-            );
-            sessions.spawn_on(accepting, &worker);
-        }
-        ports.push(port);
-    }
-    Ok(ports)
-}
-
 /// Says so, stops accepting, lets sessions finish, cuts the rest.
 async fn stop(
     config: &Config,
     life: &Lifecycle,
     sessions: &TaskTracker,
-    ports: &[Arc<Port>],
+    ports: &watch::Receiver<Vec<Arc<Port>>>,
     shutdown: &Shutdown,
 ) {
-    let open = || ports.iter().map(|port| port.open_sessions()).sum::<usize>();
+    let open = || ports.borrow().iter().map(|port| port.open_sessions()).sum::<usize>();
     life.enter(Phase::LameDuck);
     if !config.drain.notice.is_zero() {
         info!(notice = ?config.drain.notice, "stopping: not ready from now on");

@@ -1,23 +1,25 @@
 //! Accepts clients for one configured listener, within its limits.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::acceptor::Acceptor;
-use crate::close::CloseReason;
+use crate::access::{FromSource, Sources};
 use crate::config::{Listener, Tcp};
 use crate::cut::Cut;
 use crate::metrics::ListenerMetrics;
+use crate::open::TurnedAway;
+use crate::seats::{Seat, Seats};
 use crate::session;
 use crate::topology::TopologyRx;
 use crate::workers::Workers;
@@ -29,7 +31,7 @@ const TURNED_AWAY_AT_ONCE: usize = 64;
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What all sessions of one listener share.
+/// What all sessions share that came by one listener with the same settings.
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) settings: Listener,
@@ -38,65 +40,62 @@ pub(crate) struct Port {
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// Where clients' TLS ends here.
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// Permits to wait for somebody to serve.
-    pub(crate) holds: Semaphore,
     /// Ends every session when the drain time is over.
     pub(crate) cut: Arc<Cut>,
-    sessions: Arc<Semaphore>,
-    turned_away: Arc<Semaphore>,
-    cursor: AtomicUsize,
-    numbers: Arc<AtomicU64>,
+    pub(crate) counts: Arc<Counts>,
+    /// Tells sessions of the whole proxy apart.
+    pub(crate) numbers: Arc<AtomicU64>,
+}
+
+/// What goes on when a listener's settings change.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) sessions: Arc<Seats>,
+    pub(crate) held: Arc<Seats>,
+    pub(crate) turned_away: Arc<Seats>,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) cursor: AtomicUsize,
 }
 
 impl Port {
-    pub(crate) fn new(
-        settings: Listener,
-        tcp: Tcp,
-        topology: TopologyRx,
-        metrics: Arc<ListenerMetrics>,
-        tls: Option<Arc<ServerConfig>>,
-        cut: Arc<Cut>,
-        numbers: Arc<AtomicU64>,
-    ) -> Port {
-        Port {
-            holds: Semaphore::new(settings.hold_limit.min(Semaphore::MAX_PERMITS)),
-            sessions: Arc::new(Semaphore::new(settings.max_sessions.min(Semaphore::MAX_PERMITS))),
-            turned_away: Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE)),
-            cursor: AtomicUsize::new(0),
-            settings,
-            tcp,
-            topology,
-            metrics,
-            tls,
-            cut,
-            numbers,
-        }
-    }
-
     /// Whether sessions in plain text are turned away.
     pub(crate) fn tls_is_required(&self) -> bool {
         self.settings.tls.as_ref().is_some_and(|tls| tls.required)
     }
 
-    /// The place of the next session in the round.
-    pub(crate) fn next_cursor(&self) -> usize {
-        self.cursor.fetch_add(1, Ordering::Relaxed)
+    /// Room for a session from `source`, kept until it is dropped.
+    fn room_for(&self, source: IpAddr) -> Result<(Seat, Option<FromSource>), TurnedAway> {
+        if !self.settings.networks.admit(source) {
+            return Err(TurnedAway::NotAllowed);
+        }
+        let seat = self.counts.sessions.take(self.settings.max_sessions).ok_or(TurnedAway::SessionLimit)?;
+        let from_source = match self.settings.max_sessions_per_address {
+            Some(limit) => Some(self.counts.sources.enter(source, limit).ok_or(TurnedAway::SourceLimit)?),
+            None => None,
+        };
+        Ok((seat, from_source))
     }
 
     /// Sessions that are open or opening.
     pub(crate) fn open_sessions(&self) -> usize {
-        self.settings.max_sessions.saturating_sub(self.sessions.available_permits())
+        self.counts.sessions.taken()
     }
 
     /// Sessions that wait for somebody to serve.
     pub(crate) fn held(&self) -> usize {
-        self.settings.hold_limit.saturating_sub(self.holds.available_permits())
+        self.counts.held.taken()
+    }
+
+    /// The place of the next session in the round.
+    pub(crate) fn next_cursor(&self) -> usize {
+        self.counts.cursor.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// Accepts until `stop`; every session runs on one of `workers` and in `tracker`.
+/// Accepts until `stop`, each client for the port of the moment; every session runs on one of `workers` and in
+/// `tracker`.
 pub(crate) async fn accept(
-    port: Arc<Port>,
+    port: watch::Receiver<Arc<Port>>,
     acceptor: Acceptor,
     stop: CancellationToken,
     tracker: TaskTracker,
@@ -111,9 +110,11 @@ pub(crate) async fn accept(
         match accepted {
             Ok((client, peer)) => {
                 backoff = BACKOFF_FIRST;
+                let port = Arc::clone(&port.borrow());
                 admit(&port, client, peer, &tracker, &workers);
             }
             Err(error) => {
+                let port = Arc::clone(&port.borrow());
                 port.metrics.accept_error();
                 if is_of_the_client(&error) {
                     continue;
@@ -132,25 +133,27 @@ pub(crate) async fn accept(
 fn admit(port: &Arc<Port>, client: TcpStream, peer: SocketAddr, tracker: &TaskTracker, workers: &Workers) {
     let number = port.numbers.fetch_add(1, Ordering::Relaxed);
     let (handle, on_worker) = workers.place();
-    if let Ok(permit) = Arc::clone(&port.sessions).try_acquire_owned() {
-        let port = Arc::clone(port);
-        let session = async move {
-            session::serve(port, client, peer, number).await;
-            drop((permit, on_worker));
-        };
-        tracker.spawn_on(session, handle);
-        return;
-    }
-    port.metrics.refused();
-    if let Ok(permit) = Arc::clone(&port.turned_away).try_acquire_owned() {
-        let port = Arc::clone(port);
-        let refusal = async move {
-            session::turn_away(port, client, peer, number).await;
-            drop((permit, on_worker));
-        };
-        tracker.spawn_on(refusal, handle);
-    } else {
-        port.metrics.ended(CloseReason::SessionLimit);
+    match port.room_for(peer.ip()) {
+        Ok(room) => {
+            let port = Arc::clone(port);
+            let session = async move {
+                session::serve(port, client, peer, number).await;
+                drop((room, on_worker));
+            };
+            tracker.spawn_on(session, handle);
+        }
+        Err(why) => {
+            port.metrics.refused();
+            let Some(seat) = port.counts.turned_away.take(TURNED_AWAY_AT_ONCE) else {
+                return port.metrics.ended(why.reason());
+            };
+            let port = Arc::clone(port);
+            let refusal = async move {
+                session::turn_away(port, client, peer, number, why).await;
+                drop((seat, on_worker));
+            };
+            tracker.spawn_on(refusal, handle);
+        }
     }
 }
 

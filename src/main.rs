@@ -13,6 +13,7 @@ use pgvane_cluster::store::etcd::EtcdStore;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 /// Wrong settings (`EX_USAGE` of sysexits.h).
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config)) {
+    match runtime.block_on(serve(config, arguments.config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             complain(&message);
@@ -67,9 +68,10 @@ fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "pgvane: {message}");
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(config: Config, file: PathBuf) -> Result<(), String> {
     let shutdown = Shutdown::default();
     watch_signals(shutdown.clone()).map_err(|error| format!("cannot watch signals: {error}"))?;
+    let reloads = reload_on_hangup(file).map_err(|error| format!("cannot watch signals: {error}"))?;
     // First what ends the program with one message, then what only deserves a warning.
     let bound = pgvane::bind(&config).map_err(|error| error.to_string())?;
     raise_descriptor_limit(&config);
@@ -80,7 +82,9 @@ async fn serve(config: Config) -> Result<(), String> {
         .collect();
     // Without systemd there is nobody to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    pgvane::run(config, bound, stores, shutdown).await.map_err(|error| format!("cannot start: {error}"))
+    pgvane::run(config, bound, stores, shutdown, reloads)
+        .await
+        .map_err(|error| format!("cannot start: {error}"))
 }
 
 /// The first SIGTERM or SIGINT drains, the second ends at once.
@@ -99,6 +103,21 @@ fn watch_signals(shutdown: Shutdown) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// SIGHUP reads the settings file again.
+fn reload_on_hangup(file: PathBuf) -> std::io::Result<mpsc::Receiver<pgvane::Reload>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (tell, reloads) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let read = config::load(&file).map_err(|error| error.to_string());
+            if tell.send(read).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reloads)
 }
 
 /// Every session needs two descriptors; takes what the hard limit allows and says when that is too little.

@@ -48,6 +48,7 @@ macro_rules! families {
 families! {
     BUILD_INFO = Gauge "pgvane_build_info" ["version"] "Always 1; the version is the label.";
     READY = Gauge "pgvane_ready" [] "1 while /readyz answers 200.";
+    RELOADS = Counter "pgvane_reloads_total" ["result"] "Reloads of the settings: applied, refused.";
     SESSIONS = Gauge "pgvane_sessions" ["listener"] "Client connections now, held ones included.";
     SESSIONS_TOTAL = Counter "pgvane_sessions_total" ["listener"] "Client connections accepted.";
     SESSION_ENDS = Counter "pgvane_session_ends_total" ["listener", "reason"] "Sessions ended, by reason.";
@@ -133,6 +134,7 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     ready: Gauge,
+    reloads: [Counter; 2],
 }
 
 impl Default for Metrics {
@@ -162,7 +164,8 @@ impl Metrics {
         }
         gauge(&recorder, BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
         let ready = gauge(&recorder, READY, &[]);
-        Metrics { handle: recorder.handle(), recorder, ready }
+        let reloads = ["refused", "applied"].map(|result| counter(&recorder, RELOADS, &[result]));
+        Metrics { handle: recorder.handle(), recorder, ready, reloads }
     }
 
     /// The series of one listener.
@@ -211,6 +214,11 @@ impl Metrics {
     /// Notes what `/readyz` would answer.
     pub fn set_ready(&self, ready: bool) {
         self.ready.set(u8::from(ready));
+    }
+
+    /// Counts a reload.
+    pub fn reloaded(&self, applied: bool) {
+        self.reloads[usize::from(applied)].increment(1);
     }
 
     /// The text Prometheus reads.

@@ -14,16 +14,17 @@ use pgvane_cluster::units::show_duration;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::SemaphorePermit;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::client::Client;
 use crate::close::CloseReason;
+use crate::config::Listener;
 use crate::dial::dial;
 use crate::listen::Port;
 use crate::metrics::{ConnectFailure, HoldGuard};
 use crate::pgwire::{self, FirstAnswer, FirstPacket, FirstRead};
 use crate::route::{self, Nobody, Role};
+use crate::seats::Seat;
 use crate::socket;
 use crate::topology::{OnNode, Target, Topology, TopologyRx};
 
@@ -48,6 +49,8 @@ pub(crate) struct Opened {
     pub(crate) to_client: Vec<u8>,
     /// What the client has said and the server has not heard.
     pub(crate) to_server: Vec<u8>,
+    /// Whether the server's messages can be told apart: not where client and server have encryption of their own.
+    pub(crate) is_legible: bool,
 }
 
 /// Why there is no session.
@@ -75,6 +78,47 @@ impl Refusal {
     }
 }
 
+/// Why a client is turned away before anything is asked of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum TurnedAway {
+    /// The listener has as many sessions as it may.
+    SessionLimit,
+    /// The client's address has.
+    SourceLimit,
+    /// It comes from a network from which nobody is taken.
+    NotAllowed,
+}
+
+impl TurnedAway {
+    pub(crate) const fn reason(self) -> CloseReason {
+        match self {
+            TurnedAway::SessionLimit => CloseReason::SessionLimit,
+            TurnedAway::SourceLimit => CloseReason::SourceLimit,
+            TurnedAway::NotAllowed => CloseReason::NotAllowed,
+        }
+    }
+
+    fn refusal(self, settings: &Listener) -> Refusal {
+        let name = &settings.name;
+        let (sqlstate, text) = match self {
+            TurnedAway::SessionLimit => (
+                pgwire::TOO_MANY_CONNECTIONS,
+                format!("listener {name} has its limit of {} sessions (max_sessions)", settings.max_sessions),
+            ),
+            TurnedAway::SourceLimit => (
+                pgwire::TOO_MANY_CONNECTIONS,
+                format!(
+                    "this address has its limit of sessions on listener {name} (max_sessions_per_address)"
+                ),
+            ),
+            TurnedAway::NotAllowed => {
+                (pgwire::NOT_ALLOWED, format!("listener {name} takes nobody from this address (allow, deny)"))
+            }
+        };
+        Refusal::with(self.reason(), sqlstate, text)
+    }
+}
+
 /// What a server is expected to answer with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expect {
@@ -91,8 +135,8 @@ enum Asked {
 }
 
 /// A wait for somebody to serve.
-struct Hold<'a> {
-    _permit: SemaphorePermit<'a>,
+struct Hold {
+    _seat: Seat,
     _guard: HoldGuard,
 }
 
@@ -106,7 +150,7 @@ pub(crate) struct Opening<'a> {
     tried: Vec<NodeName>,
     /// The last error of each target.
     failures: Vec<(NodeName, String)>,
-    hold: Option<Hold<'a>>,
+    hold: Option<Hold>,
     started: Instant,
     pause: Duration,
 }
@@ -145,7 +189,8 @@ impl<'a> Opening<'a> {
             let (asked, answer) = asked.map_err(|refusal| Refusal { asked_for_encryption, ..refusal })?;
             let to_server = inbox.split_off(size);
             if !(asked_for_encryption && answer == b"N") {
-                return Ok(Opened { server: asked, to_client: answer, to_server });
+                let is_legible = kind == FirstPacket::Startup;
+                return Ok(Opened { server: asked, to_client: answer, to_server, is_legible });
             }
             // The client will go on in plain text, so its startup packet can be read, and held, like any.
             self.say(&answer).await?;
@@ -154,19 +199,20 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// For a client there is no session for: passes a cancel request on, and turns everything else away.
-    pub(crate) async fn cancel_only(&mut self) -> Refusal {
+    /// For a client there is no session for: passes a cancel request on, where it may connect at all, and turns
+    /// everything else away.
+    pub(crate) async fn turn_away(&mut self, why: TurnedAway) -> Refusal {
         let mut inbox = Vec::with_capacity(512);
         if let Err(refusal) = self.end_tls(&mut inbox).await {
             return refusal;
         }
         match self.first_packet(&mut inbox).await {
-            Ok((FirstPacket::Cancel, size)) => self.cancel(&inbox[..size]).await,
+            Ok((FirstPacket::Cancel, size)) if why != TurnedAway::NotAllowed => {
+                self.cancel(&inbox[..size]).await
+            }
             Ok((kind, _)) => {
-                let (name, limit) = (&self.port.settings.name, self.port.settings.max_sessions);
-                let text = format!("listener {name} has its limit of {limit} sessions (max_sessions)");
-                let refusal = Refusal::with(CloseReason::SessionLimit, pgwire::TOO_MANY_CONNECTIONS, text);
-                Refusal { asked_for_encryption: wants_encryption(kind), ..refusal }
+                let asked_for_encryption = wants_encryption(kind);
+                Refusal { asked_for_encryption, ..why.refusal(&self.port.settings) }
             }
             Err(refusal) => refusal,
         }
@@ -203,7 +249,7 @@ impl<'a> Opening<'a> {
                 }
                 FirstPacket::Startup if self.port.tls_is_required() => {
                     let text = format!("listener {} takes sessions over TLS only", self.port.settings.name);
-                    return Err(Refusal::with(CloseReason::TlsRequired, pgwire::TLS_REQUIRED, text));
+                    return Err(Refusal::with(CloseReason::TlsRequired, pgwire::NOT_ALLOWED, text));
                 }
                 FirstPacket::Startup | FirstPacket::Cancel | FirstPacket::DirectTls => return Ok(()),
             }
@@ -338,12 +384,12 @@ impl<'a> Opening<'a> {
     /// Holds the client until the picture changes, or until it is time to ask those that failed again.
     async fn wait(&mut self, topology: &Topology) -> Result<(), Refusal> {
         if self.hold.is_none() {
-            let Ok(permit) = self.port.holds.try_acquire() else {
-                let limit = self.port.settings.hold_limit;
+            let limit = self.port.settings.hold_limit;
+            let Some(seat) = self.port.counts.held.take(limit) else {
                 let text = format!("{}; {limit} connections are waiting already", self.why(topology));
                 return Err(Refusal::with(CloseReason::HoldLimit, pgwire::CANNOT_CONNECT_NOW, text));
             };
-            self.hold = Some(Hold { _permit: permit, _guard: self.port.metrics.hold() });
+            self.hold = Some(Hold { _seat: seat, _guard: self.port.metrics.hold() });
         }
         let mut news = self.topology.clone();
         let work = async {

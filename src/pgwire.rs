@@ -13,7 +13,10 @@ pub const MAX_FIRST_ANSWER: usize = 8_192;
 pub const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// What a server that goes down says to those it was just letting in: "admin shutdown", "crash shutdown".
-const GOING_DOWN: [&str; 2] = ["57P01", "57P02"];
+const GOING_DOWN: [&str; 2] = [ADMIN_SHUTDOWN, "57P02"];
+
+/// "admin shutdown": the session is over through no fault of its own, and may be opened again.
+pub const ADMIN_SHUTDOWN: &str = "57P01";
 
 /// "too many connections".
 pub const TOO_MANY_CONNECTIONS: &str = "53300";
@@ -21,8 +24,8 @@ pub const TOO_MANY_CONNECTIONS: &str = "53300";
 /// "protocol violation".
 pub const PROTOCOL_VIOLATION: &str = "08P01";
 
-/// "invalid authorization specification": what a server says to a client it takes over TLS only.
-pub const TLS_REQUIRED: &str = "28000";
+/// "invalid authorization specification": what a server says to a client from where, or as which, it takes nobody.
+pub const NOT_ALLOWED: &str = "28000";
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
@@ -125,6 +128,65 @@ pub fn first_answer(bytes: &[u8]) -> FirstAnswer {
         FirstAnswer::NotNow(String::from_utf8_lossy(text).into_owned())
     } else {
         FirstAnswer::PassOn
+    }
+}
+
+/// Follows a server's stream from message to message, so that something can be said between two of them.
+///
+/// A message is a type byte and a length that counts itself (protocol section "Messages").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    /// Within a header, of which this many bytes have been seen, the length among them as far as it goes.
+    Header {
+        /// 0 to 4; 0 is between two messages.
+        seen: u8,
+        /// The length's bytes so far.
+        length: u32,
+    },
+    /// Within a body that has this many more bytes.
+    Body(u32),
+    /// Nobody knows: bytes went by unseen, or are no messages.
+    Lost,
+}
+
+impl Framing {
+    /// Before the first message.
+    pub const START: Framing = Framing::Header { seen: 0, length: 0 };
+
+    /// Whether the stream is between two messages.
+    pub const fn is_between(self) -> bool {
+        matches!(self, Framing::Header { seen: 0, .. })
+    }
+
+    /// Where the stream is after these bytes.
+    #[must_use]
+    pub fn after(mut self, mut bytes: &[u8]) -> Framing {
+        loop {
+            self = match self {
+                Framing::Lost => return Framing::Lost,
+                Framing::Body(left) => {
+                    let here = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(left);
+                    bytes = &bytes[here as usize..];
+                    if here < left {
+                        return Framing::Body(left - here);
+                    }
+                    Framing::START
+                }
+                Framing::Header { seen, length } => {
+                    let Some((first, rest)) = bytes.split_first() else { return self };
+                    bytes = rest;
+                    match seen {
+                        0 => Framing::Header { seen: 1, length: 0 },
+                        1..4 => Framing::Header { seen: seen + 1, length: length << 8 | u32::from(*first) },
+                        _ => match (length << 8 | u32::from(*first)).checked_sub(4) {
+                            None => Framing::Lost,
+                            Some(0) => Framing::START,
+                            Some(body) => Framing::Body(body),
+                        },
+                    }
+                }
+            };
+        }
     }
 }
 
@@ -241,7 +303,37 @@ mod tests {
         assert_eq!(be_u32(&bytes, 1), Some(u32::try_from(bytes.len() - 1).expect("short")));
     }
 
+    #[test]
+    fn what_is_no_message_loses_the_thread() {
+        assert_eq!(Framing::START.after(b"Z\0\0\0\x03"), Framing::Lost);
+        assert_eq!(Framing::Lost.after(b"Z\0\0\0\x05I"), Framing::Lost);
+    }
+
     proptest! {
+        #[test]
+        fn framing_knows_every_place_between_two_messages(
+            bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
+            cuts in proptest::collection::vec(1_usize..60, 1..40),
+        ) {
+            let mut stream = vec![];
+            let mut between = vec![0];
+            for body in &bodies {
+                let length = u32::try_from(body.len() + 4).expect("short");
+                stream.extend([&[b'D'][..], &length.to_be_bytes(), body].concat());
+                between.push(stream.len());
+            }
+            let (mut framing, mut at) = (Framing::START, 0);
+            for cut in cuts.iter().cycle() {
+                prop_assert_eq!(framing.is_between(), between.contains(&at), "at {}", at);
+                if at == stream.len() {
+                    break;
+                }
+                let end = (at + cut).min(stream.len());
+                framing = framing.after(&stream[at..end]);
+                at = end;
+            }
+        }
+
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = first_packet(&bytes);

@@ -15,17 +15,68 @@ pub enum Role {
     Primary,
     /// Replicas, one after the other.
     Replica,
+    /// Synchronous standbys.
+    Sync,
+    /// Replicas that are no synchronous standbys.
+    Async,
     /// Replicas and the primary, one after the other.
     Any,
 }
 
 impl Role {
+    /// Whether it is for reads on replicas, so that it needs no primary.
+    pub const fn is_for_replicas(self) -> bool {
+        matches!(self, Role::Replica | Role::Sync | Role::Async)
+    }
+
+    /// Whether a replica may serve it.
+    fn takes(self, replica: &Target) -> bool {
+        match self {
+            Role::Primary => false,
+            Role::Replica | Role::Any => true,
+            Role::Sync => replica.is_sync,
+            Role::Async => !replica.is_sync,
+        }
+    }
+
     /// The word in the settings, logs and metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Role::Primary => "primary",
             Role::Replica => "replica",
+            Role::Sync => "sync",
+            Role::Async => "async",
             Role::Any => "any",
+        }
+    }
+}
+
+/// How sessions are shared out among several targets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Balance {
+    /// To each in turn.
+    #[default]
+    RoundRobin,
+    /// To the one that has the fewest of ours, in turn among equals.
+    LeastConnections,
+    /// The same, but what is behind gets fewer: a MiB behind counts as twice the sessions, two as thrice.
+    LagWeighted,
+}
+
+/// What a target is behind that does not say it, to [`Balance::LagWeighted`].
+const UNKNOWN_LAG: u64 = 16 << 20;
+
+impl Balance {
+    /// The lower, the sooner `target` is chosen; among equals it is their turn.
+    fn burden(self, target: &Target) -> u128 {
+        let sessions = target.node.sessions() as u128;
+        match self {
+            Balance::RoundRobin => 0,
+            Balance::LeastConnections => sessions,
+            Balance::LagWeighted => {
+                let lag = if target.reign.is_some() { 0 } else { target.lag.unwrap_or(UNKNOWN_LAG) };
+                (sessions + 1) * ((1 << 20) + u128::from(lag))
+            }
         }
     }
 }
@@ -35,6 +86,8 @@ impl Role {
 pub struct Rules {
     /// What it is for.
     pub role: Role,
+    /// How it shares out.
+    pub balance: Balance,
     /// Whether reads go to the primary when no replica takes them.
     pub fall_back_to_primary: bool,
     /// New sessions avoid replicas that are known to be more bytes behind than this.
@@ -55,8 +108,12 @@ pub fn choose(
     if rules.role == Role::Primary {
         return primary.cloned();
     }
-    let mut candidates: Vec<&Arc<Target>> =
-        topology.replicas.iter().filter(|t| within_lag(rules, t)).filter(untried).collect();
+    let mut candidates: Vec<&Arc<Target>> = topology
+        .replicas
+        .iter()
+        .filter(|t| rules.role.takes(t) && within_lag(rules, t))
+        .filter(untried)
+        .collect();
     if rules.role == Role::Any {
         candidates.extend(primary);
     }
@@ -65,7 +122,8 @@ pub fn choose(
         return primary.filter(|_| rules.fall_back_to_primary).cloned();
     }
     candidates.rotate_left(cursor % count);
-    let chosen = candidates.iter().find(|t| !t.node.is_shunned(now)).or(candidates.first())?;
+    // The first of the least.
+    let chosen = candidates.iter().min_by_key(|t| (t.node.is_shunned(now), rules.balance.burden(t)))?;
     Some(Arc::clone(chosen))
 }
 
@@ -90,9 +148,10 @@ pub fn still_takes(topology: &Topology, target: &Target) -> bool {
 pub fn all_for_cancel(rules: Rules, topology: &Topology) -> Vec<Arc<Target>> {
     let mut targets: Vec<_> = match rules.role {
         Role::Primary => vec![],
-        Role::Replica | Role::Any => topology.replicas.clone(),
+        // All: who was a synchronous standby when the session began may be none now.
+        Role::Replica | Role::Sync | Role::Async | Role::Any => topology.replicas.clone(),
     };
-    if rules.role != Role::Replica || rules.fall_back_to_primary {
+    if !rules.role.is_for_replicas() || rules.fall_back_to_primary {
         targets.extend(topology.primary.as_ref().ok().cloned());
     }
     targets
@@ -140,8 +199,11 @@ pub fn why_nobody(rules: Rules, topology: &Topology) -> Nobody {
         _ => {}
     }
     let why = |name: &NodeName| {
-        let lag = topology.replicas.iter().find(|t| t.name == *name).and_then(|t| t.lag);
-        match (lag, rules.max_lag) {
+        let target = topology.replicas.iter().find(|t| t.name == *name);
+        if let Some(target) = target.filter(|target| !rules.role.takes(target)) {
+            return format!("is {} synchronous standby", if target.is_sync { "a" } else { "no" });
+        }
+        match (target.and_then(|t| t.lag), rules.max_lag) {
             (Some(lag), Some(limit)) => format!("{lag} bytes behind, more than max_lag = {limit}"),
             _ => "takes sessions".to_owned(),
         }
@@ -157,10 +219,18 @@ pub fn why_nobody(rules: Rules, topology: &Topology) -> Nobody {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::topology::OnNode;
     use crate::topology::fixture::{primary, replica, topology};
 
-    const READS: Rules = Rules { role: Role::Replica, fall_back_to_primary: false, max_lag: None };
+    const READS: Rules = Rules {
+        role: Role::Replica,
+        balance: Balance::RoundRobin,
+        fall_back_to_primary: false,
+        max_lag: None,
+    };
     const WRITES: Rules = Rules { role: Role::Primary, ..READS };
 
     fn three() -> Topology {
@@ -179,6 +249,29 @@ mod tests {
         assert_eq!(picks(WRITES, &t, &[]), ["a"; 4]);
         assert_eq!(picks(READS, &t, &[]), ["b", "c", "b", "c"]);
         assert_eq!(picks(Rules { role: Role::Any, ..READS }, &t, &[]), ["b", "c", "a", "b"]);
+    }
+
+    #[test]
+    fn synchronous_standbys_and_the_others() {
+        let mut t = three();
+        t.replicas[0] = Arc::new(Target { is_sync: true, ..unshared(&t.replicas[0]) });
+        let (sync, others) = (Rules { role: Role::Sync, ..READS }, Rules { role: Role::Async, ..READS });
+        assert_eq!(picks(sync, &t, &[]), ["b"; 4]);
+        assert_eq!(picks(others, &t, &[]), ["c"; 4]);
+        assert_eq!(picks(Rules { fall_back_to_primary: true, ..sync }, &t, &["b"]), ["a"; 4]);
+        assert_eq!(all_for_cancel(sync, &t).len(), 2, "it may have been another one before");
+    }
+
+    fn unshared(target: &Target) -> Target {
+        let Target { name, address, reign, lag, is_sync, node } = target;
+        Target {
+            name: name.clone(),
+            address: address.clone(),
+            reign: reign.clone(),
+            lag: *lag,
+            is_sync: *is_sync,
+            node: Arc::clone(node),
+        }
     }
 
     #[test]
@@ -214,6 +307,75 @@ mod tests {
         assert!(!t.replicas[0].node.is_shunned(later));
         t.replicas[0].node.welcome();
         assert_eq!(picks(READS, &t, &[]), ["b"; 4]);
+    }
+
+    /// Opens `count` sessions one after the other and says how many each target got.
+    fn spread(rules: Rules, topology: &Topology, count: usize) -> Vec<(String, usize)> {
+        let mut open = vec![];
+        for cursor in 0..count {
+            let target = choose(rules, topology, cursor, &[], Tick::now()).expect("somebody");
+            open.push(OnNode::new(&target));
+        }
+        topology.replicas.iter().map(|t| (t.name.to_string(), t.node.sessions())).collect()
+    }
+
+    #[test]
+    fn the_fewest_sessions_come_first() {
+        let t = three();
+        let rules = Rules { balance: Balance::LeastConnections, ..READS };
+        let busy: Vec<_> = (0..10).map(|_| OnNode::new(&t.replicas[0])).collect();
+        assert_eq!(picks(rules, &t, &[]), ["c"; 4]);
+        t.replicas[1].node.shun(Tick::now());
+        assert_eq!(picks(rules, &t, &[]), ["b"; 4], "one that refuses is not idle");
+        drop(busy);
+        t.replicas[1].node.welcome();
+        assert_eq!(spread(rules, &t, 9), [("b".to_owned(), 5), ("c".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn who_is_behind_gets_fewer() {
+        let lags = vec![replica("b", Some(0)), replica("c", Some(3 << 20)), replica("d", None)];
+        let t = topology(Some(primary("a", 7)), lags);
+        let rules = Rules { balance: Balance::LagWeighted, ..READS };
+        let got = spread(rules, &t, 100);
+        assert!(got[0].1 > 3 * got[1].1 && got[1].1 > 2 * got[2].1 && got[2].1 > 0, "{got:?}");
+    }
+
+    proptest! {
+        /// Whatever the balance, who is chosen qualifies, was not tried, and is shunned only if all are.
+        #[test]
+        fn balance_breaks_no_rule(
+            nodes in proptest::collection::vec((0_usize..4, proptest::option::of(0_u64..5_000_000), any::<bool>(), any::<bool>()), 1..6),
+            balance in prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastConnections), Just(Balance::LagWeighted)],
+            cursor in 0_usize..20,
+            limit in proptest::option::of(0_u64..5_000_000),
+        ) {
+            let now = Tick::now();
+            let mut open = vec![];
+            let mut tried = vec![];
+            let replicas: Vec<_> = nodes.iter().enumerate().map(|(n, (sessions, lag, shunned, was_tried))| {
+                let target = replica(&format!("r{n}"), *lag);
+                open.extend((0..*sessions).map(|_| OnNode::new(&target)));
+                if *shunned {
+                    target.node.shun(now);
+                }
+                if *was_tried {
+                    tried.push(target.name.clone());
+                }
+                target
+            }).collect();
+            let t = topology(None, replicas);
+            let rules = Rules { balance, max_lag: limit, ..READS };
+            let fits = |t: &&Arc<Target>| within_lag(rules, t) && !tried.contains(&t.name);
+            match choose(rules, &t, cursor, &tried, now) {
+                None => prop_assert_eq!(t.replicas.iter().filter(fits).count(), 0),
+                Some(chosen) => {
+                    prop_assert!(fits(&&chosen));
+                    let others = t.replicas.iter().filter(fits).any(|t| !t.node.is_shunned(now));
+                    prop_assert!(!(chosen.node.is_shunned(now) && others));
+                }
+            }
+        }
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::close::{CloseReason, Side};
 use crate::cut::Made;
 use crate::listen::Port;
 use crate::metrics::ListenerMetrics;
-use crate::open::{Opened, Opening, Refusal, Server, decline_encryption};
-use crate::pgwire;
+use crate::open::{Opened, Opening, Refusal, Server, TurnedAway, decline_encryption};
+use crate::pgwire::{self, Framing};
 use crate::socket;
 use crate::splice::{Duplex, Event, Host};
 use crate::topology::{OnNode, Reign, Target};
@@ -71,13 +71,19 @@ pub(crate) fn serve(
 }
 
 /// Turns away a client for whom there is no session left, unless it only wants to cancel a query.
-pub(crate) async fn turn_away(port: Arc<Port>, client: StdTcpStream, peer: SocketAddr, number: u64) {
+pub(crate) async fn turn_away(
+    port: Arc<Port>,
+    client: StdTcpStream,
+    peer: SocketAddr,
+    number: u64,
+    why: TurnedAway,
+) {
     let started = Instant::now();
     let ended = match TcpStream::from_std(client) {
         Ok(client) => {
             let mut client = Client::Plain(client);
-            let refusal = timeout(LAST_WORDS, Opening::new(&port, &mut client).cancel_only()).await;
-            refuse(client, refusal.unwrap_or_else(|_| Refusal::silent(CloseReason::SessionLimit))).await
+            let refusal = timeout(LAST_WORDS, Opening::new(&port, &mut client).turn_away(why)).await;
+            refuse(client, refusal.unwrap_or_else(|_| Refusal::silent(why.reason()))).await
         }
         Err(error) => Ended::unserved(&error),
     };
@@ -91,6 +97,8 @@ struct Live {
     server: TcpStream,
     duplex: Duplex,
     target: Arc<Target>,
+    /// Where in its stream of messages the server has been heard.
+    framing: Framing,
     _on_node: OnNode,
 }
 
@@ -106,9 +114,11 @@ async fn open(port: &Port, client: StdTcpStream) -> Result<Live, Ended> {
     let mut client = Client::Plain(TcpStream::from_std(client).map_err(|error| Ended::unserved(&error))?);
     let opened = Opening::new(port, &mut client).open().await;
     match opened {
-        Ok(Opened { server: Server { stream: server, target, on_node }, to_client, to_server }) => {
+        Ok(Opened { server, to_client, to_server, is_legible }) => {
+            let Server { stream: server, target, on_node } = server;
             let duplex = Duplex::with_pending(to_client, to_server);
-            Ok(Live { client, server, duplex, target, _on_node: on_node })
+            let framing = if is_legible { Framing::START } else { Framing::Lost };
+            Ok(Live { client, server, duplex, target, framing, _on_node: on_node })
         }
         Err(refusal) => Err(refuse(client, refusal).await),
     }
@@ -117,7 +127,7 @@ async fn open(port: &Port, client: StdTcpStream) -> Result<Live, Ended> {
 impl Live {
     fn end(mut self, port: &Port, reason: CloseReason, error: Option<String>) -> Ended {
         let reign = self.target.reign.as_deref();
-        self.duplex.settle(&SessionHost { reign, metrics: &port.metrics });
+        self.duplex.settle(&mut SessionHost { reign, metrics: &port.metrics, framing: &mut self.framing });
         match reason {
             CloseReason::ClientClosed | CloseReason::ServerClosed => {}
             // A reset is passed on as a reset.
@@ -129,14 +139,47 @@ impl Live {
         }
         let (to_client, to_server) = self.duplex.totals();
         let target = Some((self.target.name.to_string(), reign.map(|reign| reign.epoch().0)));
+        let why = self.why_cut(port, reason);
+        drop(self.server);
+        if let Some(why) = why {
+            last_words(self.client, &pgwire::fatal(pgwire::ADMIN_SHUTDOWN, &why));
+        }
         Ended { reason, error, target, to_client, to_server }
     }
+}
+
+impl Live {
+    /// What a client that is cut can be told; nothing within a message, which it would take for a part of it.
+    fn why_cut(&self, port: &Port, reason: CloseReason) -> Option<String> {
+        let (cluster, name) = (&port.settings.cluster, &self.target.name);
+        let why = match reason {
+            CloseReason::EpochEnded => format!("{name} is not the primary any more"),
+            CloseReason::StoreLost => format!("nobody can prove any more that {name} is the primary"),
+            CloseReason::Drained => "the proxy is stopping".to_owned(),
+            _ => return None,
+        };
+        self.framing.is_between().then(|| format!("pgvane: cluster {cluster}: {why}; connect again"))
+    }
+}
+
+/// Says something to a client that is closed next, if there is room for it at once: thousands may have to hear it.
+fn last_words(mut client: Client, words: &[u8]) {
+    if let Client::Plain(socket) = &client {
+        // Bytes that nobody has read would turn the close into a reset that overtakes the words.
+        while socket.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        // The close sends them, and the end with them.
+        let _ = socket::send_before_close(socket, words);
+        return;
+    }
+    let _ = client.send(words).now_or_never();
+    let _ = client.shutdown().now_or_never();
 }
 
 /// What a session is to its splice: the reign says whether bytes may pass.
 struct SessionHost<'a> {
     reign: Option<&'a Reign>,
     metrics: &'a ListenerMetrics,
+    framing: &'a mut Framing,
 }
 
 impl Host for SessionHost<'_> {
@@ -144,28 +187,35 @@ impl Host for SessionHost<'_> {
         self.reign.is_none_or(|reign| reign.is_open(Tick::now()))
     }
 
-    fn moved(&self, side: Side, bytes: u64) {
+    fn moved(&mut self, side: Side, bytes: u64) {
         self.metrics.moved(side, bytes);
+    }
+
+    fn wrote(&mut self, side: Side, bytes: Option<&[u8]>) {
+        if side == Side::Client {
+            *self.framing = bytes.map_or(Framing::Lost, |bytes| self.framing.after(bytes));
+        }
     }
 }
 
 /// Moves bytes until one side is done or the session is cut.
 async fn splice(port: &Port, live: &mut Live) -> (CloseReason, Option<String>) {
-    let Live { client, server, duplex, target, .. } = live;
-    let host = SessionHost { reign: target.reign.as_deref(), metrics: &port.metrics };
-    let mut cuts = Cuts::new(port, host.reign);
+    let Live { client, server, duplex, target, framing, .. } = live;
+    let reign = target.reign.as_deref();
+    let mut host = SessionHost { reign, metrics: &port.metrics, framing };
+    let mut cuts = Cuts::new(port, reign);
     let mut goodbye: Option<Pin<Box<Sleep>>> = None;
     loop {
         let event = tokio::select! {
             biased;
             reason = poll_fn(|cx| cuts.poll(cx)) => return (reason, None),
-            event = poll_fn(|cx| duplex.poll(cx, client, server, &host)) => event,
+            event = poll_fn(|cx| duplex.poll(cx, client, server, &mut host)) => event,
             () = due(&mut goodbye) => Event::Closed(Side::Server),
         };
         match event {
             Event::Shut => {
                 let opened = Box::pin(async {
-                    if let Some(reign) = host.reign {
+                    if let Some(reign) = reign {
                         reign.opened().await;
                     }
                 });

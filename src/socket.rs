@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -53,6 +54,12 @@ fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
         .with_retries(tcp.keepalive_count);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(tcp.user_timeout).filter(|t| !t.is_zero()))
+}
+
+/// Sends what the close of the socket follows at once, as far as there is room; both go out together.
+pub(crate) fn send_before_close(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    Ok(rustix::net::send(stream, bytes, flags)?)
 }
 
 /// Makes the close that follows a reset: the peer hears at once, and nothing lingers in its kernel or ours.

@@ -121,7 +121,7 @@ fn the_units_call_the_programs_as_they_are() {
             assert_eq!(code, Some(64), "{command}: {said}");
             checks += 1;
         }
-        assert_eq!(checks, 1, "{name} checks its settings before it relies on them");
+        assert!(checks > 0, "{name} checks its settings before it relies on them");
         let hopeless = values(&unit, "RestartPreventExitStatus").concat();
         assert!(hopeless.split(' ').any(|code| code == "64"), "{hopeless}");
         assert_eq!(values(&unit, "Type"), ["notify"]);

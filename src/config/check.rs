@@ -2,21 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pgvane_cluster::settings_file::{self, Interval, Loaded, SettingsError, nearest};
 use toml::Spanned;
 
 use super::problem::Problem;
 use super::raw::{
-    RawCluster, RawConfig, RawEtcd, RawFallback, RawListener, RawLog, RawLogFormat, RawOnStoreLoss, RawRole,
-    RawTcp,
+    RawBalance, RawCluster, RawConfig, RawEtcd, RawFallback, RawListener, RawLog, RawLogFormat,
+    RawOnStoreLoss, RawRole, RawTcp,
 };
 use super::tls::check_tls;
 use super::{Admin, Cluster, Config, Drain, Etcd, Listener, Log, LogFormat, Tcp};
-use crate::route::{Role, Rules};
+use crate::access::Networks;
+use crate::route::{Balance, Role, Rules};
 use crate::telemetry;
 use crate::topology::freshness::OnStoreLoss;
 
@@ -262,9 +264,11 @@ fn default_listeners(clusters: &BTreeMap<String, Cluster>) -> Result<Vec<Listene
     let listener = |role: Role, port: u16| Listener {
         name: role.label().to_owned(),
         cluster: cluster.clone(),
-        rules: Rules { role, fall_back_to_primary: false, max_lag: None },
+        rules: Rules { role, balance: Balance::default(), fall_back_to_primary: false, max_lag: None },
         listen: vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()],
         max_sessions: MAX_SESSIONS,
+        max_sessions_per_address: None,
+        networks: Networks::default(),
         hold_limit: HOLD_LIMIT,
         hold_timeout: HOLD_TIMEOUT,
         connect_timeout: CONNECT_TIMEOUT,
@@ -284,14 +288,31 @@ fn check_listener(raw: RawListener, clusters: &BTreeMap<String, Cluster>) -> Res
     let role = match raw.role.get_ref() {
         RawRole::Primary => Role::Primary,
         RawRole::Replica => Role::Replica,
+        RawRole::Sync => Role::Sync,
+        RawRole::Async => Role::Async,
         RawRole::Any => Role::Any,
     };
     let fall_back_to_primary = match &raw.fallback {
-        Some(fallback) if role != Role::Replica => {
-            return Err(Problem::at(fallback, "fallback is for listeners with role = \"replica\""));
+        Some(fallback) if !role.is_for_replicas() => {
+            return Err(Problem::at(
+                fallback,
+                "fallback is for listeners with role = \"replica\", \"sync\" or \"async\"",
+            ));
         }
         Some(fallback) => matches!(fallback.get_ref(), RawFallback::Primary),
         None => false,
+    };
+    let balance = match &raw.balance {
+        Some(balance) if role == Role::Primary => {
+            return Err(Problem::at(balance, "there is one primary, so there is nothing to balance")
+                .help("balance is for listeners with role = \"replica\" or \"any\""));
+        }
+        Some(balance) => match balance.get_ref() {
+            RawBalance::RoundRobin => Balance::RoundRobin,
+            RawBalance::LeastConnections => Balance::LeastConnections,
+            RawBalance::LagWeighted => Balance::LagWeighted,
+        },
+        None => Balance::default(),
     };
     let cluster = match (&raw.cluster, only(clusters)) {
         (Some(name), _) if clusters.contains_key(name.get_ref()) => name.get_ref().clone(),
@@ -322,9 +343,16 @@ fn check_listener(raw: RawListener, clusters: &BTreeMap<String, Cluster>) -> Res
     Ok(Listener {
         name: raw.name.map_or_else(|| role.label().to_owned(), Spanned::into_inner),
         cluster,
-        rules: Rules { role, fall_back_to_primary, max_lag: raw.max_lag.map(|size| size.0) },
+        rules: Rules { role, balance, fall_back_to_primary, max_lag: raw.max_lag.map(|size| size.0) },
         listen: raw.listen.get_ref().iter().map(address).collect::<Result<_, _>>()?,
         max_sessions,
+        max_sessions_per_address: match &raw.max_sessions_per_address {
+            Some(limit) if *limit.get_ref() == 0 => {
+                return Err(Problem::at(limit, "0 is not allowed").help("allowed: 1 and more"));
+            }
+            limit => limit.as_ref().map(|limit| *limit.get_ref()),
+        },
+        networks: Networks { allow: networks(raw.allow.as_deref())?, deny: networks(raw.deny.as_deref())? },
         hold_limit: raw.hold_limit.unwrap_or(HOLD_LIMIT),
         hold_timeout: positive(raw.hold_timeout.as_ref(), HOLD_TIMEOUT)?,
         connect_timeout: positive(raw.connect_timeout.as_ref(), CONNECT_TIMEOUT)?,
@@ -332,6 +360,19 @@ fn check_listener(raw: RawListener, clusters: &BTreeMap<String, Cluster>) -> Res
         startup_timeout: positive(raw.startup_timeout.as_ref(), STARTUP_TIMEOUT)?,
         tls: check_tls(raw.tls)?,
     })
+}
+
+/// Networks in the notation of RFC 4632; an address alone is a network of one.
+fn networks(given: Option<&[Spanned<String>]>) -> Result<Vec<IpNet>, Problem> {
+    let network = |text: &Spanned<String>| {
+        let written = text.get_ref();
+        let parsed = written.parse().ok().or_else(|| Some(IpNet::from(written.parse::<IpAddr>().ok()?)));
+        parsed.ok_or_else(|| {
+            Problem::at(text, format!("{written:?} is not a network"))
+                .help("allowed: such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"")
+        })
+    };
+    given.into_iter().flatten().map(network).collect()
 }
 
 #[cfg(test)]

@@ -72,7 +72,11 @@ fn what_cannot_work_is_refused_where_it_stands() {
         ),
         ("[cluster.x.etcd]\nendpoints = [\"x:1\"]\ncert = \"/dev/null\"", "proxy.toml:3:", "key"),
         ("[[listener]]\nrole = \"primary\"\nlisten = []", "proxy.toml:3:", "at least one address"),
-        ("[[listener]]\nrole = \"master\"\nlisten = [\"x\"]", "proxy.toml:2:", "primary, replica, any"),
+        (
+            "[[listener]]\nrole = \"master\"\nlisten = [\"x\"]",
+            "proxy.toml:2:",
+            "primary, replica, sync, async, any",
+        ),
         (&format!("{listener}fallback = \"primary\""), "proxy.toml:4:", "replica"),
         (&format!("{listener}cluster = \"mian\""), "proxy.toml:4:", "did you mean `main`?"),
         (&format!("{listener}max_sessions = 0"), "proxy.toml:4:", "1 and more"),
@@ -172,4 +176,31 @@ fn tls_files_that_do_not_go_together_are_refused_by_line() {
         let error = refused(&files.settings(tls));
         assert!(error.contains(text) && error.starts_with(&format!("proxy.toml:{line}:")), "{tls}\n{error}");
     }
+}
+
+#[test]
+fn balance_is_for_ports_with_a_choice() {
+    let listener = |role: &str| {
+        format!(
+            "[[listener]]\nrole = \"{role}\"\nlisten = [\"127.0.0.1:0\"]\nbalance = \"lag_weighted\"\n{LEAST}"
+        )
+    };
+    let rules = config(&listener("any")).listeners[0].rules;
+    assert_eq!(rules.balance, crate::route::Balance::LagWeighted);
+    let error = refused(&listener("primary").replace(LEAST, ""));
+    assert!(error.starts_with("proxy.toml:4:") && error.contains("nothing to balance"), "{error}");
+}
+
+#[test]
+fn networks_are_read_with_and_without_their_length() {
+    let listener = |keys: &str| format!("[[listener]]\nrole = \"any\"\nlisten = [\"127.0.0.1:0\"]\n{keys}\n");
+    let text = listener("allow = [\"10.0.0.0/8\", \"::1\"]\nmax_sessions_per_address = 7");
+    let read = config(&format!("{text}{LEAST}")).listeners.remove(0);
+    assert_eq!(
+        read.networks.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "::1/128"]
+    );
+    assert_eq!(read.max_sessions_per_address, Some(7));
+    let error = refused(&listener("deny = [\"10.0.0.0/33\"]"));
+    assert!(error.starts_with("proxy.toml:4:9: \"10.0.0.0/33\" is not a network"), "{error}");
 }

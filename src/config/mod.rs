@@ -14,6 +14,7 @@ use pgvane_cluster::settings_file::Secret;
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 
 pub use self::check::{load, parse};
+use crate::access::Networks;
 use crate::route::Rules;
 use crate::tls::Terminate;
 use crate::topology::freshness::OnStoreLoss;
@@ -141,6 +142,10 @@ pub struct Listener {
     pub listen: Vec<SocketAddr>,
     /// Most client connections at once.
     pub max_sessions: usize,
+    /// Most of them from one address; `None`: as many as there may be at all.
+    pub max_sessions_per_address: Option<usize>,
+    /// Where clients may come from.
+    pub networks: Networks,
     /// Most of them waiting for somebody to serve.
     pub hold_limit: usize,
     /// Longest wait.

@@ -104,9 +104,13 @@ pub(super) struct RawListener {
     pub(super) cluster: Option<Spanned<String>>,
     pub(super) role: Spanned<RawRole>,
     pub(super) listen: Spanned<Vec<Spanned<String>>>,
+    pub(super) balance: Option<Spanned<RawBalance>>,
     pub(super) fallback: Option<Spanned<RawFallback>>,
     pub(super) max_lag: Option<Size>,
     pub(super) max_sessions: Option<Spanned<usize>>,
+    pub(super) max_sessions_per_address: Option<Spanned<usize>>,
+    pub(super) allow: Option<Vec<Spanned<String>>>,
+    pub(super) deny: Option<Vec<Spanned<String>>>,
     pub(super) hold_limit: Option<usize>,
     pub(super) hold_timeout: Option<Spanned<Interval>>,
     pub(super) connect_timeout: Option<Spanned<Interval>>,
@@ -146,7 +150,17 @@ pub(super) enum RawTlsVersion {
 pub(super) enum RawRole {
     Primary,
     Replica,
+    Sync,
+    Async,
     Any,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawBalance {
+    RoundRobin,
+    LeastConnections,
+    LagWeighted,
 }
 
 #[derive(Clone, Copy, Deserialize)]

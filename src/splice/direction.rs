@@ -114,7 +114,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        host: &impl Host,
+        host: &mut impl Host,
         is_last: bool,
     ) -> Poll<Step>
     where
@@ -168,7 +168,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        host: &impl Host,
+        host: &mut impl Host,
     ) -> Poll<Result<Chunk, Fault>>
     where
         R: Stream,
@@ -201,7 +201,7 @@ impl Direction {
         pipe: &mut Pipe,
         from: &TcpStream,
         to: &TcpStream,
-        host: &impl Host,
+        host: &mut impl Host,
     ) -> Poll<Result<Chunk, Fault>> {
         while !pipe.is_empty() {
             if !host.may_forward() {
@@ -212,6 +212,7 @@ impl Direction {
                 other => other,
             };
             let n = n.map_err(|error| Fault { stage: Stage::Write, error })?;
+            host.wrote(self.to, None);
             self.count(n, host);
         }
         if self.streak >= CHATTY_AFTER {
@@ -230,13 +231,15 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         to: &mut W,
-        host: &impl Host,
+        host: &mut impl Host,
     ) -> Poll<Result<bool, Fault>> {
         while let Some(leftover) = &mut self.leftover {
             if !host.may_forward() {
                 return Poll::Ready(Ok(false));
             }
-            let n = ready!(poll_write(cx, to, &leftover.bytes[leftover.written..]))?;
+            let rest = &leftover.bytes[leftover.written..];
+            let n = ready!(poll_write(cx, to, rest))?;
+            host.wrote(self.to, Some(&rest[..n]));
             leftover.written += n;
             if leftover.written == leftover.bytes.len() {
                 self.leftover = None;
@@ -252,7 +255,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        host: &impl Host,
+        host: &mut impl Host,
     ) -> Poll<Result<Chunk, Fault>>
     where
         R: Stream,
@@ -278,6 +281,7 @@ impl Direction {
                 match written {
                     Poll::Ready(n) => {
                         let n = n?;
+                        host.wrote(self.to, Some(&rest[..n]));
                         sent += n;
                         self.count(n, host);
                     }
@@ -305,7 +309,7 @@ impl Direction {
         })
     }
 
-    fn count(&mut self, bytes: usize, host: &impl Host) {
+    fn count(&mut self, bytes: usize, host: &mut impl Host) {
         self.total += bytes as u64;
         self.unreported += bytes as u64;
         if self.unreported >= REPORT_EVERY {
@@ -313,7 +317,7 @@ impl Direction {
         }
     }
 
-    pub(super) fn report(&mut self, host: &impl Host) {
+    pub(super) fn report(&mut self, host: &mut impl Host) {
         if self.unreported > 0 {
             host.moved(self.to, self.unreported);
             self.unreported = 0;

@@ -21,7 +21,10 @@ pub trait Host {
     fn may_forward(&self) -> bool;
 
     /// `bytes` more have been written to `side`. Called about once a megabyte and at the end.
-    fn moved(&self, side: Side, bytes: u64);
+    fn moved(&mut self, side: Side, bytes: u64);
+
+    /// These bytes have been written to `side`; `None`: some that nobody here has seen. Called for every chunk.
+    fn wrote(&mut self, side: Side, bytes: Option<&[u8]>);
 }
 
 /// One end of a session.
@@ -84,7 +87,7 @@ impl Duplex {
         cx: &mut Context<'_>,
         client: &mut C,
         server: &mut S,
-        host: &impl Host,
+        host: &mut impl Host,
     ) -> Poll<Event>
     where
         C: Stream,
@@ -162,7 +165,7 @@ impl Duplex {
     }
 
     /// Reports what [`Host::moved`] has not been told yet. Call it once, at the end.
-    pub fn settle(&mut self, host: &impl Host) {
+    pub fn settle(&mut self, host: &mut impl Host) {
         self.to_client.report(host);
         self.to_server.report(host);
     }

@@ -1,6 +1,6 @@
 //! Both over in-memory streams (every interleaving of small buffers) and over real sockets (resets).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::time::Duration;
 
@@ -14,23 +14,40 @@ use super::*;
 /// Bound on every wait: only a broken pump reaches it.
 const SOON: Duration = Duration::from_secs(20);
 
-#[derive(Default)]
 struct TestHost {
     shut: Cell<bool>,
     moved: Cell<(u64, u64)>,
+    /// What was said to have been written to the client; `None` once something went by unseen.
+    to_client: RefCell<Option<Vec<u8>>>,
 }
 
-impl Host for TestHost {
+impl Default for TestHost {
+    fn default() -> TestHost {
+        TestHost { shut: Cell::default(), moved: Cell::default(), to_client: RefCell::new(Some(vec![])) }
+    }
+}
+
+impl Host for &TestHost {
     fn may_forward(&self) -> bool {
         !self.shut.get()
     }
 
-    fn moved(&self, side: Side, bytes: u64) {
+    fn moved(&mut self, side: Side, bytes: u64) {
         let (client, server) = self.moved.get();
         self.moved.set(match side {
             Side::Client => (client + bytes, server),
             Side::Server => (client, server + bytes),
         });
+    }
+
+    fn wrote(&mut self, side: Side, bytes: Option<&[u8]>) {
+        if side == Side::Client {
+            let mut seen = self.to_client.borrow_mut();
+            match (bytes, &mut *seen) {
+                (Some(bytes), Some(seen)) => seen.extend_from_slice(bytes),
+                _ => *seen = None,
+            }
+        }
     }
 }
 
@@ -44,9 +61,9 @@ impl Stream for DuplexStream {
 async fn run(mut client: impl Stream, mut server: impl Stream, host: &TestHost) -> (Event, (u64, u64)) {
     let mut pump = Duplex::default();
     loop {
-        let event = poll_fn(|cx| pump.poll(cx, &mut client, &mut server, host)).await;
+        let event = poll_fn(|cx| pump.poll(cx, &mut client, &mut server, &mut &*host)).await;
         if !matches!(event, Event::HalfClosed(_)) {
-            pump.settle(host);
+            pump.settle(&mut &*host);
             return (event, pump.totals());
         }
     }
@@ -95,6 +112,10 @@ fn both_ways(up: &[u8], down: &[u8], pipe: usize, chunk: usize) {
         assert!(at_server == up && at_client == down, "bytes changed on the way");
         assert_eq!(totals, (down.len() as u64, up.len() as u64));
         assert_eq!(host.moved.get(), totals, "the counters hear of every byte");
+        assert!(
+            host.to_client.take().is_some_and(|told| told == down),
+            "the host hears of every byte in order"
+        );
     });
 }
 
@@ -162,7 +183,7 @@ fn over_sockets(up: &[u8], down: &[u8], bursts: &[usize], few: usize, pause: usi
         let moving = async {
             let event = loop {
                 let event = poll_fn(|cx| {
-                    let polled = pump.poll(cx, &mut client_far, &mut server_far, &host);
+                    let polled = pump.poll(cx, &mut client_far, &mut server_far, &mut &host);
                     bulk += usize::from(pump.to_server.is_bulk()) + usize::from(pump.to_client.is_bulk());
                     polled
                 });
@@ -171,7 +192,7 @@ fn over_sockets(up: &[u8], down: &[u8], bursts: &[usize], few: usize, pause: usi
                     event => break event,
                 }
             };
-            pump.settle(&host);
+            pump.settle(&mut &host);
             drop((client_far, server_far));
             (event, pump.totals())
         };
@@ -190,6 +211,7 @@ fn over_sockets(up: &[u8], down: &[u8], bursts: &[usize], few: usize, pause: usi
         assert!(at_server == up && at_client == down, "bytes changed on the way");
         assert_eq!(totals, (down.len() as u64, up.len() as u64));
         assert_eq!(host.moved.get(), totals, "the counters hear of every byte");
+        assert!(host.to_client.take().is_none_or(|told| told == down), "nothing goes by that is not told");
         bulk
     })
 }
@@ -305,7 +327,7 @@ async fn a_slow_reader_holds_back_the_writer_and_loses_nothing() {
     let pump = async {
         let mut pump = Duplex::default();
         // The client stays: the end of the server is as far as this goes.
-        let event = poll_fn(|cx| pump.poll(cx, &mut client_far, &mut server_far, &host)).await;
+        let event = poll_fn(|cx| pump.poll(cx, &mut client_far, &mut server_far, &mut &host)).await;
         assert!(matches!(event, Event::HalfClosed(Side::Server)), "{event:?}");
     };
     let all = async { tokio::join!(pump, writer, reader).2 };
@@ -321,7 +343,7 @@ async fn nothing_passes_a_shut_gate_and_nothing_is_lost_behind_it() {
     client.write_all(b"insert").await.expect("write");
     host.shut.set(true);
     let mut pump = Duplex::default();
-    let event = poll_fn(|cx| pump.poll(cx, &mut client_far, &mut server_far, &host)).await;
+    let event = poll_fn(|cx| pump.poll(cx, &mut client_far, &mut server_far, &mut &host)).await;
     assert!(matches!(event, Event::Shut), "{event:?}");
     assert_eq!(pump.totals(), (0, 0));
     host.shut.set(false);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
-use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState};
+use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, SyncRecord};
 use pgvane_cluster::view::ClusterView;
 
 use super::freshness::Standing;
@@ -52,6 +52,8 @@ pub struct MemberPlan {
     pub address: Option<Address>,
     /// Bytes of WAL it has to replay to reach the leader's last known position. Both are samples.
     pub lag: Option<u64>,
+    /// Whether it is a synchronous standby by the `sync` key (contract 1.5).
+    pub is_sync: bool,
     /// Whether new read sessions may go to it as a replica.
     pub reads: Result<(), NotReadable>,
 }
@@ -185,10 +187,16 @@ fn members(view: &ClusterView) -> Vec<MemberPlan> {
             state: record.state.clone(),
             address: record.postgres_address(),
             lag,
+            is_sync: is_sync(view, name),
             reads: readable(record, lag),
         }
     };
     view.members.iter().map(plan).collect()
+}
+
+fn is_sync(view: &ClusterView, name: &NodeName) -> bool {
+    let names = |key: &SyncRecord| key.standbys().any(|standby| standby.eq_ignore_ascii_case(name.as_str()));
+    view.sync.as_ref().is_some_and(|key| names(&key.value))
 }
 
 /// The leader's last known position: the later of what it wrote to `status` and to its own record.
@@ -222,7 +230,7 @@ fn readable(record: &MemberRecord, lag: Option<u64>) -> Result<(), NotReadable> 
 #[cfg(test)]
 mod tests {
     use pgvane_cluster::records::{NativeMember, StatusRecord, Tags};
-    use pgvane_cluster::view::{LeaderKey, Member};
+    use pgvane_cluster::view::{LeaderKey, Member, Versioned};
 
     use super::*;
 
@@ -262,6 +270,15 @@ mod tests {
 
     fn readers(view: &ClusterView) -> Vec<String> {
         plan(view).members.into_iter().filter(|m| m.reads.is_ok()).map(|m| m.name.to_string()).collect()
+    }
+
+    #[test]
+    fn synchronous_standbys_are_those_of_the_key() {
+        let mut view = base();
+        let value = SyncRecord::parse(br#"{"leader":"pg1","sync_standby":"PG3"}"#).expect("reads");
+        view.sync = Some(Versioned { value, mod_revision: Revision(1) });
+        let plan = derive(Some(&view), Standing::Proven, EPOCH);
+        assert_eq!(plan.members.iter().map(|m| m.is_sync).collect::<Vec<_>>(), [false, false, true]);
     }
 
     #[test]

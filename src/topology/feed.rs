@@ -278,14 +278,22 @@ impl Feed {
     fn primary_target(&mut self, primary: PrimaryPlan) -> Arc<Target> {
         let node = self.node(&primary.name);
         let reign = self.reign.as_ref().map(|(_, reign)| Arc::clone(reign));
-        Arc::new(Target { name: primary.name, address: primary.address, reign, lag: None, node })
+        Arc::new(Target {
+            name: primary.name,
+            address: primary.address,
+            reign,
+            lag: None,
+            is_sync: false,
+            node,
+        })
     }
 
     fn replica_target(&mut self, member: &MemberPlan) -> Option<Arc<Target>> {
         member.reads.as_ref().ok()?;
         let address = member.address.clone()?;
         let node = self.node(&member.name);
-        Some(Arc::new(Target { name: member.name.clone(), address, reign: None, lag: member.lag, node }))
+        let (name, lag, is_sync) = (member.name.clone(), member.lag, member.is_sync);
+        Some(Arc::new(Target { name, address, reign: None, lag, is_sync, node }))
     }
 
     fn node(&mut self, name: &NodeName) -> Arc<Node> {

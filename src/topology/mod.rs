@@ -104,6 +104,8 @@ pub struct Target {
     pub reign: Option<Arc<Reign>>,
     /// Bytes of WAL behind the leader, where known.
     pub lag: Option<u64>,
+    /// Whether it is a synchronous standby.
+    pub is_sync: bool,
     /// The node behind it.
     pub node: Arc<Node>,
 }
@@ -174,7 +176,14 @@ pub(crate) mod fixture {
 
     pub(crate) fn replica(name: &str, lag: Option<u64>) -> Arc<Target> {
         let address = ("127.0.0.1".to_owned(), 1);
-        Arc::new(Target { name: name.into(), address, reign: None, lag, node: Arc::default() })
+        Arc::new(Target {
+            name: name.into(),
+            address,
+            reign: None,
+            lag,
+            is_sync: false,
+            node: Arc::default(),
+        })
     }
 
     pub(crate) fn primary(name: &str, epoch: i64) -> Arc<Target> {
@@ -185,6 +194,7 @@ pub(crate) mod fixture {
             address,
             reign: Some(Arc::new(reign)),
             lag: None,
+            is_sync: false,
             node: Arc::default(),
         })
     }

@@ -99,6 +99,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// Is told that its session is over and why, and closed; answers what it is told.
+    pub(crate) async fn is_cut(&mut self) -> String {
+        match self.welcome().await {
+            Welcome::Error(code, text) if code == "57P01" => {
+                assert_eq!(self.rest().await, b"");
+                text
+            }
+            other => panic!("not told that it is cut: {other:?}"),
+        }
+    }
+
     /// Sends bytes and expects them back.
     pub(crate) async fn echo(&mut self, bytes: &[u8]) {
         let mut back = vec![0; bytes.len()];

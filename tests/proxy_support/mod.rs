@@ -6,6 +6,7 @@
 
 pub(crate) mod client;
 pub(crate) mod server;
+pub(crate) mod shown;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,16 +14,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgvane::config;
+use pgvane::config::{self, Config};
 use pgvane::shutdown::Shutdown;
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState};
+use pgvane_cluster::settings_file::SettingsError;
 use pgvane_cluster::store::model::ModelStore;
 use pgvane_cluster::store::{Store, Txn, Write};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -118,12 +121,23 @@ pub(crate) fn listener(role: &str, more: &str) -> String {
     format!("[[listener]]\nrole = \"{role}\"\nlisten = [\"127.0.0.1:0\"]\n{more}\n")
 }
 
+fn settings(cluster_keys: &str, sections: &[String]) -> Result<Config, SettingsError> {
+    let text = format!(
+        "[admin]\nlisten = [\"127.0.0.1:0\"]\n{}\n\
+         [cluster.main]\nreread_interval = \"200ms\"\n{cluster_keys}\n\
+         [cluster.main.etcd]\nendpoints = [\"http://127.0.0.1:1\"]\n",
+        sections.join("\n")
+    );
+    config::parse("proxy.toml", &text)
+}
+
 /// A proxy that runs in this process.
 pub(crate) struct Proxy {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) shutdown: Shutdown,
     pub(crate) ended: JoinHandle<std::io::Result<()>>,
+    reloads: mpsc::Sender<pgvane::Reload>,
 }
 
 impl Drop for Proxy {
@@ -136,21 +150,37 @@ impl Drop for Proxy {
 impl Proxy {
     /// Starts one with these listener sections; `cluster_keys` go into the cluster's section.
     pub(crate) fn start(cluster: &Cluster, cluster_keys: &str, sections: &[String]) -> Proxy {
-        let text = format!(
-            "[admin]\nlisten = [\"127.0.0.1:0\"]\n{}\n\
-             [cluster.main]\nreread_interval = \"200ms\"\n{cluster_keys}\n\
-             [cluster.main.etcd]\nendpoints = [\"http://127.0.0.1:1\"]\n",
-            sections.join("\n")
-        );
-        let config = config::parse("proxy.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+        let config = settings(cluster_keys, sections).unwrap_or_else(|error| panic!("{error}"));
         let count = config.listeners.len();
         let bound = pgvane::bind(&config).expect("free ports");
         let addresses = (0..count).map(|index| bound.addresses(index)[0]).collect();
         let admin = bound.admin_addresses()[0];
         let stores = BTreeMap::from([("main".to_owned(), Arc::new(cluster.proxy_side.clone()))]);
         let shutdown = Shutdown::default();
-        let ended = tokio::spawn(pgvane::run(config, bound, stores, shutdown.clone()));
-        Proxy { addresses, admin, shutdown, ended }
+        let (reloads, heard) = mpsc::channel(1);
+        let ended = tokio::spawn(pgvane::run(config, bound, stores, shutdown.clone(), heard));
+        Proxy { addresses, admin, shutdown, ended, reloads }
+    }
+
+    /// Reads settings again, as SIGHUP does; waits until they are applied or refused.
+    pub(crate) async fn reload(&self, cluster_keys: &str, sections: &[String]) -> Result<(), ()> {
+        let series = |result| format!("pgvane_reloads_total{{result=\"{result}\"}}");
+        let (applied, refused) = (series("applied"), series("refused"));
+        let before = (self.metric(&applied).await, self.metric(&refused).await);
+        let read = settings(cluster_keys, sections).map_err(|error| error.to_string());
+        self.reloads.send(read).await.expect("the proxy runs");
+        let settled = async {
+            loop {
+                if self.metric(&applied).await > before.0 {
+                    return Ok(());
+                }
+                if self.metric(&refused).await > before.1 {
+                    return Err(());
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("a reload", settled).await
     }
 
     /// One with a primary port only.

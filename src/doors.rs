@@ -1,0 +1,195 @@
+//! The listeners that run, and how they become others without losing a session.
+//!
+//! A session keeps the [`Port`] it came by. A change makes new ports, which those who accept look up for every
+//! client; what counts sessions is handed on. Nothing is changed before all of it is known to work.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::acceptor::Acceptor;
+use crate::config::{Config, Listener};
+use crate::cut::Cut;
+use crate::listen::{self, Port};
+use crate::metrics::Metrics;
+use crate::topology::TopologyRx;
+use crate::workers::Workers;
+use crate::{BindError, bind_all, tls};
+
+/// What all listeners of a proxy share.
+#[derive(Debug)]
+pub(crate) struct House {
+    pub(crate) clusters: BTreeMap<String, TopologyRx>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) sessions: TaskTracker,
+    /// Ends all accepting.
+    pub(crate) stop: CancellationToken,
+    pub(crate) cut: Arc<Cut>,
+    pub(crate) numbers: Arc<AtomicU64>,
+}
+
+/// One listener that runs.
+#[derive(Debug)]
+struct Door {
+    port: watch::Sender<Arc<Port>>,
+    /// What ends the accepting on each address, as the settings write it.
+    sockets: BTreeMap<SocketAddr, CancellationToken>,
+}
+
+/// All of them, by name.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    house: House,
+    open: BTreeMap<String, Door>,
+    ports: watch::Sender<Vec<Arc<Port>>>,
+}
+
+/// Why the listeners stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DoorError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("listener {0}: {1}")]
+    Tls(String, tls::TlsError),
+    #[error("the system: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A listener that is ready to take the place of another, or to be opened.
+struct Ready {
+    port: Arc<Port>,
+    /// Those of its sockets that are new.
+    sockets: Vec<(SocketAddr, Acceptor, tokio::runtime::Handle)>,
+}
+
+impl Doors {
+    /// Opens the listeners of the settings on sockets that are bound already, in their order.
+    pub(crate) fn open(
+        house: House,
+        config: &Config,
+        sockets: Vec<Vec<(SocketAddr, TcpListener)>>,
+    ) -> Result<Doors, DoorError> {
+        let mut doors = Doors { house, open: BTreeMap::new(), ports: watch::Sender::new(vec![]) };
+        let ready = config
+            .listeners
+            .iter()
+            .zip(sockets)
+            .filter_map(|(listener, sockets)| doors.prepare(listener, config, sockets).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
+        doors.put(ready);
+        Ok(doors)
+    }
+
+    /// The ports of the moment.
+    pub(crate) fn ports(&self) -> watch::Receiver<Vec<Arc<Port>>> {
+        self.ports.subscribe()
+    }
+
+    /// Makes the listeners those of `config`, or changes nothing and says why.
+    pub(crate) fn change(&mut self, config: &Config) -> Result<(), DoorError> {
+        let mut ready = Vec::new();
+        for listener in &config.listeners {
+            let has = |address: &&SocketAddr| {
+                self.open.get(&listener.name).is_some_and(|door| door.sockets.contains_key(*address))
+            };
+            let new: Vec<_> = listener.listen.iter().filter(|address| !has(address)).copied().collect();
+            let sockets = bind_all(&new, &config.tcp, &format!("listener {}", listener.name))?;
+            ready.extend(self.prepare(listener, config, sockets)?);
+        }
+        self.put(ready);
+        Ok(())
+    }
+
+    /// `None` for a listener of a cluster that nobody follows.
+    fn prepare(
+        &self,
+        listener: &Listener,
+        config: &Config,
+        sockets: Vec<(SocketAddr, TcpListener)>,
+    ) -> Result<Option<Ready>, DoorError> {
+        let house = &self.house;
+        let Some(topology) = house.clusters.get(&listener.cluster) else { return Ok(None) };
+        let tls = listener.tls.as_ref().map(tls::load).transpose();
+        let tls = tls.map_err(|error| DoorError::Tls(listener.name.clone(), error))?;
+        let before = self.open.get(&listener.name).map(|door| Arc::clone(&door.port.borrow()));
+        let port = Port {
+            settings: listener.clone(),
+            tcp: config.tcp,
+            topology: topology.clone(),
+            metrics: match &before {
+                Some(before) => Arc::clone(&before.metrics),
+                None => house.metrics.listener(&listener.name),
+            },
+            tls,
+            cut: Arc::clone(&house.cut),
+            counts: before.map_or_else(Arc::default, |before| Arc::clone(&before.counts)),
+            numbers: Arc::clone(&house.numbers),
+        };
+        let register = |(address, socket): (SocketAddr, TcpListener)| {
+            // On a worker, so that half of what it accepts needs no other thread; on each one in turn.
+            let worker = house.workers.place().0.clone();
+            let _within = worker.enter();
+            Ok((address, Acceptor::new(socket)?, worker.clone()))
+        };
+        let sockets = sockets.into_iter().map(register).collect::<io::Result<_>>()?;
+        Ok(Some(Ready { port: Arc::new(port), sockets }))
+    }
+
+    /// Nothing of this can fail.
+    fn put(&mut self, ready: Vec<Ready>) {
+        let house = &self.house;
+        let mut before = std::mem::take(&mut self.open);
+        for Ready { port, sockets } in ready {
+            let settings = &port.settings;
+            let mut door = before.remove(&settings.name).unwrap_or_else(|| Door {
+                port: watch::Sender::new(Arc::clone(&port)),
+                sockets: BTreeMap::new(),
+            });
+            door.port.send_replace(Arc::clone(&port));
+            door.sockets.retain(|address, stop| {
+                let stays = settings.listen.contains(address);
+                if !stays {
+                    info!(listener = settings.name, %address, "not listening any more");
+                    stop.cancel();
+                }
+                stays
+            });
+            for (address, acceptor, worker) in sockets {
+                let role = settings.rules.role.label();
+                let at = acceptor.address().unwrap_or(address);
+                info!(listener = settings.name, cluster = settings.cluster, role, address = %at, "listening");
+                let stop = house.stop.child_token();
+                let (sessions, workers) = (house.sessions.clone(), Arc::clone(&house.workers));
+                let accepting =
+                    listen::accept(door.port.subscribe(), acceptor, stop.clone(), sessions, workers);
+                house.sessions.spawn_on(accepting, &worker);
+                door.sockets.insert(address, stop);
+            }
+            self.open.insert(settings.name.clone(), door);
+        }
+        for (name, door) in before {
+            info!(listener = name, "listener removed; its sessions go on");
+            door.sockets.values().for_each(CancellationToken::cancel);
+        }
+        self.ports.send_replace(self.open.values().map(|door| Arc::clone(&door.port.borrow())).collect());
+    }
+}
+
+/// What of `new` cannot be had without a restart.
+pub(crate) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let differs = [
+        ("[cluster.*]", old.clusters != new.clusters),
+        ("[admin]", old.admin != new.admin),
+        ("[process]", old.workers != new.workers),
+        ("[log] format", old.log.format != new.log.format),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
