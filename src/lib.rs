@@ -4,8 +4,8 @@
 //! accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes ([`splice`]). It
 //! decides nothing about PostgreSQL and writes nothing to etcd.
 //!
-//! Arrows point one way: `session` -> { `open`, `splice`, `close` }; `open` -> { `route`, `dial`, `pgwire` };
-//! `topology::feed` -> { `pgvane_cluster`, `topology::derive` }; `splice` -> tokio's traits.
+//! Arrows point one way: `doors` -> `listen` -> `session` -> { `open`, `splice`, `close` }; `open` -> { `route`,
+//! `dial`, `client`, `refusal`, `pgwire` }; `topology::feed` -> { `pgvane_cluster`, `topology::derive` }; `splice` -> tokio's traits.
 
 mod acceptor;
 pub mod access;
@@ -20,6 +20,7 @@ mod listen;
 pub mod metrics;
 mod open;
 pub mod pgwire;
+mod refusal;
 pub mod route;
 mod seats;
 mod session;

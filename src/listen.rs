@@ -18,7 +18,7 @@ use crate::access::{FromSource, Sources};
 use crate::config::{Listener, Tcp};
 use crate::cut::Cut;
 use crate::metrics::ListenerMetrics;
-use crate::open::TurnedAway;
+use crate::refusal::TurnedAway;
 use crate::seats::{Seat, Seats};
 use crate::session;
 use crate::topology::TopologyRx;

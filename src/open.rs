@@ -18,11 +18,11 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::client::Client;
 use crate::close::CloseReason;
-use crate::config::Listener;
 use crate::dial::dial;
 use crate::listen::Port;
 use crate::metrics::{ConnectFailure, HoldGuard};
 use crate::pgwire::{self, FirstAnswer, FirstPacket, FirstRead};
+use crate::refusal::{Refusal, TurnedAway};
 use crate::route::{self, Nobody, Role};
 use crate::seats::Seat;
 use crate::socket;
@@ -51,72 +51,6 @@ pub(crate) struct Opened {
     pub(crate) to_server: Vec<u8>,
     /// Whether the server's messages can be told apart: not where client and server have encryption of their own.
     pub(crate) is_legible: bool,
-}
-
-/// Why there is no session.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) reason: CloseReason,
-    /// SQLSTATE and text for the client, where there is one to hear it.
-    pub(crate) message: Option<(&'static str, String)>,
-    /// Whether the client asked for encryption and waits for yes or no.
-    pub(crate) asked_for_encryption: bool,
-}
-
-impl Refusal {
-    pub(crate) fn silent(reason: CloseReason) -> Refusal {
-        Refusal { reason, message: None, asked_for_encryption: false }
-    }
-
-    fn violation(why: &str) -> Refusal {
-        let text = format!("{why}; this port speaks PostgreSQL");
-        Refusal::with(CloseReason::ProtocolViolation, pgwire::PROTOCOL_VIOLATION, text)
-    }
-
-    fn with(reason: CloseReason, sqlstate: &'static str, text: String) -> Refusal {
-        Refusal { reason, message: Some((sqlstate, text)), asked_for_encryption: false }
-    }
-}
-
-/// Why a client is turned away before anything is asked of a server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum TurnedAway {
-    /// The listener has as many sessions as it may.
-    SessionLimit,
-    /// The client's address has.
-    SourceLimit,
-    /// It comes from a network from which nobody is taken.
-    NotAllowed,
-}
-
-impl TurnedAway {
-    pub(crate) const fn reason(self) -> CloseReason {
-        match self {
-            TurnedAway::SessionLimit => CloseReason::SessionLimit,
-            TurnedAway::SourceLimit => CloseReason::SourceLimit,
-            TurnedAway::NotAllowed => CloseReason::NotAllowed,
-        }
-    }
-
-    fn refusal(self, settings: &Listener) -> Refusal {
-        let name = &settings.name;
-        let (sqlstate, text) = match self {
-            TurnedAway::SessionLimit => (
-                pgwire::TOO_MANY_CONNECTIONS,
-                format!("listener {name} has its limit of {} sessions (max_sessions)", settings.max_sessions),
-            ),
-            TurnedAway::SourceLimit => (
-                pgwire::TOO_MANY_CONNECTIONS,
-                format!(
-                    "this address has its limit of sessions on listener {name} (max_sessions_per_address)"
-                ),
-            ),
-            TurnedAway::NotAllowed => {
-                (pgwire::NOT_ALLOWED, format!("listener {name} takes nobody from this address (allow, deny)"))
-            }
-        };
-        Refusal::with(self.reason(), sqlstate, text)
-    }
 }
 
 /// What a server is expected to answer with.

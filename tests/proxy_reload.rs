@@ -109,6 +109,49 @@ async fn listeners_come_and_go_and_their_sessions_stay() {
     Client::enter(proxy.addresses[0]).await;
 }
 
+/// Clients come and go all the while, and none of them is refused, cut or kept waiting for long.
+#[tokio::test]
+async fn twenty_reloads_under_load_are_noticed_by_nobody() {
+    let (cluster, _one, _two) = served().await;
+    let proxy = Proxy::for_writes(&cluster, "");
+    let address = proxy.addresses[0];
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let mut sessions = 0;
+                while !*stopped.borrow() {
+                    let (mut client, name) = Client::enter(address).await;
+                    assert_eq!(name, "pg1");
+                    client.echo(b"there and back").await;
+                    sessions += 1;
+                }
+                sessions
+            })
+        })
+        .collect();
+    let reads = free();
+    for round in 0..20 {
+        let mut sections = vec![listener("primary", &format!("hold_limit = {}", 100 + round))];
+        if round % 2 == 0 {
+            sections.push(listener_at("reads", "replica", reads));
+        }
+        proxy.reload("", &sections).await.expect("applied");
+        let seen = proxy.metric("pgvane_sessions_total{listener=\"primary\"}").await;
+        proxy_support::soon("clients between two reloads", async {
+            while proxy.metric("pgvane_sessions_total{listener=\"primary\"}").await < seen + 8.0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+    stop.send_replace(true);
+    for client in clients {
+        assert!(client.await.expect("no client was turned away") > 0);
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_is_replaced_without_a_restart() {
     let (cluster, _one, _two) = served().await;
