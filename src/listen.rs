@@ -64,13 +64,16 @@ impl Port {
     }
 
     /// Room for a session from `source`, kept until it is dropped.
-    fn room_for(&self, source: IpAddr) -> Result<(Seat, Option<FromSource>), TurnedAway> {
+    fn room_for(&self, source: IpAddr) -> Result<(Seat, Option<Box<FromSource>>), TurnedAway> {
         if !self.settings.networks.admit(source) {
             return Err(TurnedAway::NotAllowed);
         }
         let seat = self.counts.sessions.take(self.settings.max_sessions).ok_or(TurnedAway::SessionLimit)?;
+        // Boxed: sessions without such a limit shall not have room for it.
         let from_source = match self.settings.max_sessions_per_address {
-            Some(limit) => Some(self.counts.sources.enter(source, limit).ok_or(TurnedAway::SourceLimit)?),
+            Some(limit) => {
+                Some(Box::new(self.counts.sources.enter(source, limit).ok_or(TurnedAway::SourceLimit)?))
+            }
             None => None,
         };
         Ok((seat, from_source))
