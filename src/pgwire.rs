@@ -158,6 +158,15 @@ impl Framing {
         matches!(self, Framing::Header { seen: 0, .. })
     }
 
+    /// After a header with this length.
+    const fn before_body(length: u32) -> Framing {
+        match length.checked_sub(4) {
+            None => Framing::Lost,
+            Some(0) => Framing::START,
+            Some(body) => Framing::Body(body),
+        }
+    }
+
     /// Where the stream is after these bytes.
     #[must_use]
     pub fn after(mut self, mut bytes: &[u8]) -> Framing {
@@ -172,17 +181,19 @@ impl Framing {
                     }
                     Framing::START
                 }
+                // Most headers come whole.
+                Framing::Header { seen: 0, .. } if bytes.len() >= 5 => {
+                    let length = be_u32(bytes, 1).unwrap_or(0);
+                    bytes = &bytes[5..];
+                    Framing::before_body(length)
+                }
                 Framing::Header { seen, length } => {
                     let Some((first, rest)) = bytes.split_first() else { return self };
                     bytes = rest;
                     match seen {
                         0 => Framing::Header { seen: 1, length: 0 },
                         1..4 => Framing::Header { seen: seen + 1, length: length << 8 | u32::from(*first) },
-                        _ => match (length << 8 | u32::from(*first)).checked_sub(4) {
-                            None => Framing::Lost,
-                            Some(0) => Framing::START,
-                            Some(body) => Framing::Body(body),
-                        },
+                        _ => Framing::before_body(length << 8 | u32::from(*first)),
                     }
                 }
             };
