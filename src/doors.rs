@@ -97,11 +97,10 @@ impl Doors {
     pub(crate) fn change(&mut self, config: &Config) -> Result<(), DoorError> {
         let mut ready = Vec::new();
         for listener in &config.listeners {
-            let has = |address: &&SocketAddr| {
-                self.open.get(&listener.name).is_some_and(|door| door.sockets.contains_key(*address))
-            };
-            let new: Vec<_> = listener.listen.iter().filter(|address| !has(address)).copied().collect();
-            let sockets = bind_all(&new, &config.tcp, &format!("listener {}", listener.name))?;
+            let door = self.open.get(&listener.name);
+            let has = |address: &SocketAddr| door.is_some_and(|door| door.sockets.contains_key(address));
+            let whose = format!("listener {}", listener.name);
+            let sockets = bind_all(&listener.listen, has, &config.tcp, &whose)?;
             ready.extend(self.prepare(listener, config, sockets)?);
         }
         self.put(ready);

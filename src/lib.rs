@@ -5,7 +5,8 @@
 //! decides nothing about PostgreSQL and writes nothing to etcd.
 //!
 //! Arrows point one way: `doors` -> `listen` -> `session` -> { `open`, `splice`, `close` }; `open` -> { `route`,
-//! `dial`, `client`, `refusal`, `pgwire` }; `topology::feed` -> { `pgvane_cluster`, `topology::derive` }; `splice` -> tokio's traits.
+//! `dial`, `client`, `refusal`, `pgwire` }; `topology::feed` -> { `pgvane_cluster`, `topology::derive` };
+//! `splice` -> { `socket`, tokio's traits }.
 
 mod acceptor;
 pub mod access;
@@ -97,20 +98,23 @@ impl Bound {
 
 /// Binds all ports of the settings.
 pub fn bind(config: &Config) -> Result<Bound, BindError> {
-    let listener = |l: &config::Listener| bind_all(&l.listen, &config.tcp, &format!("listener {}", l.name));
+    let listener =
+        |l: &config::Listener| bind_all(&l.listen, |_| false, &config.tcp, &format!("listener {}", l.name));
     Ok(Bound {
         listeners: config.listeners.iter().map(listener).collect::<Result<_, _>>()?,
-        admin: bind_all(&config.admin.listen, &config.tcp, "admin")?,
+        admin: bind_all(&config.admin.listen, |_| false, &config.tcp, "admin")?,
     })
 }
 
+/// Binds those of a listener's addresses that it does not listen on yet.
 fn bind_all(
     addresses: &[SocketAddr],
+    has: impl Fn(&SocketAddr) -> bool,
     tcp: &config::Tcp,
     whose: &str,
 ) -> Result<Vec<(SocketAddr, TcpListener)>, BindError> {
     let mut sockets = Vec::new();
-    for address in addresses {
+    for address in addresses.iter().filter(|address| !has(address)) {
         match socket::listen(*address, tcp) {
             Ok(socket) => sockets.push((*address, socket)),
             // `[::]` means "IPv6 too"; on a host without IPv6 there is nothing to add.
