@@ -147,9 +147,7 @@ impl Live {
         }
         Ended { reason, error, target, to_client, to_server }
     }
-}
 
-impl Live {
     /// What a client that is cut can be told; nothing within a message, which it would take for a part of it.
     fn why_cut(&self, port: &Port, reason: CloseReason) -> Option<String> {
         let (cluster, name) = (&port.settings.cluster, &self.target.name);
@@ -169,7 +167,7 @@ fn last_words(mut client: Client, words: &[u8]) {
         // Bytes that nobody has read would turn the close into a reset that overtakes the words.
         while socket.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
         // The close sends them, and the end with them.
-        let _ = socket::send_before_close(socket, words);
+        let _ = socket::send_before_end(socket, words);
         return;
     }
     let _ = client.send(words).now_or_never();

@@ -56,8 +56,9 @@ fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(tcp.user_timeout).filter(|t| !t.is_zero()))
 }
 
-/// Sends what the close of the socket follows at once, as far as there is room; both go out together.
-pub(crate) fn send_before_close(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+/// Sends what the end of the stream follows at once, as far as there is room: the kernel waits for the end, to send
+/// both together.
+pub(crate) fn send_before_end(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(rustix::net::send(stream, bytes, flags)?)
 }

@@ -7,19 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proxy_support::client::Client;
-use proxy_support::server::{Manner, Server};
-use proxy_support::{Cluster, Proxy, listener, primary, soon};
+use proxy_support::{Proxy, listener, served, soon};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-
-async fn served() -> (Cluster, Server) {
-    let cluster = Cluster::new().await;
-    let server = Server::start("pg1", Manner::Serve).await;
-    cluster.member("pg1", &primary(server.address)).await;
-    cluster.lead("pg1").await;
-    (cluster, server)
-}
 
 #[tokio::test]
 async fn a_drain_lets_sessions_finish_and_takes_no_new_ones() {

@@ -4,19 +4,7 @@ mod proxy_support;
 
 use proxy_support::client::{CANCEL_REQUEST, Client, Welcome, packet};
 use proxy_support::server::{Manner, Seen, Server};
-use proxy_support::{Cluster, Proxy, primary, replica};
-
-fn ends(reason: &str) -> String {
-    format!("pgvane_session_ends_total{{listener=\"primary\",reason=\"{reason}\"}}")
-}
-
-async fn served() -> (Cluster, Server) {
-    let cluster = Cluster::new().await;
-    let server = Server::start("pg1", Manner::Serve).await;
-    cluster.member("pg1", &primary(server.address)).await;
-    cluster.lead("pg1").await;
-    (cluster, server)
-}
+use proxy_support::{Proxy, ends, replica, served};
 
 async fn refused(proxy: &Proxy) -> (String, String) {
     let mut client = Client::connect(proxy.addresses[0]).await;

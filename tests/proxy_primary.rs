@@ -7,16 +7,12 @@ use std::time::{Duration, Instant};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, NativeMember};
 use proxy_support::client::{CANCEL_REQUEST, Client, GSSENC_REQUEST, SSL_REQUEST, Welcome, packet};
 use proxy_support::server::{Manner, Seen, Server};
-use proxy_support::{Cluster, Proxy, primary, record, replica, soon};
+use proxy_support::{Cluster, Proxy, ends, primary, record, replica, soon};
 
 /// Far above the goal of 10 ms for the slowest machine that runs tests, far below any poll interval.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 const HELD: &str = "pgvane_held{listener=\"primary\"}";
-
-fn ends(reason: &str) -> String {
-    format!("pgvane_session_ends_total{{listener=\"primary\",reason=\"{reason}\"}}")
-}
 
 #[tokio::test]
 async fn clients_reach_the_serving_leader() {

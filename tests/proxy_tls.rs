@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proxy_support::client::{CANCEL_REQUEST, Client, GSSENC_REQUEST, SSL_REQUEST, Welcome, packet};
-use proxy_support::server::{Manner, Seen, Server};
-use proxy_support::{Cluster, Proxy, primary, soon};
+use proxy_support::server::{Seen, Server};
+use proxy_support::{Cluster, Proxy, ends, served, soon};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -95,10 +95,8 @@ struct Scene {
 
 impl Scene {
     async fn new(more: &str) -> Scene {
-        let (certificates, cluster) = (Certificates::new(), Cluster::new().await);
-        let server = Server::start("pg1", Manner::Serve).await;
-        cluster.member("pg1", &primary(server.address)).await;
-        cluster.lead("pg1").await;
+        let certificates = Certificates::new();
+        let (cluster, server) = served().await;
         let proxy = Proxy::for_writes(&cluster, &certificates.section(more));
         Scene { certificates, cluster, server, proxy }
     }
@@ -154,10 +152,6 @@ async fn a_client_that_starts_with_tls_must_name_the_protocol() {
     let wrong = scene.certificates.connector(false, &[b"http/1.1"]);
     assert!(shake_hands(Client::connect(scene.address()).await, &wrong).await.is_err());
     scene.proxy.until_metric(&ends("tls_failed"), 1.0).await;
-}
-
-fn ends(reason: &str) -> String {
-    format!("pgvane_session_ends_total{{listener=\"primary\",reason=\"{reason}\"}}")
 }
 
 /// Whoever put bytes there before the handshake is not who shakes hands (CVE-2021-23222).

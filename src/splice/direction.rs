@@ -5,13 +5,13 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::pipe::Pipe;
 use super::{Host, Stream};
 use crate::close::Side;
+use crate::socket;
 
 /// Bytes read at once. One such buffer per worker thread, none per session.
 const CHUNK: usize = 64 * 1024;
@@ -402,12 +402,11 @@ fn poll_write<W: AsyncWrite + Unpin>(
 
 /// Writes what the end of the stream follows at once: the kernel waits for it, to send both together.
 fn poll_send_before_end(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<Result<usize, Fault>> {
-    let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     loop {
         if let Err(error) = ready!(to.poll_write_ready(cx)) {
             return Poll::Ready(written(Err(error)));
         }
-        match to.try_io(Interest::WRITABLE, || Ok(send(to, bytes, flags)?)) {
+        match to.try_io(Interest::WRITABLE, || socket::send_before_end(to, bytes)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return Poll::Ready(written(result)),
         }

@@ -29,6 +29,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::server::{Manner, Server};
+
 /// Bound on every wait.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -114,6 +116,20 @@ pub(crate) fn primary(address: SocketAddr) -> MemberRecord {
 pub(crate) fn replica(address: SocketAddr) -> MemberRecord {
     let replication_state = Some("streaming".to_owned());
     MemberRecord { replication_state, ..record(address, MemberRole::Replica, MemberState::Running) }
+}
+
+/// A cluster of one primary that serves, and its server.
+pub(crate) async fn served() -> (Cluster, Server) {
+    let cluster = Cluster::new().await;
+    let server = Server::start("pg1", Manner::Serve).await;
+    cluster.member("pg1", &primary(server.address)).await;
+    cluster.lead("pg1").await;
+    (cluster, server)
+}
+
+/// The series that counts sessions of the primary port by why they ended.
+pub(crate) fn ends(reason: &str) -> String {
+    format!("pgvane_session_ends_total{{listener=\"primary\",reason=\"{reason}\"}}")
 }
 
 /// A listener section with one free port and `more` keys.

@@ -119,8 +119,9 @@ pub enum Request {
     Shutdown,
 }
 
-/// Labels by which other rules recognise what is under way: spelled once, for a promotion that is not recognised
-/// would be a promise broken.
+// Labels by which other rules recognise what is under way: spelled once, for a promotion that is not recognised
+// would be a promise broken.
+
 /// Label of [`Action::Clone`].
 pub const CLONE: &str = "clone";
 /// Label of [`Action::Rejoin`].
