@@ -33,10 +33,16 @@ pub enum CloseReason {
     StoreLost,
     /// The proxy is stopping and the drain time ran out.
     Drained,
+    /// The operator ended this session.
+    Killed,
+    /// The operator disabled the server it was on.
+    TargetDisabled,
     /// Nobody served for the whole hold time.
     HoldTimeout,
     /// Too many connections were waiting already.
     HoldLimit,
+    /// Every server that would have taken it was full for the whole queue time.
+    QueueTimeout,
     /// The listener has as many sessions as it may.
     SessionLimit,
     /// The client's address has as many sessions as it may.
@@ -49,6 +55,8 @@ pub enum CloseReason {
     FirstPacketTimeout,
     /// The client's first packet was not PostgreSQL's.
     ProtocolViolation,
+    /// A PROXY header was expected and did not come.
+    ProxyHeader,
     /// The TLS handshake with the client failed.
     TlsFailed,
     /// The listener takes TLS only, and the client did not ask for it.
@@ -61,7 +69,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in the order of the enum.
-    pub const ALL: [CloseReason; 21] = [
+    pub const ALL: [CloseReason; 25] = [
         CloseReason::ClientClosed,
         CloseReason::ServerClosed,
         CloseReason::ClientReset,
@@ -71,14 +79,18 @@ impl CloseReason {
         CloseReason::EpochEnded,
         CloseReason::StoreLost,
         CloseReason::Drained,
+        CloseReason::Killed,
+        CloseReason::TargetDisabled,
         CloseReason::HoldTimeout,
         CloseReason::HoldLimit,
+        CloseReason::QueueTimeout,
         CloseReason::SessionLimit,
         CloseReason::SourceLimit,
         CloseReason::NotAllowed,
         CloseReason::ClientLeftEarly,
         CloseReason::FirstPacketTimeout,
         CloseReason::ProtocolViolation,
+        CloseReason::ProxyHeader,
         CloseReason::TlsFailed,
         CloseReason::TlsRequired,
         CloseReason::CancelForwarded,
@@ -97,14 +109,18 @@ impl CloseReason {
             CloseReason::EpochEnded => "epoch_ended",
             CloseReason::StoreLost => "store_lost",
             CloseReason::Drained => "drained",
+            CloseReason::Killed => "killed",
+            CloseReason::TargetDisabled => "target_disabled",
             CloseReason::HoldTimeout => "hold_timeout",
             CloseReason::HoldLimit => "hold_limit",
+            CloseReason::QueueTimeout => "queue_timeout",
             CloseReason::SessionLimit => "session_limit",
             CloseReason::SourceLimit => "source_limit",
             CloseReason::NotAllowed => "not_allowed",
             CloseReason::ClientLeftEarly => "client_left_early",
             CloseReason::FirstPacketTimeout => "first_packet_timeout",
             CloseReason::ProtocolViolation => "protocol_violation",
+            CloseReason::ProxyHeader => "proxy_header",
             CloseReason::TlsFailed => "tls_failed",
             CloseReason::TlsRequired => "tls_required",
             CloseReason::CancelForwarded => "cancel_forwarded",

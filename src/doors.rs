@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -16,9 +15,10 @@ use tracing::info;
 
 use crate::acceptor::Acceptor;
 use crate::config::{Config, Listener};
-use crate::cut::Cut;
+use crate::endpoint::{Endpoint, Socket};
 use crate::listen::{self, Port};
 use crate::metrics::Metrics;
+use crate::roster::Roster;
 use crate::topology::TopologyRx;
 use crate::workers::Workers;
 use crate::{BindError, bind_all, tls};
@@ -32,7 +32,7 @@ pub(crate) struct House {
     pub(crate) sessions: TaskTracker,
     /// Ends all accepting.
     pub(crate) stop: CancellationToken,
-    pub(crate) cut: Arc<Cut>,
+    pub(crate) roster: Arc<Roster>,
     pub(crate) numbers: Arc<AtomicU64>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct House {
 struct Door {
     port: watch::Sender<Arc<Port>>,
     /// What ends the accepting on each address, as the settings write it.
-    sockets: BTreeMap<SocketAddr, CancellationToken>,
+    sockets: BTreeMap<Endpoint, CancellationToken>,
 }
 
 /// All of them, by name.
@@ -67,7 +67,7 @@ pub(crate) enum DoorError {
 struct Ready {
     port: Arc<Port>,
     /// Those of its sockets that are new.
-    sockets: Vec<(SocketAddr, Acceptor, tokio::runtime::Handle)>,
+    sockets: Vec<(Endpoint, Acceptor, tokio::runtime::Handle)>,
 }
 
 impl Doors {
@@ -75,7 +75,7 @@ impl Doors {
     pub(crate) fn open(
         house: House,
         config: &Config,
-        sockets: Vec<Vec<(SocketAddr, TcpListener)>>,
+        sockets: Vec<Vec<(Endpoint, Socket)>>,
     ) -> Result<Doors, DoorError> {
         let mut doors = Doors { house, open: BTreeMap::new(), ports: watch::Sender::new(vec![]) };
         let ready = config
@@ -98,9 +98,9 @@ impl Doors {
         let mut ready = Vec::new();
         for listener in &config.listeners {
             let door = self.open.get(&listener.name);
-            let has = |address: &SocketAddr| door.is_some_and(|door| door.sockets.contains_key(address));
+            let has = |address: &Endpoint| door.is_some_and(|door| door.sockets.contains_key(address));
             let whose = format!("listener {}", listener.name);
-            let sockets = bind_all(&listener.listen, has, &config.tcp, &whose)?;
+            let sockets = bind_all(&listener.listen, has, &config.tcp, listener.unix_mode, &whose)?;
             ready.extend(self.prepare(listener, config, sockets)?);
         }
         self.put(ready);
@@ -112,12 +112,14 @@ impl Doors {
         &self,
         listener: &Listener,
         config: &Config,
-        sockets: Vec<(SocketAddr, TcpListener)>,
+        sockets: Vec<(Endpoint, Socket)>,
     ) -> Result<Option<Ready>, DoorError> {
         let house = &self.house;
         let Some(topology) = house.clusters.get(&listener.cluster) else { return Ok(None) };
-        let tls = listener.tls.as_ref().map(tls::load).transpose();
-        let tls = tls.map_err(|error| DoorError::Tls(listener.name.clone(), error))?;
+        let bad_tls = |error| DoorError::Tls(listener.name.clone(), error);
+        let tls = listener.tls.as_ref().map(tls::load_terminate).transpose().map_err(bad_tls)?;
+        let server_tls = listener.server_tls.as_ref().map(tls::load_originate).transpose();
+        let server_tls = server_tls.map_err(bad_tls)?;
         let before = self.open.get(&listener.name).map(|door| Arc::clone(&door.port.borrow()));
         let port = Port {
             settings: listener.clone(),
@@ -128,11 +130,12 @@ impl Doors {
                 None => house.metrics.listener(&listener.name),
             },
             tls,
-            cut: Arc::clone(&house.cut),
+            server_tls,
+            roster: Arc::clone(&house.roster),
             counts: before.map_or_else(Arc::default, |before| Arc::clone(&before.counts)),
             numbers: Arc::clone(&house.numbers),
         };
-        let register = |(address, socket): (SocketAddr, TcpListener)| {
+        let register = |(address, socket): (Endpoint, Socket)| {
             // On a worker, so that half of what it accepts needs no other thread; on each one in turn.
             let worker = house.workers.place().0.clone();
             let _within = worker.enter();
@@ -163,7 +166,7 @@ impl Doors {
             });
             for (address, acceptor, worker) in sockets {
                 let role = settings.rules.role.label();
-                let at = acceptor.address().unwrap_or(address);
+                let at = acceptor.socket().endpoint().unwrap_or_else(|_| address.clone());
                 info!(listener = settings.name, cluster = settings.cluster, role, address = %at, "listening");
                 let stop = house.stop.child_token();
                 let (sessions, workers) = (house.sessions.clone(), Arc::clone(&house.workers));

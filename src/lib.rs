@@ -11,17 +11,20 @@
 mod acceptor;
 pub mod access;
 mod admin;
-mod client;
 pub mod close;
 pub mod config;
+mod conn;
 mod cut;
 mod dial;
 mod doors;
+pub mod endpoint;
 mod listen;
 pub mod metrics;
 mod open;
 pub mod pgwire;
+pub mod proxy_protocol;
 mod refusal;
+mod roster;
 pub mod route;
 mod seats;
 mod session;
@@ -35,7 +38,7 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -52,6 +55,7 @@ use tracing::{error, info, warn};
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::doors::{Doors, House};
+use crate::endpoint::{Endpoint, Socket};
 use crate::listen::Port;
 use crate::metrics::Metrics;
 use crate::shutdown::{Lifecycle, Phase, Shutdown};
@@ -66,8 +70,8 @@ const CUT_GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({whose}): {error}")]
 pub struct BindError {
-    /// The address.
-    pub address: SocketAddr,
+    /// Where.
+    pub address: Endpoint,
     /// Which part of the settings asks for it.
     pub whose: String,
     /// What the kernel says.
@@ -79,49 +83,62 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Bound {
     /// Per listener of the settings, in their order: what the settings say, and the socket.
-    listeners: Vec<Vec<(SocketAddr, TcpListener)>>,
-    admin: Vec<(SocketAddr, TcpListener)>,
+    listeners: Vec<Vec<(Endpoint, Socket)>>,
+    admin: Vec<(Endpoint, Socket)>,
 }
 
 impl Bound {
     /// The addresses of one listener, with the ports the kernel chose where the settings said 0.
     pub fn addresses(&self, listener: usize) -> Vec<SocketAddr> {
         let sockets = self.listeners.get(listener).map(Vec::as_slice).unwrap_or_default();
-        sockets.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+        addresses(sockets)
     }
 
     /// The addresses of the HTTP side.
     pub fn admin_addresses(&self) -> Vec<SocketAddr> {
-        self.admin.iter().filter_map(|(_, socket)| socket.local_addr().ok()).collect()
+        addresses(&self.admin)
     }
+}
+
+fn addresses(sockets: &[(Endpoint, Socket)]) -> Vec<SocketAddr> {
+    let address = |socket: &Socket| match socket.endpoint() {
+        Ok(Endpoint::Tcp(address)) => Some(address),
+        _ => None,
+    };
+    sockets.iter().filter_map(|(_, socket)| address(socket)).collect()
 }
 
 /// Binds all ports of the settings.
 pub fn bind(config: &Config) -> Result<Bound, BindError> {
-    let listener =
-        |l: &config::Listener| bind_all(&l.listen, |_| false, &config.tcp, &format!("listener {}", l.name));
+    let listener = |l: &config::Listener| {
+        bind_all(&l.listen, |_| false, &config.tcp, l.unix_mode, &format!("listener {}", l.name))
+    };
+    let admin: Vec<_> = config.admin.listen.iter().copied().map(Endpoint::Tcp).collect();
     Ok(Bound {
         listeners: config.listeners.iter().map(listener).collect::<Result<_, _>>()?,
-        admin: bind_all(&config.admin.listen, |_| false, &config.tcp, "admin")?,
+        admin: bind_all(&admin, |_| false, &config.tcp, 0, "admin")?,
     })
 }
 
-/// Binds those of a listener's addresses that it does not listen on yet.
+/// Binds those of a listener's endpoints that it does not listen on yet.
 fn bind_all(
-    addresses: &[SocketAddr],
-    has: impl Fn(&SocketAddr) -> bool,
+    endpoints: &[Endpoint],
+    has: impl Fn(&Endpoint) -> bool,
     tcp: &config::Tcp,
+    unix_mode: u32,
     whose: &str,
-) -> Result<Vec<(SocketAddr, TcpListener)>, BindError> {
+) -> Result<Vec<(Endpoint, Socket)>, BindError> {
     let mut sockets = Vec::new();
-    for address in addresses.iter().filter(|address| !has(address)) {
-        match socket::listen(*address, tcp) {
-            Ok(socket) => sockets.push((*address, socket)),
+    for endpoint in endpoints.iter().filter(|endpoint| !has(endpoint)) {
+        match Socket::bind(endpoint, tcp, unix_mode) {
+            Ok(socket) => sockets.push((endpoint.clone(), socket)),
             // `[::]` means "IPv6 too"; on a host without IPv6 there is nothing to add.
-            Err(error) if addresses.len() > 1 && socket::is_any_v6(address) && socket::lacks_v6(&error) => {
-                warn!(%address, whose, "this host has no IPv6; not listening there");
+            Err(error) if endpoints.len() > 1 && endpoint.is_any_v6() && socket::lacks_v6(&error) => {
+                warn!(address = %endpoint, whose, "this host has no IPv6; not listening there");
             }
-            Err(error) => return Err(BindError { address: *address, whose: whose.to_owned(), error }),
+            Err(error) => {
+                return Err(BindError { address: endpoint.clone(), whose: whose.to_owned(), error });
+            }
         }
     }
     Ok(sockets)
@@ -153,7 +170,7 @@ pub async fn run<S: Store>(
         workers: Arc::new(Workers::start(config.workers)?),
         sessions: sessions.clone(),
         stop: life.stop_accepting.clone(),
-        cut: Arc::clone(&life.cut),
+        roster: Arc::clone(&life.roster),
         numbers: Arc::new(AtomicU64::new(1)),
     };
     let mut doors = Doors::open(shared, &config, bound.listeners).map_err(io::Error::other)?;
@@ -164,7 +181,8 @@ pub async fn run<S: Store>(
         ready_grace: config.admin.ready_grace,
         metrics: Arc::clone(&metrics),
     });
-    for (_, listener) in bound.admin {
+    for (_, socket) in bound.admin {
+        let Socket::Tcp(listener) = socket else { continue };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         house.spawn(admin::serve(Arc::clone(&admin), listener, house_stop.clone()));
     }

@@ -1,12 +1,12 @@
 //! Accepts clients for one configured listener, within its limits.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -16,9 +16,11 @@ use tracing::warn;
 use crate::acceptor::Acceptor;
 use crate::access::{FromSource, Sources};
 use crate::config::{Listener, Tcp};
-use crate::cut::Cut;
+use crate::conn::Accepted;
+use crate::endpoint::Peer;
 use crate::metrics::ListenerMetrics;
 use crate::refusal::TurnedAway;
+use crate::roster::{Roster, Ticket};
 use crate::seats::{Seat, Seats};
 use crate::session;
 use crate::topology::TopologyRx;
@@ -40,11 +42,21 @@ pub(crate) struct Port {
     pub(crate) metrics: Arc<ListenerMetrics>,
     /// Where clients' TLS ends here.
     pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// Ends every session when the drain time is over.
-    pub(crate) cut: Arc<Cut>,
+    /// Where TLS to servers begins here.
+    pub(crate) server_tls: Option<Arc<ClientConfig>>,
+    /// All sessions of the proxy.
+    pub(crate) roster: Arc<Roster>,
     pub(crate) counts: Arc<Counts>,
     /// Tells sessions of the whole proxy apart.
     pub(crate) numbers: Arc<AtomicU64>,
+}
+
+/// A session's place, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _seat: Seat,
+    /// Boxed: sessions without such a limit shall not have room for it.
+    from_source: Option<Box<FromSource>>,
 }
 
 /// What goes on when a listener's settings change.
@@ -63,20 +75,41 @@ impl Port {
         self.settings.tls.as_ref().is_some_and(|tls| tls.required)
     }
 
-    /// Room for a session from `source`, kept until it is dropped.
-    fn room_for(&self, source: IpAddr) -> Result<(Seat, Option<Box<FromSource>>), TurnedAway> {
-        if !self.settings.networks.admit(source) {
+    /// Room for a session of `peer`, kept until it is dropped. Of one who tells later who the client is, all but
+    /// that is looked at.
+    fn room_for(&self, peer: Peer) -> Result<Room, TurnedAway> {
+        let source = peer.ip().filter(|_| !self.is_told_by(peer));
+        if source.is_some_and(|source| !self.settings.networks.admit(source)) {
             return Err(TurnedAway::NotAllowed);
         }
         let seat = self.counts.sessions.take(self.settings.max_sessions).ok_or(TurnedAway::SessionLimit)?;
-        // Boxed: sessions without such a limit shall not have room for it.
-        let from_source = match self.settings.max_sessions_per_address {
-            Some(limit) => {
-                Some(Box::new(self.counts.sources.enter(source, limit).ok_or(TurnedAway::SourceLimit)?))
-            }
-            None => None,
-        };
-        Ok((seat, from_source))
+        let mut room = Room { _seat: seat, from_source: None };
+        if let Some(source) = source {
+            self.add_source(&mut room, source)?;
+        }
+        Ok(room)
+    }
+
+    /// Looks at the address that a PROXY header told.
+    pub(crate) fn admit_told(&self, room: &mut Room, source: IpAddr) -> Result<(), TurnedAway> {
+        if !self.settings.networks.admit(source) {
+            return Err(TurnedAway::NotAllowed);
+        }
+        self.add_source(room, source)
+    }
+
+    fn add_source(&self, room: &mut Room, source: IpAddr) -> Result<(), TurnedAway> {
+        if let Some(limit) = self.settings.max_sessions_per_address {
+            let entered = self.counts.sources.enter(source, limit).ok_or(TurnedAway::SourceLimit)?;
+            room.from_source = Some(Box::new(entered));
+        }
+        Ok(())
+    }
+
+    /// Whether connections of this peer begin with a PROXY header.
+    pub(crate) fn is_told_by(&self, peer: Peer) -> bool {
+        let from = &self.settings.proxy_protocol.from;
+        peer.ip().is_some_and(|ip| from.iter().any(|network| network.contains(&ip.to_canonical())))
     }
 
     /// Sessions that are open or opening.
@@ -132,16 +165,18 @@ pub(crate) async fn accept(
         }
     }
 }
+
 /// Starts the session of an accepted client, or turns it away.
-fn admit(port: &Arc<Port>, client: TcpStream, peer: SocketAddr, tracker: &TaskTracker, workers: &Workers) {
+fn admit(port: &Arc<Port>, client: Accepted, peer: Peer, tracker: &TaskTracker, workers: &Workers) {
     let number = port.numbers.fetch_add(1, Ordering::Relaxed);
     let (handle, on_worker) = workers.place();
-    match port.room_for(peer.ip()) {
+    let ticket = Ticket::new(number, Arc::clone(port), peer);
+    match port.room_for(peer) {
         Ok(room) => {
-            let port = Arc::clone(port);
+            let session = session::serve(Roster::enrol(ticket), client, room);
             let session = async move {
-                session::serve(port, client, peer, number).await;
-                drop((room, on_worker));
+                session.await;
+                drop(on_worker);
             };
             tracker.spawn_on(session, handle);
         }
@@ -150,9 +185,8 @@ fn admit(port: &Arc<Port>, client: TcpStream, peer: SocketAddr, tracker: &TaskTr
             let Some(seat) = port.counts.turned_away.take(TURNED_AWAY_AT_ONCE) else {
                 return port.metrics.ended(why.reason());
             };
-            let port = Arc::clone(port);
             let refusal = async move {
-                session::turn_away(port, client, peer, number, why).await;
+                session::turn_away(ticket, client, why).await;
                 drop((seat, on_worker));
             };
             tracker.spawn_on(refusal, handle);

@@ -61,7 +61,9 @@ families! {
     CONNECT_SECONDS = Histogram "pgvane_connect_seconds" ["listener"]
         "TCP connect to a server, successful ones.";
     CONNECT_FAILURES = Counter "pgvane_connect_failures_total" ["listener", "cause"]
-        "Servers that could not be opened: refused, timed_out, unresolved, other, not_now, no_answer.";
+        "Servers that could not be opened: refused, timed_out, unresolved, other, not_now, no_answer, tls.";
+    TLS_HANDSHAKES = Counter "pgvane_tls_handshakes_total" ["listener", "side", "result"]
+        "TLS handshakes, with clients and with servers: done, failed.";
     BYTES = Counter "pgvane_bytes_total" ["listener", "direction"] "Bytes forwarded: to_client, to_server.";
     SERVING = Gauge "pgvane_serving" ["cluster"] "1 while a primary takes new sessions.";
     REPLICAS = Gauge "pgvane_replicas" ["cluster"] "Replicas that take new sessions.";
@@ -99,16 +101,19 @@ pub enum ConnectFailure {
     NotNow,
     /// The server closed or stayed silent before it said anything.
     NoAnswer,
+    /// The server offers no TLS, or the handshake failed.
+    Tls,
 }
 
 impl ConnectFailure {
-    const ALL: [ConnectFailure; 6] = [
+    const ALL: [ConnectFailure; 7] = [
         ConnectFailure::Refused,
         ConnectFailure::TimedOut,
         ConnectFailure::Unresolved,
         ConnectFailure::Other,
         ConnectFailure::NotNow,
         ConnectFailure::NoAnswer,
+        ConnectFailure::Tls,
     ];
 
     const fn label(self) -> &'static str {
@@ -119,6 +124,7 @@ impl ConnectFailure {
             ConnectFailure::Other => "other",
             ConnectFailure::NotNow => "not_now",
             ConnectFailure::NoAnswer => "no_answer",
+            ConnectFailure::Tls => "tls",
         }
     }
 }
@@ -182,6 +188,8 @@ impl Metrics {
             connect_seconds: histogram(r, CONNECT_SECONDS, &[listener]),
             connect_failures: ConnectFailure::ALL
                 .map(|cause| counter(r, CONNECT_FAILURES, &[listener, cause.label()])),
+            client_handshakes: handshakes(r, listener, "client"),
+            server_handshakes: handshakes(r, listener, "server"),
             to_client: counter(r, BYTES, &[listener, "to_client"]),
             to_server: counter(r, BYTES, &[listener, "to_server"]),
         })
@@ -251,6 +259,11 @@ fn counter(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Co
     counter
 }
 
+/// Those that failed, those that were done.
+fn handshakes(recorder: &PrometheusRecorder, listener: &str, side: &str) -> [Counter; 2] {
+    ["failed", "done"].map(|result| counter(recorder, TLS_HANDSHAKES, &[listener, side, result]))
+}
+
 fn gauge(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Gauge {
     let gauge = recorder.register_gauge(&key(family, values), &METADATA);
     gauge.set(0);
@@ -273,6 +286,8 @@ pub struct ListenerMetrics {
     hold_seconds: Histogram,
     connect_seconds: Histogram,
     connect_failures: [Counter; ConnectFailure::ALL.len()],
+    client_handshakes: [Counter; 2],
+    server_handshakes: [Counter; 2],
     to_client: Counter,
     to_server: Counter,
 }
@@ -315,6 +330,16 @@ impl ListenerMetrics {
     /// Counts a server that could not be opened.
     pub fn connect_failed(&self, cause: ConnectFailure) {
         self.connect_failures[cause as usize].increment(1);
+    }
+
+    /// Counts a TLS handshake with a client.
+    pub fn client_handshake(&self, is_done: bool) {
+        self.client_handshakes[usize::from(is_done)].increment(1);
+    }
+
+    /// Counts a TLS handshake with a server.
+    pub fn server_handshake(&self, is_done: bool) {
+        self.server_handshakes[usize::from(is_done)].increment(1);
     }
 
     /// Adds forwarded bytes.

@@ -28,6 +28,9 @@ pub const PROTOCOL_VIOLATION: &str = "08P01";
 pub const NOT_ALLOWED: &str = "28000";
 
 const SSL_REQUEST: u32 = 80_877_103;
+/// The request for TLS, whole ("SSLRequest").
+pub(crate) const SSL_REQUEST_PACKET: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
 const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 /// The first byte of a TLS handshake record, sent by `sslnegotiation=direct`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::NodeName;
 
-use crate::topology::{NoPrimary, Target, Topology};
+use crate::topology::{Admission, NoPrimary, Target, Topology};
 
 /// What a listener is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,39 +92,61 @@ pub struct Rules {
     pub fall_back_to_primary: bool,
     /// New sessions avoid replicas that are known to be more bytes behind than this.
     pub max_lag: Option<u64>,
+    /// Most sessions on one target, those of other listeners of this proxy included.
+    pub max_sessions_per_target: Option<usize>,
 }
 
-/// The target for the `cursor`-th session, or `None` when all that qualify were tried. Nodes that refused a
-/// moment ago come after those that did not.
+/// Whom a session may go to.
+#[derive(Clone, Debug)]
+pub enum Choice {
+    /// To this one.
+    Target(Arc<Target>),
+    /// To one of these, when it has room.
+    Full(Vec<Arc<Target>>),
+    /// All that qualify were tried.
+    Nobody,
+}
+
+/// Chooses for the `cursor`-th session. Nodes that refused a moment ago come after those that did not; those that
+/// are full are left to the sessions that wait for them, of which this one may be one.
 pub fn choose(
     rules: Rules,
     topology: &Topology,
     cursor: usize,
     tried: &[NodeName],
+    is_waiting: bool,
     now: Tick,
-) -> Option<Arc<Target>> {
-    let untried = |t: &&Arc<Target>| !tried.contains(&t.name);
-    let primary = topology.primary.as_ref().ok().filter(untried);
-    if rules.role == Role::Primary {
-        return primary.cloned();
-    }
-    let mut candidates: Vec<&Arc<Target>> = topology
-        .replicas
-        .iter()
-        .filter(|t| rules.role.takes(t) && within_lag(rules, t))
-        .filter(untried)
-        .collect();
-    if rules.role == Role::Any {
+) -> Choice {
+    let fits = |t: &&Arc<Target>| !tried.contains(&t.name) && is_admitted(t);
+    let primary = topology.primary.as_ref().ok().filter(fits);
+    let mut candidates: Vec<&Arc<Target>> = match rules.role {
+        Role::Primary => vec![],
+        Role::Replica | Role::Sync | Role::Async | Role::Any => {
+            let replicas = topology.replicas.iter();
+            replicas.filter(|t| rules.role.takes(t) && within_lag(rules, t)).filter(fits).collect()
+        }
+    };
+    let falls_back = candidates.is_empty() && rules.fall_back_to_primary;
+    if !rules.role.is_for_replicas() || falls_back {
         candidates.extend(primary);
     }
-    let count = candidates.len();
-    if count == 0 {
-        return primary.filter(|_| rules.fall_back_to_primary).cloned();
+    if candidates.is_empty() {
+        return Choice::Nobody;
     }
+    let count = candidates.len();
     candidates.rotate_left(cursor % count);
+    let has_room = |t: &&&Arc<Target>| !t.node.is_full(rules.max_sessions_per_target, is_waiting);
     // The first of the least.
-    let chosen = candidates.iter().min_by_key(|t| (t.node.is_shunned(now), rules.balance.burden(t)))?;
-    Some(Arc::clone(chosen))
+    let best = candidates.iter().filter(has_room);
+    match best.min_by_key(|t| (t.node.is_shunned(now), rules.balance.burden(t))) {
+        Some(target) => Choice::Target(Arc::clone(target)),
+        None => Choice::Full(candidates.into_iter().cloned().collect()),
+    }
+}
+
+/// Whether the operator lets it take new sessions.
+fn is_admitted(target: &Target) -> bool {
+    target.node.admission() == Admission::Enabled
 }
 
 fn within_lag(rules: Rules, target: &Target) -> bool {
@@ -133,6 +155,9 @@ fn within_lag(rules: Rules, target: &Target) -> bool {
 
 /// Whether `target`, chosen from an earlier picture, still takes new sessions in this one (S5).
 pub fn still_takes(topology: &Topology, target: &Target) -> bool {
+    if !is_admitted(target) {
+        return false;
+    }
     match &target.reign {
         // The same reign object: a reign that ended and began again is another one.
         Some(reign) => {
@@ -162,6 +187,8 @@ pub fn all_for_cancel(rules: Rules, topology: &Topology) -> Vec<Arc<Target>> {
 pub enum Nobody {
     /// No primary.
     Primary(NoPrimary),
+    /// The primary, which the operator has set aside.
+    SetAside(NodeName, Admission),
     /// No replica; per member the reason.
     Replica(Vec<(NodeName, String)>),
     /// Somebody should, but could not be reached; per target the error.
@@ -178,6 +205,9 @@ impl fmt::Display for Nobody {
         };
         match self {
             Nobody::Primary(why) => why.fmt(f),
+            Nobody::SetAside(name, admission) => {
+                write!(f, "the primary {name} is {} by an operator", admission.label())
+            }
             Nobody::Replica(members) if members.is_empty() => f.write_str("the cluster has no members"),
             Nobody::Replica(members) => {
                 f.write_str("no replica takes sessions (")?;
@@ -193,6 +223,9 @@ impl fmt::Display for Nobody {
 /// Why [`choose`] found nobody at all.
 pub fn why_nobody(rules: Rules, topology: &Topology) -> Nobody {
     let no_primary = topology.primary.as_ref().err();
+    if let (Role::Primary, Ok(primary)) = (rules.role, &topology.primary) {
+        return Nobody::SetAside(primary.name.clone(), primary.node.admission());
+    }
     match (rules.role, no_primary) {
         (Role::Primary, Some(why)) => return Nobody::Primary(why.clone()),
         (_, Some(NoPrimary::StoreNeverAnswered)) => return Nobody::Primary(NoPrimary::StoreNeverAnswered),
@@ -200,6 +233,9 @@ pub fn why_nobody(rules: Rules, topology: &Topology) -> Nobody {
     }
     let why = |name: &NodeName| {
         let target = topology.replicas.iter().find(|t| t.name == *name);
+        if let Some(target) = target.filter(|target| !is_admitted(target)) {
+            return format!("is {} by an operator", target.node.admission().label());
+        }
         if let Some(target) = target.filter(|target| !rules.role.takes(target)) {
             return format!("is {} synchronous standby", if target.is_sync { "a" } else { "no" });
         }
@@ -222,14 +258,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::topology::OnNode;
     use crate::topology::fixture::{primary, replica, topology};
+    use crate::topology::{OnNode, Queueing};
 
     const READS: Rules = Rules {
         role: Role::Replica,
         balance: Balance::RoundRobin,
         fall_back_to_primary: false,
         max_lag: None,
+        max_sessions_per_target: None,
     };
     const WRITES: Rules = Rules { role: Role::Primary, ..READS };
 
@@ -239,8 +276,12 @@ mod tests {
 
     fn picks(rules: Rules, topology: &Topology, tried: &[&str]) -> Vec<String> {
         let tried: Vec<NodeName> = tried.iter().map(|n| NodeName::from(*n)).collect();
-        let pick = |cursor| choose(rules, topology, cursor, &tried, Tick::now());
-        (0..4).map(|c| pick(c).map_or("-".to_owned(), |t| t.name.to_string())).collect()
+        let pick = |cursor| match choose(rules, topology, cursor, &tried, false, Tick::now()) {
+            Choice::Target(target) => target.name.to_string(),
+            Choice::Full(targets) => format!("full {}", targets.len()),
+            Choice::Nobody => "-".to_owned(),
+        };
+        (0..4).map(pick).collect()
     }
 
     #[test]
@@ -313,8 +354,10 @@ mod tests {
     fn spread(rules: Rules, topology: &Topology, count: usize) -> Vec<(String, usize)> {
         let mut open = vec![];
         for cursor in 0..count {
-            let target = choose(rules, topology, cursor, &[], Tick::now()).expect("somebody");
-            open.push(OnNode::new(&target));
+            let Choice::Target(target) = choose(rules, topology, cursor, &[], false, Tick::now()) else {
+                panic!("nobody")
+            };
+            open.extend(OnNode::claim(&target, None));
         }
         topology.replicas.iter().map(|t| (t.name.to_string(), t.node.sessions())).collect()
     }
@@ -323,7 +366,7 @@ mod tests {
     fn the_fewest_sessions_come_first() {
         let t = three();
         let rules = Rules { balance: Balance::LeastConnections, ..READS };
-        let busy: Vec<_> = (0..10).map(|_| OnNode::new(&t.replicas[0])).collect();
+        let busy: Vec<_> = (0..10).map(|_| OnNode::claim(&t.replicas[0], None)).collect();
         assert_eq!(picks(rules, &t, &[]), ["c"; 4]);
         t.replicas[1].node.shun(Tick::now());
         assert_eq!(picks(rules, &t, &[]), ["b"; 4], "one that refuses is not idle");
@@ -349,13 +392,14 @@ mod tests {
             balance in prop_oneof![Just(Balance::RoundRobin), Just(Balance::LeastConnections), Just(Balance::LagWeighted)],
             cursor in 0_usize..20,
             limit in proptest::option::of(0_u64..5_000_000),
+            per_target in proptest::option::of(1_usize..4),
         ) {
             let now = Tick::now();
             let mut open = vec![];
             let mut tried = vec![];
             let replicas: Vec<_> = nodes.iter().enumerate().map(|(n, (sessions, lag, shunned, was_tried))| {
                 let target = replica(&format!("r{n}"), *lag);
-                open.extend((0..*sessions).map(|_| OnNode::new(&target)));
+                open.extend((0..*sessions).filter_map(|_| OnNode::claim(&target, None)));
                 if *shunned {
                     target.node.shun(now);
                 }
@@ -365,17 +409,59 @@ mod tests {
                 target
             }).collect();
             let t = topology(None, replicas);
-            let rules = Rules { balance, max_lag: limit, ..READS };
+            let rules = Rules { balance, max_lag: limit, max_sessions_per_target: per_target, ..READS };
             let fits = |t: &&Arc<Target>| within_lag(rules, t) && !tried.contains(&t.name);
-            match choose(rules, &t, cursor, &tried, now) {
-                None => prop_assert_eq!(t.replicas.iter().filter(fits).count(), 0),
-                Some(chosen) => {
-                    prop_assert!(fits(&&chosen));
-                    let others = t.replicas.iter().filter(fits).any(|t| !t.node.is_shunned(now));
-                    prop_assert!(!(chosen.node.is_shunned(now) && others));
+            let has_room = |t: &&Arc<Target>| per_target.is_none_or(|limit| t.node.sessions() < limit);
+            match choose(rules, &t, cursor, &tried, false, now) {
+                Choice::Nobody => prop_assert_eq!(t.replicas.iter().filter(fits).count(), 0),
+                Choice::Full(full) => {
+                    prop_assert_eq!(t.replicas.iter().filter(fits).count(), full.len());
+                    prop_assert!(!full.iter().any(|t| has_room(&t)));
+                }
+                Choice::Target(chosen) => {
+                    prop_assert!(fits(&&chosen) && has_room(&&chosen));
+                    let mut others = t.replicas.iter().filter(fits).filter(has_room);
+                    prop_assert!(!(chosen.node.is_shunned(now) && others.any(|t| !t.node.is_shunned(now))));
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_is_set_aside_takes_nobody_new() {
+        let t = three();
+        let b = Arc::clone(&t.replicas[0]);
+        b.node.admit(Admission::Draining);
+        assert_eq!(picks(READS, &t, &[]), ["c"; 4]);
+        assert!(!still_takes(&t, &b), "though it was chosen before");
+        t.replicas[1].node.admit(Admission::Disabled);
+        assert_eq!(picks(READS, &t, &[]), ["-"; 4]);
+        assert_eq!(picks(Rules { fall_back_to_primary: true, ..READS }, &t, &[]), ["a"; 4]);
+        let primary = t.primary.as_ref().expect("serves");
+        primary.node.admit(Admission::Draining);
+        assert_eq!(picks(WRITES, &t, &[]), ["-"; 4]);
+        assert_eq!(why_nobody(WRITES, &t).to_string(), "the primary a is draining by an operator");
+        primary.node.admit(Admission::Enabled);
+        assert_eq!(picks(WRITES, &t, &[]), ["a"; 4]);
+        assert_eq!(all_for_cancel(READS, &t).len(), 2, "running queries may still be cancelled");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_full_target_goes_before_who_comes_later() {
+        let t = three();
+        let rules = Rules { max_sessions_per_target: Some(1), ..READS };
+        let [b, c] = [0, 1].map(|index| OnNode::claim(&t.replicas[index], Some(1)).expect("room"));
+        assert!(OnNode::claim(&t.replicas[0], Some(1)).is_none());
+        assert_eq!(picks(rules, &t, &[]), ["full 2"; 4]);
+        let queueing = Queueing::at(&t.replicas);
+        drop(b);
+        t.replicas[0].node.freed().await;
+        assert_eq!(picks(rules, &t, &[]), ["full 2"; 4], "for one who comes now");
+        let choice = choose(rules, &t, 0, &[], true, Tick::now());
+        assert!(matches!(choice, Choice::Target(target) if target.name.as_str() == "b"));
+        drop(queueing);
+        assert_eq!(picks(rules, &t, &[]), ["b"; 4]);
+        drop(c);
     }
 
     #[test]

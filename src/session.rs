@@ -2,28 +2,26 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use pgvane_cluster::clock::Tick;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
 use tracing::{debug, info};
 
-use crate::client::Client;
 use crate::close::{CloseReason, Side};
+use crate::conn::{Accepted, Conn};
 use crate::cut::Made;
-use crate::listen::Port;
+use crate::listen::{Port, Room};
 use crate::metrics::ListenerMetrics;
 use crate::open::{Opened, Opening, Server, decline_encryption};
 use crate::pgwire::{self, Framing};
 use crate::refusal::{Refusal, TurnedAway};
-use crate::socket;
+use crate::roster::{EndWait, Enrolled, Ticket};
 use crate::splice::{Duplex, Event, Host};
 use crate::topology::{OnNode, Reign, Target};
 
@@ -52,50 +50,36 @@ impl Ended {
     }
 }
 
-/// Serves one accepted client to its end. `number` tells sessions apart in the log.
+/// Serves one accepted client to its end.
 ///
 /// Not an `async fn`: that would keep room for each argument twice, in every session.
-pub(crate) fn serve(
-    port: Arc<Port>,
-    client: StdTcpStream,
-    peer: SocketAddr,
-    number: u64,
-) -> impl Future<Output = ()> + Send {
-    let started = Instant::now();
-    let guard = port.metrics.session();
+pub(crate) fn serve(ticket: Enrolled, client: Accepted, mut room: Room) -> impl Future<Output = ()> + Send {
+    let guard = ticket.port.metrics.session();
     async move {
-        let ended = run(&port, client).await.unwrap_or_else(|ended| ended);
-        drop(guard);
-        port.metrics.ended(ended.reason);
-        report(&port, peer, number, started.elapsed(), &ended);
+        let ended = run(&ticket, client, &mut room).await.unwrap_or_else(|ended| ended);
+        drop((guard, room));
+        ticket.port.metrics.ended(ended.reason);
+        report(&ticket, &ended);
     }
 }
 
 /// Turns away a client for whom there is no session left, unless it only wants to cancel a query.
-pub(crate) async fn turn_away(
-    port: Arc<Port>,
-    client: StdTcpStream,
-    peer: SocketAddr,
-    number: u64,
-    why: TurnedAway,
-) {
-    let started = Instant::now();
-    let ended = match TcpStream::from_std(client) {
-        Ok(client) => {
-            let mut client = Client::Plain(client);
-            let refusal = timeout(LAST_WORDS, Opening::new(&port, &mut client).turn_away(why)).await;
+pub(crate) async fn turn_away(ticket: Ticket, client: Accepted, why: TurnedAway) {
+    let ended = match Conn::try_from(client) {
+        Ok(mut client) => {
+            let refusal = timeout(LAST_WORDS, Opening::new(&ticket, &mut client).turn_away(why)).await;
             refuse(client, refusal.unwrap_or_else(|_| Refusal::silent(why.reason()))).await
         }
         Err(error) => Ended::unserved(&error),
     };
-    port.metrics.ended(ended.reason);
-    report(&port, peer, number, started.elapsed(), &ended);
+    ticket.port.metrics.ended(ended.reason);
+    report(&ticket, &ended);
 }
 
 /// A session that is open.
 struct Live {
-    client: Client,
-    server: TcpStream,
+    client: Conn,
+    server: Conn,
     duplex: Duplex,
     target: Arc<Target>,
     /// Where in its stream of messages the server has been heard.
@@ -104,19 +88,20 @@ struct Live {
 }
 
 /// Opens a session and serves it; an error is the end of one that could not be opened.
-async fn run(port: &Port, client: StdTcpStream) -> Result<Ended, Ended> {
+async fn run(ticket: &Ticket, client: Accepted, room: &mut Room) -> Result<Ended, Ended> {
     // What happens before a session, or seldom, is boxed: its states are gone, and not merely unused, meanwhile.
-    let mut live = Box::pin(open(port, client)).await?;
-    let (reason, error) = splice(port, &mut live).await;
-    Ok(live.end(port, reason, error))
+    let mut live = Box::pin(open(ticket, client, room)).await?;
+    let (reason, error) = splice(ticket, &mut live).await;
+    Ok(live.end(&ticket.port, reason, error))
 }
 
-async fn open(port: &Port, client: StdTcpStream) -> Result<Live, Ended> {
-    let mut client = Client::Plain(TcpStream::from_std(client).map_err(|error| Ended::unserved(&error))?);
-    let opened = Opening::new(port, &mut client).open().await;
+async fn open(ticket: &Ticket, client: Accepted, room: &mut Room) -> Result<Live, Ended> {
+    let mut client = Conn::try_from(client).map_err(|error| Ended::unserved(&error))?;
+    let opened = Opening::new(ticket, &mut client).open(room).await;
     match opened {
         Ok(Opened { server, to_client, to_server, is_legible }) => {
-            let Server { stream: server, target, on_node } = server;
+            let Server { conn: server, target, on_node } = server;
+            ticket.opened(&target);
             let duplex = Duplex::with_pending(to_client, to_server);
             let framing = if is_legible { Framing::START } else { Framing::Lost };
             Ok(Live { client, server, duplex, target, framing, _on_node: on_node })
@@ -133,17 +118,17 @@ impl Live {
             CloseReason::ClientClosed | CloseReason::ServerClosed => {}
             // A reset is passed on as a reset.
             CloseReason::ServerReset | CloseReason::ServerTimedOut => {
-                self.client.tcp().into_iter().for_each(socket::reset_on_close);
+                self.client.reset_on_close();
             }
             // The server shall drop its backend at once, whatever it was doing for a client it has lost.
-            _ => socket::reset_on_close(&self.server),
+            _ => self.server.reset_on_close(),
         }
         let (to_client, to_server) = self.duplex.totals();
         let target = Some((self.target.name.to_string(), reign.map(|reign| reign.epoch().0)));
         let why = self.why_cut(port, reason);
         drop(self.server);
         if let Some(why) = why {
-            last_words(self.client, &pgwire::fatal(pgwire::ADMIN_SHUTDOWN, &why));
+            self.client.send_last(&pgwire::fatal(pgwire::ADMIN_SHUTDOWN, &why));
         }
         Ended { reason, error, target, to_client, to_server }
     }
@@ -155,23 +140,12 @@ impl Live {
             CloseReason::EpochEnded => format!("{name} is not the primary any more"),
             CloseReason::StoreLost => format!("nobody can prove any more that {name} is the primary"),
             CloseReason::Drained => "the proxy is stopping".to_owned(),
+            CloseReason::Killed => "an operator has ended this session".to_owned(),
+            CloseReason::TargetDisabled => format!("an operator has disabled {name}"),
             _ => return None,
         };
         self.framing.is_between().then(|| format!("pgvane: cluster {cluster}: {why}; connect again"))
     }
-}
-
-/// Says something to a client that is closed next, if there is room for it at once: thousands may have to hear it.
-fn last_words(mut client: Client, words: &[u8]) {
-    if let Client::Plain(socket) = &client {
-        // Bytes that nobody has read would turn the close into a reset that overtakes the words.
-        while socket.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
-        // The close sends them, and the end with them.
-        let _ = socket::send_before_end(socket, words);
-        return;
-    }
-    let _ = client.send(words).now_or_never();
-    let _ = client.shutdown().now_or_never();
 }
 
 /// What a session is to its splice: the reign says whether bytes may pass.
@@ -198,11 +172,11 @@ impl Host for SessionHost<'_> {
 }
 
 /// Moves bytes until one side is done or the session is cut.
-async fn splice(port: &Port, live: &mut Live) -> (CloseReason, Option<String>) {
+async fn splice(ticket: &Ticket, live: &mut Live) -> (CloseReason, Option<String>) {
     let Live { client, server, duplex, target, framing, .. } = live;
     let reign = target.reign.as_deref();
-    let mut host = SessionHost { reign, metrics: &port.metrics, framing };
-    let mut cuts = Cuts::new(port, reign);
+    let mut host = SessionHost { reign, metrics: &ticket.port.metrics, framing };
+    let mut cuts = Cuts::new(ticket, reign);
     let mut goodbye: Option<Pin<Box<Sleep>>> = None;
     loop {
         let event = tokio::select! {
@@ -245,12 +219,13 @@ async fn due(timer: &mut Option<Pin<Box<Sleep>>>) {
 /// What ends a session whatever its bytes do.
 struct Cuts<'a> {
     reign: Option<(&'a Reign, Made<'a>)>,
-    port: Made<'a>,
+    ticket: &'a Ticket,
+    end: EndWait,
 }
 
 impl<'a> Cuts<'a> {
-    fn new(port: &'a Port, reign: Option<&'a Reign>) -> Cuts<'a> {
-        Cuts { reign: reign.map(|reign| (reign, reign.cut())), port: port.cut.made() }
+    fn new(ticket: &'a Ticket, reign: Option<&'a Reign>) -> Cuts<'a> {
+        Cuts { reign: reign.map(|reign| (reign, reign.cut())), ticket, end: EndWait::default() }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
@@ -259,12 +234,12 @@ impl<'a> Cuts<'a> {
         {
             return Poll::Ready(reign.reason());
         }
-        self.port.poll_unpin(cx).map(|()| CloseReason::Drained)
+        self.end.poll(self.ticket, cx)
     }
 }
 
 /// Says why, where there is something to say, and closes.
-async fn refuse(mut client: Client, refusal: Refusal) -> Ended {
+async fn refuse(mut client: Conn, refusal: Refusal) -> Ended {
     let mut to_client = 0;
     if let Some((sqlstate, text)) = &refusal.message {
         let message = pgwire::fatal(sqlstate, &format!("pgvane: {text}"));
@@ -277,18 +252,15 @@ async fn refuse(mut client: Client, refusal: Refusal) -> Ended {
         });
         if let Ok(Ok(())) = told.await {
             to_client = message.len() as u64;
-            // Bytes the client sent and nobody read would turn the close into a reset that overtakes the
-            // message; reading them lets it arrive.
-            if let Some(client) = client.tcp() {
-                while client.try_read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
-            }
+            client.discard();
         }
     }
     let error = refusal.message.map(|(_, text)| text);
     Ended { reason: refusal.reason, error, target: None, to_client, to_server: 0 }
 }
 
-fn report(port: &Port, peer: SocketAddr, number: u64, lasted: Duration, ended: &Ended) {
+fn report(ticket: &Ticket, ended: &Ended) {
+    let settings = &ticket.port.settings;
     let (target, epoch) = match &ended.target {
         Some((name, epoch)) => (Some(name.as_str()), *epoch),
         None => (None, None),
@@ -296,15 +268,15 @@ fn report(port: &Port, peer: SocketAddr, number: u64, lasted: Duration, ended: &
     macro_rules! line {
         ($level:ident) => {
             $level!(
-                session = number,
-                client = %peer,
-                listener = port.settings.name,
-                cluster = port.settings.cluster,
+                session = ticket.number,
+                client = %ticket.client(),
+                listener = settings.name,
+                cluster = settings.cluster,
                 target,
                 epoch,
                 reason = ended.reason.label(),
                 error = ended.error,
-                duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+                duration_ms = u64::try_from(ticket.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                 to_client = ended.to_client,
                 to_server = ended.to_server,
                 "session ended"
@@ -326,7 +298,7 @@ mod tests {
     /// kernel's part.
     #[test]
     fn an_open_session_is_small() {
-        fn size<A, B, C, D, R>(_: fn(A, B, C, D) -> R) -> usize {
+        fn size<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
             std::mem::size_of::<R>()
         }
         assert!(size(serve) <= 640, "{} bytes", size(serve));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::cut::Cut;
+use crate::close::CloseReason;
+use crate::roster::Roster;
 
 /// What asks a proxy to stop.
 #[derive(Clone, Debug, Default)]
@@ -47,8 +48,8 @@ pub(crate) struct Lifecycle {
     phase: watch::Sender<Phase>,
     /// Ends the accepting of connections.
     pub(crate) stop_accepting: CancellationToken,
-    /// Ends every session.
-    pub(crate) cut: Arc<Cut>,
+    /// All sessions.
+    pub(crate) roster: Arc<Roster>,
 }
 
 impl Lifecycle {
@@ -56,7 +57,7 @@ impl Lifecycle {
         Lifecycle {
             phase: watch::Sender::new(Phase::Serving),
             stop_accepting: CancellationToken::new(),
-            cut: Arc::default(),
+            roster: Arc::default(),
         }
     }
 
@@ -72,7 +73,7 @@ impl Lifecycle {
             self.stop_accepting.cancel();
         }
         if phase >= Phase::Cut {
-            self.cut.make();
+            self.roster.close(CloseReason::Drained);
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Socket options: how connections are kept honest, and how they are ended hard.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::SendFlags;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::Tcp;
@@ -29,9 +33,31 @@ pub(crate) fn listen(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
-/// Whether this is every address of IPv6.
-pub(crate) fn is_any_v6(address: &SocketAddr) -> bool {
-    address.is_ipv6() && address.ip().is_unspecified()
+/// The same at a path, with these permissions. A socket that nobody listens on any more is replaced.
+pub(crate) fn listen_at(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let bind = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        Ok::<_, io::Error>(socket)
+    };
+    let socket = match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            bind()?
+        }
+        bound => bound?,
+    };
+    // Before it listens: nobody connects while the permissions are others.
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether a path is a socket on which nobody listens.
+fn is_abandoned(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Whether a bind failed because the kernel has no IPv6 at all.
@@ -46,7 +72,7 @@ pub(crate) fn tune(socket: &TcpSocket, tcp: &Tcp) -> io::Result<()> {
     set_options(&SockRef::from(socket), tcp)
 }
 
-fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
+pub(crate) fn set_options(socket: &SockRef<'_>, tcp: &Tcp) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(tcp.keepalive_idle)
@@ -73,6 +99,7 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
 mod tests {
     use super::*;
     use crate::acceptor::Acceptor;
+    use crate::conn::Conn;
 
     const TCP: Tcp = Tcp {
         keepalive_idle: Duration::from_secs(11),
@@ -98,8 +125,9 @@ mod tests {
         let dialled = TcpSocket::new_v4().expect("a socket");
         tune(&dialled, &TCP).expect("options");
         let dialled = dialled.connect(listener.local_addr().expect("bound")).await.expect("connect");
-        let (accepted, _) = Acceptor::new(listener).expect("registers").accept().await.expect("accepts");
-        let accepted = TcpStream::from_std(accepted).expect("registers");
+        let acceptor = Acceptor::new(crate::endpoint::Socket::Tcp(listener)).expect("registers");
+        let (accepted, _) = acceptor.accept().await.expect("accepts");
+        let Conn::Tcp(accepted) = Conn::try_from(accepted).expect("registers") else { panic!("not TCP") };
         for stream in [dialled, accepted] {
             let socket = SockRef::from(&stream);
             assert!(socket.tcp_nodelay().expect("readable") && socket.keepalive().expect("readable"));
@@ -108,5 +136,22 @@ mod tests {
             assert_eq!(socket.tcp_keepalive_retries().expect("readable"), 4);
             assert_eq!(socket.tcp_user_timeout().expect("readable"), Some(TCP.user_timeout));
         }
+    }
+
+    #[test]
+    fn a_path_is_taken_over_only_when_nobody_listens_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let first = listen_at(&path, 0o640).expect("a free path");
+        let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        let error = listen_at(&path, 0o640).expect_err("somebody listens");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        drop(listen_at(&path, 0o640).expect("left behind"));
+        std::fs::remove_file(&path).expect("it is there");
+        std::fs::write(&path, "precious").expect("write");
+        listen_at(&path, 0o640).expect_err("no socket");
+        assert_eq!(std::fs::read_to_string(&path).expect("untouched"), "precious");
     }
 }

@@ -26,8 +26,10 @@ fn the_example_names_every_key() {
     let raw = include_str!("raw.rs");
     let keys = raw.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once(':'));
     for (key, _) in keys {
-        let shown =
-            example.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+        let (first, within) = (format!("{key} = "), format!(" {key} = "));
+        let shown = example
+            .lines()
+            .any(|line| line.trim_start_matches("# ").starts_with(&first) || line.contains(&within));
         let section =
             ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"].contains(&key);
         assert!(shown || section, "{key} is not in proxy.toml.example");

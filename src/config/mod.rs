@@ -1,6 +1,7 @@
 //! The settings of one proxy, all valid. Built only by `check` from what `raw` read.
 
 mod check;
+mod listener;
 mod problem;
 mod raw;
 mod tls;
@@ -10,13 +11,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pgvane_cluster::settings_file::Secret;
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 
 pub use self::check::{load, parse};
 use crate::access::Networks;
+use crate::endpoint::Endpoint;
 use crate::route::Rules;
-use crate::tls::Terminate;
+use crate::tls::{Originate, Terminate};
 use crate::topology::freshness::OnStoreLoss;
 
 /// Everything a proxy is told.
@@ -63,15 +66,21 @@ pub struct Admin {
     pub listen: Vec<SocketAddr>,
     /// How long a primary may be missing, or the store silent, before `/readyz` says 503.
     pub ready_grace: Duration,
+    /// The Unix socket for `pgvanectl proxy` and for the next version of this program; `None`: there is none.
+    pub socket: Option<PathBuf>,
+    /// What allows to change something over HTTP; `None`: nobody may.
+    pub token: Option<Secret>,
 }
 
-/// How to stop on SIGTERM.
+/// How to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Drain {
     /// Time between `/readyz` saying 503 and new connections being refused.
     pub notice: Duration,
     /// Time that open sessions then have to end by themselves.
     pub timeout: Duration,
+    /// The same when another process has taken over the ports.
+    pub handed_over: Duration,
 }
 
 /// Socket options. `TCP_NODELAY` is always on.
@@ -139,17 +148,23 @@ pub struct Listener {
     /// How it chooses servers.
     pub rules: Rules,
     /// Where it listens.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Endpoint>,
+    /// Permissions of its Unix sockets.
+    pub unix_mode: u32,
     /// Most client connections at once.
     pub max_sessions: usize,
     /// Most of them from one address; `None`: as many as there may be at all.
     pub max_sessions_per_address: Option<usize>,
     /// Where clients may come from.
     pub networks: Networks,
+    /// Whether clients' addresses are told by, or to, others.
+    pub proxy_protocol: ProxyProtocol,
     /// Most of them waiting for somebody to serve.
     pub hold_limit: usize,
     /// Longest wait.
     pub hold_timeout: Duration,
+    /// Longest wait for a server that has as many sessions as it may.
+    pub queue_timeout: Duration,
     /// Longest TCP connect to one server.
     pub connect_timeout: Duration,
     /// Longest silence of a replica after the startup packet before the next one is tried.
@@ -158,4 +173,15 @@ pub struct Listener {
     pub startup_timeout: Duration,
     /// How clients' TLS is ended here; `None`: it is passed on to the server.
     pub tls: Option<Terminate>,
+    /// How TLS is spoken with servers; `None`: as the client does, or not at all where its TLS ends here.
+    pub server_tls: Option<Originate>,
+}
+
+/// The PROXY protocol on one listener.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProxyProtocol {
+    /// Whose connections begin with a header that tells the client's address. All of theirs must.
+    pub from: Vec<IpNet>,
+    /// Whether connections to servers begin with one (version 2).
+    pub send: bool,
 }

@@ -45,6 +45,8 @@ pub(super) enum RawLogFormat {
 pub(super) struct RawAdmin {
     pub(super) listen: Option<Vec<Spanned<String>>>,
     pub(super) ready_grace: Option<Interval>,
+    pub(super) socket: Option<Spanned<PathBuf>>,
+    pub(super) token: Option<Spanned<Secret>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -58,6 +60,7 @@ pub(super) struct RawProcess {
 pub(super) struct RawDrain {
     pub(super) notice: Option<Interval>,
     pub(super) timeout: Option<Interval>,
+    pub(super) handed_over: Option<Interval>,
 }
 
 #[derive(Deserialize, Default)]
@@ -104,15 +107,20 @@ pub(super) struct RawListener {
     pub(super) cluster: Option<Spanned<String>>,
     pub(super) role: Spanned<RawRole>,
     pub(super) listen: Spanned<Vec<Spanned<String>>>,
+    pub(super) unix_mode: Option<Spanned<String>>,
     pub(super) balance: Option<Spanned<RawBalance>>,
     pub(super) fallback: Option<Spanned<RawFallback>>,
     pub(super) max_lag: Option<Size>,
     pub(super) max_sessions: Option<Spanned<usize>>,
     pub(super) max_sessions_per_address: Option<Spanned<usize>>,
+    pub(super) max_sessions_per_target: Option<Spanned<usize>>,
     pub(super) allow: Option<Vec<Spanned<String>>>,
     pub(super) deny: Option<Vec<Spanned<String>>>,
+    pub(super) proxy_protocol_from: Option<Vec<Spanned<String>>>,
+    pub(super) send_proxy_protocol: Option<bool>,
     pub(super) hold_limit: Option<usize>,
     pub(super) hold_timeout: Option<Spanned<Interval>>,
+    pub(super) queue_timeout: Option<Spanned<Interval>>,
     pub(super) connect_timeout: Option<Spanned<Interval>>,
     pub(super) answer_timeout: Option<Spanned<Interval>>,
     pub(super) startup_timeout: Option<Spanned<Interval>>,
@@ -128,6 +136,27 @@ pub(super) struct RawTls {
     pub(super) client_ca: Option<Spanned<PathBuf>>,
     pub(super) min_version: Option<Spanned<RawTlsVersion>>,
     pub(super) required: Option<Spanned<bool>>,
+    pub(super) sni: Option<Vec<RawSni>>,
+    pub(super) server_verify: Option<Spanned<RawVerify>>,
+    pub(super) server_ca: Option<Spanned<PathBuf>>,
+    pub(super) server_cert: Option<Spanned<PathBuf>>,
+    pub(super) server_key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSni {
+    pub(super) names: Spanned<Vec<Spanned<String>>>,
+    pub(super) cert: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawVerify {
+    Full,
+    Ca,
+    None,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -135,6 +164,7 @@ pub(super) struct RawTls {
 pub(super) enum RawTlsMode {
     Passthrough,
     Terminate,
+    Reencrypt,
 }
 
 #[derive(Clone, Copy, Deserialize)]

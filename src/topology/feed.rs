@@ -11,7 +11,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, FollowStats, Follower, Observation};
 use pgvane_cluster::ids::{Epoch, NodeName, Revision};
 use pgvane_cluster::view::ClusterView;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -19,7 +19,7 @@ use super::derive::{MemberPlan, Plan, PrimaryPlan, derive};
 use super::freshness::{Evidence, Judgement, OnStoreLoss, Policy, Standing, judge};
 use super::succession::succeed;
 use super::vouch::{self, Answer};
-use super::{NoPrimary, Node, Reign, Target, Topology, TopologyRx};
+use super::{Admission, NoPrimary, Node, Reign, Target, Topology, TopologyRx};
 use crate::close::CloseReason;
 use crate::metrics::ClusterMetrics;
 
@@ -92,9 +92,11 @@ pub fn feed(input: FeedInput, stop: CancellationToken) -> (TopologyRx, impl Futu
         malformed: vec![],
     };
     let (publish, rx) = watch::channel(Arc::new(empty));
+    let reconsider = Arc::new(Notify::new());
     let feed = Feed {
         input,
         publish,
+        reconsider: Arc::clone(&reconsider),
         nodes: BTreeMap::new(),
         reign: None,
         newest: Epoch(0),
@@ -107,12 +109,13 @@ pub fn feed(input: FeedInput, stop: CancellationToken) -> (TopologyRx, impl Futu
         due: now + TICK,
         counted: FollowStats::default(),
     };
-    (TopologyRx(rx), feed.run(stop))
+    (TopologyRx { pictures: rx, reconsider }, feed.run(stop))
 }
 
 struct Feed {
     input: FeedInput,
     publish: watch::Sender<Arc<Topology>>,
+    reconsider: Arc<Notify>,
     nodes: BTreeMap<NodeName, Arc<Node>>,
     /// The reign that sessions may be on: begun when its leader first served, kept until it ends.
     reign: Option<(NodeName, Arc<Reign>)>,
@@ -169,6 +172,7 @@ impl Feed {
                     asking = None;
                     self.heard(sent, &(name, epoch), answer);
                 }
+                () = self.reconsider.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -239,7 +243,14 @@ impl Feed {
         before: &Topology,
         now: Tick,
     ) -> Topology {
-        self.nodes.retain(|name, node| node.sessions() > 0 || plan.members.iter().any(|m| m.name == *name));
+        self.nodes.retain(|name, node| {
+            node.sessions() > 0
+                || node.admission() != Admission::Enabled
+                || plan.members.iter().any(|m| m.name == *name)
+        });
+        for member in &plan.members {
+            self.node(&member.name);
+        }
         let primary = plan.primary.map(|primary| self.primary_target(primary));
         let replicas: Vec<_> = plan.members.iter().filter_map(|member| self.replica_target(member)).collect();
         let mut last_outage = before.last_outage;

@@ -9,7 +9,7 @@ mod vouch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
@@ -27,19 +27,73 @@ const SHUN_FOR: Duration = Duration::from_secs(1);
 /// held clients must not keep a starting server busy refusing them.
 const PROBE_EVERY: Duration = Duration::from_millis(5);
 
-/// What outlives a picture: counted and marked by sessions, per node and cluster.
+/// What outlives a picture: counted and marked by sessions and operators, per node and cluster.
 #[derive(Debug, Default)]
 pub struct Node {
     sessions: AtomicUsize,
     shunned_until: AtomicU64,
     next_probe: AtomicU64,
     recovered: Notify,
+    /// Sessions that wait for a place here.
+    waiting: AtomicUsize,
+    freed: Notify,
+    admission: AtomicU8,
+}
+
+/// What an operator lets a node take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Admission {
+    /// New sessions, when the cluster says it may.
+    #[default]
+    Enabled,
+    /// No new sessions; those it has go on.
+    Draining,
+    /// No sessions: those it had were cut.
+    Disabled,
+}
+
+impl Admission {
+    /// The word in commands, `/topology` and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Admission::Enabled => "enabled",
+            Admission::Draining => "draining",
+            Admission::Disabled => "disabled",
+        }
+    }
 }
 
 impl Node {
     /// Sessions open on this node now.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// What the operator lets it take.
+    pub fn admission(&self) -> Admission {
+        match self.admission.load(Ordering::Relaxed) {
+            1 => Admission::Draining,
+            2 => Admission::Disabled,
+            _ => Admission::Enabled,
+        }
+    }
+
+    /// Sets what it may take. [`TopologyRx::reconsider`] tells those who wait.
+    pub fn admit(&self, admission: Admission) {
+        self.admission.store(admission as u8, Ordering::Relaxed);
+    }
+
+    /// Whether there is no place for one more session within `limit`. Those who wait already go first.
+    pub fn is_full(&self, limit: Option<usize>, is_waiting: bool) -> bool {
+        let others_wait = !is_waiting && self.waiting.load(Ordering::SeqCst) > 0;
+        limit.is_some_and(|limit| others_wait || self.sessions.load(Ordering::SeqCst) >= limit)
+    }
+
+    /// Completes when a session leaves the node. One who waits is told of one that leaves.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
     }
 
     /// Whether it refused a moment ago.
@@ -79,16 +133,44 @@ impl Node {
 pub struct OnNode(Arc<Node>);
 
 impl OnNode {
-    /// Counts.
-    pub fn new(target: &Target) -> OnNode {
-        target.node.sessions.fetch_add(1, Ordering::Relaxed);
-        OnNode(Arc::clone(&target.node))
+    /// Counts, unless the node has `limit` sessions already.
+    pub fn claim(target: &Target, limit: Option<usize>) -> Option<OnNode> {
+        let one_more = |sessions| limit.is_none_or(|limit| sessions < limit).then_some(sessions + 1);
+        target.node.sessions.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+        Some(OnNode(Arc::clone(&target.node)))
     }
 }
 
 impl Drop for OnNode {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.sessions.fetch_sub(1, Ordering::SeqCst);
+        if self.0.waiting.load(Ordering::SeqCst) > 0 {
+            self.0.freed.notify_one();
+        }
+    }
+}
+
+/// A place in the queue of these nodes, until it is dropped. Look again once it is taken: a session that left before
+/// has told nobody.
+#[derive(Debug)]
+pub struct Queueing(Vec<Arc<Node>>);
+
+impl Queueing {
+    /// Queues.
+    pub fn at(targets: &[Arc<Target>]) -> Queueing {
+        let nodes: Vec<_> = targets.iter().map(|target| Arc::clone(&target.node)).collect();
+        nodes.iter().for_each(|node| {
+            node.waiting.fetch_add(1, Ordering::SeqCst);
+        });
+        Queueing(nodes)
+    }
+}
+
+impl Drop for Queueing {
+    fn drop(&mut self) {
+        for node in &self.0 {
+            node.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -139,7 +221,7 @@ pub struct Topology {
     pub last_outage: Option<Duration>,
     /// Whether anybody has served since the proxy started.
     pub has_served: bool,
-    /// All nodes that are members or still have sessions.
+    /// All nodes that are members, still have sessions, or were set aside.
     pub nodes: BTreeMap<NodeName, Arc<Node>>,
     /// Keys of the cluster that cannot be read: path and reason.
     pub malformed: Vec<(String, String)>,
@@ -147,22 +229,30 @@ pub struct Topology {
 
 /// The current picture, and the news when it is replaced.
 #[derive(Clone, Debug)]
-pub struct TopologyRx(watch::Receiver<Arc<Topology>>);
+pub struct TopologyRx {
+    pictures: watch::Receiver<Arc<Topology>>,
+    reconsider: Arc<Notify>,
+}
 
 impl TopologyRx {
+    /// Has a new picture made: an operator has changed what is not in the store.
+    pub fn reconsider(&self) {
+        self.reconsider.notify_one();
+    }
+
     /// The current picture.
     pub fn current(&self) -> Arc<Topology> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.pictures.borrow())
     }
 
     /// The current picture, remembered as seen: [`TopologyRx::changed`] waits for a later one.
     pub fn see(&mut self) -> Arc<Topology> {
-        Arc::clone(&self.0.borrow_and_update())
+        Arc::clone(&self.pictures.borrow_and_update())
     }
 
     /// Waits for a picture later than the one last seen; for ever when the feed has ended.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.pictures.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
