@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,14 +15,16 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::acceptor::Acceptor;
+use crate::bind::{BindError, Binder};
 use crate::config::{Config, Listener};
 use crate::endpoint::{Endpoint, Socket};
+use crate::inherit::Inherited;
 use crate::listen::{self, Port};
 use crate::metrics::Metrics;
 use crate::roster::Roster;
+use crate::tls;
 use crate::topology::TopologyRx;
 use crate::workers::Workers;
-use crate::{BindError, bind_all, tls};
 
 /// What all listeners of a proxy share.
 #[derive(Debug)]
@@ -40,8 +43,16 @@ pub(crate) struct House {
 #[derive(Debug)]
 struct Door {
     port: watch::Sender<Arc<Port>>,
-    /// What ends the accepting on each address, as the settings write it.
-    sockets: BTreeMap<Endpoint, CancellationToken>,
+    /// What is accepted from, by where it listens as the settings write it.
+    sockets: BTreeMap<Endpoint, Accepting>,
+}
+
+/// One socket that is accepted from.
+#[derive(Debug)]
+struct Accepting {
+    stop: CancellationToken,
+    /// Weak: who accepts alone keeps it open.
+    acceptor: Weak<Acceptor>,
 }
 
 /// All of them, by name.
@@ -93,6 +104,24 @@ impl Doors {
         self.ports.subscribe()
     }
 
+    /// All sockets that are accepted from, once more.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<(Endpoint, Socket)>> {
+        let all = self.open.values().flat_map(|door| &door.sockets);
+        let live = all.filter_map(|(endpoint, accepting)| Some((endpoint, accepting.acceptor.upgrade()?)));
+        live.map(|(endpoint, acceptor)| Ok((endpoint.clone(), acceptor.socket().try_clone()?))).collect()
+    }
+
+    /// Completes when nothing is accepted from any more; for after `stop`.
+    pub(crate) async fn closed(&self) {
+        let all = self.open.values().flat_map(|door| door.sockets.values());
+        for accepting in all {
+            // Moments: each acceptor's task only has to run once more.
+            while accepting.acceptor.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
     /// Makes the listeners those of `config`, or changes nothing and says why.
     pub(crate) fn change(&mut self, config: &Config) -> Result<(), DoorError> {
         let mut ready = Vec::new();
@@ -100,7 +129,8 @@ impl Doors {
             let door = self.open.get(&listener.name);
             let has = |address: &Endpoint| door.is_some_and(|door| door.sockets.contains_key(address));
             let whose = format!("listener {}", listener.name);
-            let sockets = bind_all(&listener.listen, has, &config.tcp, listener.unix_mode, &whose)?;
+            let mut binder = Binder { tcp: &config.tcp, inherited: &mut Inherited::default() };
+            let sockets = binder.bind(&listener.listen, has, listener.unix_mode, &whose)?;
             ready.extend(self.prepare(listener, config, sockets)?);
         }
         self.put(ready);
@@ -156,11 +186,11 @@ impl Doors {
                 sockets: BTreeMap::new(),
             });
             door.port.send_replace(Arc::clone(&port));
-            door.sockets.retain(|address, stop| {
+            door.sockets.retain(|address, accepting| {
                 let stays = settings.listen.contains(address);
                 if !stays {
                     info!(listener = settings.name, %address, "not listening any more");
-                    stop.cancel();
+                    accepting.stop.cancel();
                 }
                 stays
             });
@@ -170,16 +200,17 @@ impl Doors {
                 info!(listener = settings.name, cluster = settings.cluster, role, address = %at, "listening");
                 let stop = house.stop.child_token();
                 let (sessions, workers) = (house.sessions.clone(), Arc::clone(&house.workers));
-                let accepting =
-                    listen::accept(door.port.subscribe(), acceptor, stop.clone(), sessions, workers);
+                let acceptor = Arc::new(acceptor);
+                door.sockets
+                    .insert(address, Accepting { stop: stop.clone(), acceptor: Arc::downgrade(&acceptor) });
+                let accepting = listen::accept(door.port.subscribe(), acceptor, stop, sessions, workers);
                 house.sessions.spawn_on(accepting, &worker);
-                door.sockets.insert(address, stop);
             }
             self.open.insert(settings.name.clone(), door);
         }
         for (name, door) in before {
             info!(listener = name, "listener removed; its sessions go on");
-            door.sockets.values().for_each(CancellationToken::cancel);
+            door.sockets.values().for_each(|accepting| accepting.stop.cancel());
         }
         self.ports.send_replace(self.open.values().map(|door| Arc::clone(&door.port.borrow())).collect());
     }

@@ -11,16 +11,21 @@
 mod acceptor;
 pub mod access;
 mod admin;
+pub mod bind;
 pub mod close;
 pub mod config;
 mod conn;
+pub mod control;
 mod cut;
 mod dial;
 mod doors;
 pub mod endpoint;
+pub mod inherit;
 mod listen;
 pub mod metrics;
+mod newcomer;
 mod open;
+mod operate;
 pub mod pgwire;
 pub mod proxy_protocol;
 mod refusal;
@@ -31,6 +36,7 @@ mod session;
 pub mod shutdown;
 mod socket;
 pub mod splice;
+pub mod takeover;
 pub mod telemetry;
 pub mod tls;
 pub mod topology;
@@ -38,7 +44,6 @@ mod workers;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -46,18 +51,21 @@ use std::time::Duration;
 use pgvane_cluster::follow::{FollowOptions, follow};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::store::Store;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::admin::Admin;
+use crate::bind::Bound;
+pub use crate::bind::bind;
 use crate::config::Config;
+use crate::control::Control;
 use crate::doors::{Doors, House};
-use crate::endpoint::{Endpoint, Socket};
 use crate::listen::Port;
 use crate::metrics::Metrics;
+use crate::operate::Operated;
 use crate::shutdown::{Lifecycle, Phase, Shutdown};
 use crate::topology::TopologyRx;
 use crate::topology::feed::{FeedInput, feed};
@@ -66,96 +74,15 @@ use crate::workers::Workers;
 /// Time that cut sessions have to close their sockets.
 const CUT_GRACE: Duration = Duration::from_secs(5);
 
-/// A port that cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({whose}): {error}")]
-pub struct BindError {
-    /// Where.
-    pub address: Endpoint,
-    /// Which part of the settings asks for it.
-    pub whose: String,
-    /// What the kernel says.
-    pub error: io::Error,
-}
-
-/// Sockets that listen but are not accepted from yet; bound before anything else is started, so that a port
-/// that is taken ends the program with one message.
-#[derive(Debug)]
-pub struct Bound {
-    /// Per listener of the settings, in their order: what the settings say, and the socket.
-    listeners: Vec<Vec<(Endpoint, Socket)>>,
-    admin: Vec<(Endpoint, Socket)>,
-}
-
-impl Bound {
-    /// The addresses of one listener, with the ports the kernel chose where the settings said 0.
-    pub fn addresses(&self, listener: usize) -> Vec<SocketAddr> {
-        let sockets = self.listeners.get(listener).map(Vec::as_slice).unwrap_or_default();
-        addresses(sockets)
-    }
-
-    /// The addresses of the HTTP side.
-    pub fn admin_addresses(&self) -> Vec<SocketAddr> {
-        addresses(&self.admin)
-    }
-}
-
-fn addresses(sockets: &[(Endpoint, Socket)]) -> Vec<SocketAddr> {
-    let address = |socket: &Socket| match socket.endpoint() {
-        Ok(Endpoint::Tcp(address)) => Some(address),
-        _ => None,
-    };
-    sockets.iter().filter_map(|(_, socket)| address(socket)).collect()
-}
-
-/// Binds all ports of the settings.
-pub fn bind(config: &Config) -> Result<Bound, BindError> {
-    let listener = |l: &config::Listener| {
-        bind_all(&l.listen, |_| false, &config.tcp, l.unix_mode, &format!("listener {}", l.name))
-    };
-    let admin: Vec<_> = config.admin.listen.iter().copied().map(Endpoint::Tcp).collect();
-    Ok(Bound {
-        listeners: config.listeners.iter().map(listener).collect::<Result<_, _>>()?,
-        admin: bind_all(&admin, |_| false, &config.tcp, 0, "admin")?,
-    })
-}
-
-/// Binds those of a listener's endpoints that it does not listen on yet.
-fn bind_all(
-    endpoints: &[Endpoint],
-    has: impl Fn(&Endpoint) -> bool,
-    tcp: &config::Tcp,
-    unix_mode: u32,
-    whose: &str,
-) -> Result<Vec<(Endpoint, Socket)>, BindError> {
-    let mut sockets = Vec::new();
-    for endpoint in endpoints.iter().filter(|endpoint| !has(endpoint)) {
-        match Socket::bind(endpoint, tcp, unix_mode) {
-            Ok(socket) => sockets.push((endpoint.clone(), socket)),
-            // `[::]` means "IPv6 too"; on a host without IPv6 there is nothing to add.
-            Err(error) if endpoints.len() > 1 && endpoint.is_any_v6() && socket::lacks_v6(&error) => {
-                warn!(address = %endpoint, whose, "this host has no IPv6; not listening there");
-            }
-            Err(error) => {
-                return Err(BindError { address: endpoint.clone(), whose: whose.to_owned(), error });
-            }
-        }
-    }
-    Ok(sockets)
-}
-
-/// Settings to change to, or why they cannot be read.
-pub type Reload = Result<Config, String>;
-
-/// Runs a proxy until `shutdown` asks it to stop and it has stopped. `stores` has one store per cluster of
-/// the settings, by name. What comes by `reloads` is changed to, wholly or not at all. An error means that the
-/// system has no threads or descriptors to run it with.
+/// Runs a proxy until `shutdown` asks it to stop, or another process has taken over, and it has stopped. `stores` has
+/// one store per cluster of the settings, by name. An error means that the system has no threads or descriptors to run
+/// it with.
 pub async fn run<S: Store>(
-    mut config: Config,
+    config: Config,
     bound: Bound,
     stores: BTreeMap<String, Arc<S>>,
     shutdown: Shutdown,
-    mut reloads: mpsc::Receiver<Reload>,
+    control: Control,
 ) -> io::Result<()> {
     let life = Lifecycle::new();
     let metrics = Arc::new(Metrics::new());
@@ -163,6 +90,9 @@ pub async fn run<S: Store>(
     let house = TaskTracker::new();
     let house_stop = CancellationToken::new();
     let clusters = follow_clusters(&config, stores, &metrics, &house, &house_stop);
+    if let Some(predecessor) = &bound.predecessor {
+        newcomer::prepare(&clusters, &predecessor.offer).await;
+    }
     let sessions = TaskTracker::new();
     let shared = House {
         clusters: clusters.clone(),
@@ -173,54 +103,54 @@ pub async fn run<S: Store>(
         roster: Arc::clone(&life.roster),
         numbers: Arc::new(AtomicU64::new(1)),
     };
-    let mut doors = Doors::open(shared, &config, bound.listeners).map_err(io::Error::other)?;
+    let doors = Doors::open(shared, &config, bound.listeners).map_err(io::Error::other)?;
+    let ports = doors.ports();
     let admin = Arc::new(Admin {
         phase: life.phase(),
-        clusters: clusters.into_values().collect(),
+        clusters: clusters.clone(),
         ports: doors.ports(),
+        roster: Arc::clone(&life.roster),
         ready_grace: config.admin.ready_grace,
         metrics: Arc::clone(&metrics),
+        token: config.admin.token.clone(),
+        control: control.ask.clone(),
     });
-    for (_, socket) in bound.admin {
-        let Socket::Tcp(listener) = socket else { continue };
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        house.spawn(admin::serve(Arc::clone(&admin), listener, house_stop.clone()));
+    // Ends before the house does, when somebody else answers in our place.
+    let admin_stop = house_stop.child_token();
+    let mut admin_sockets = Vec::new();
+    for (endpoint, socket) in bound.admin {
+        admin_sockets.push((endpoint, socket.try_clone()?));
+        admin::serve(&admin, socket, &house, &admin_stop)?;
     }
     house.spawn(admin::upkeep(admin, house_stop.clone()));
-    info!(version = env!("CARGO_PKG_VERSION"), "pgvane runs");
-
-    loop {
-        tokio::select! {
-            () = shutdown.drain.cancelled() => break,
-            Some(reload) = reloads.recv() => {
-                let outcome = reload.and_then(|new| change(&mut doors, &mut config, new));
-                metrics.reloaded(outcome.is_ok());
-                match outcome {
-                    Ok(()) => info!("settings reloaded"),
-                    Err(why) => error!(%why, "settings not reloaded; nothing was changed"),
-                }
-            }
-        }
+    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "pgvane runs");
+    if let Some(predecessor) = bound.predecessor {
+        house.spawn(newcomer::relieve(predecessor));
     }
-    stop(&config, &life, &sessions, &doors.ports(), &shutdown).await;
+
+    let mut operated = Operated::new(config, doors, metrics, clusters, admin_sockets, control);
+    let successor = tokio::select! {
+        () = shutdown.drain.cancelled() => None,
+        successor = operated.until_relieved() => Some(successor),
+    };
+    let Operated { config, doors, .. } = operated;
+    let drain = match successor {
+        None => config.drain,
+        Some(successor) => {
+            admin_stop.cancel();
+            life.enter(Phase::Draining);
+            doors.closed().await;
+            successor.let_go();
+            config::Drain { notice: Duration::ZERO, timeout: config.drain.handed_over, ..config.drain }
+        }
+    };
+    stop(drain, &life, &sessions, &ports, &shutdown).await;
     house_stop.cancel();
     house.close();
     if timeout(CUT_GRACE, house.wait()).await.is_err() {
         warn!("some tasks did not end in time");
     }
     info!("pgvane has stopped");
-    Ok(())
-}
-
-/// Changes to `new`, or says why nothing was changed.
-fn change(doors: &mut Doors, config: &mut Config, new: Config) -> Result<(), String> {
-    let fixed = doors::needs_restart(config, &new);
-    if !fixed.is_empty() {
-        return Err(format!("{} can only be changed by a restart", fixed.join(", ")));
-    }
-    doors.change(&new).map_err(|error| error.to_string())?;
-    telemetry::set_level(&new.log.level);
-    *config = new;
     Ok(())
 }
 
@@ -258,7 +188,7 @@ fn follow_clusters<S: Store>(
 
 /// Says so, stops accepting, lets sessions finish, cuts the rest.
 async fn stop(
-    config: &Config,
+    drain: config::Drain,
     life: &Lifecycle,
     sessions: &TaskTracker,
     ports: &watch::Receiver<Vec<Arc<Port>>>,
@@ -266,16 +196,16 @@ async fn stop(
 ) {
     let open = || ports.borrow().iter().map(|port| port.open_sessions()).sum::<usize>();
     life.enter(Phase::LameDuck);
-    if !config.drain.notice.is_zero() {
-        info!(notice = ?config.drain.notice, "stopping: not ready from now on");
-        timeout(config.drain.notice, shutdown.now.cancelled()).await.ok();
+    if !drain.notice.is_zero() {
+        info!(notice = ?drain.notice, "stopping: not ready from now on");
+        timeout(drain.notice, shutdown.now.cancelled()).await.ok();
     }
     life.enter(Phase::Draining);
     sessions.close();
-    info!(sessions = open(), timeout = ?config.drain.timeout, "draining: no new connections");
+    info!(sessions = open(), timeout = ?drain.timeout, "draining: no new connections");
     tokio::select! {
         () = sessions.wait() => return,
-        () = tokio::time::sleep(config.drain.timeout) => {}
+        () = tokio::time::sleep(drain.timeout) => {}
         () = shutdown.now.cancelled() => {}
     }
     warn!(sessions = open(), "cutting the sessions that are left");

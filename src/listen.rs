@@ -132,7 +132,7 @@ impl Port {
 /// `tracker`.
 pub(crate) async fn accept(
     port: watch::Receiver<Arc<Port>>,
-    acceptor: Acceptor,
+    acceptor: Arc<Acceptor>,
     stop: CancellationToken,
     tracker: TaskTracker,
     workers: Arc<Workers>,

@@ -7,17 +7,21 @@ use std::sync::Arc;
 
 use clap::Parser;
 use pgvane::config::{self, Config};
+use pgvane::control::{Control, Program, Request};
+use pgvane::inherit::Inherited;
 use pgvane::shutdown::Shutdown;
-use pgvane::telemetry;
+use pgvane::{takeover, telemetry};
 use pgvane_cluster::store::etcd::EtcdStore;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 /// Wrong settings (`EX_USAGE` of sysexits.h).
 const BAD_CONFIG: u8 = 64;
+
+/// The argument by which a process takes over.
+const TAKE_OVER: &str = "--take-over";
 
 /// Health-aware TCP proxy for highly available PostgreSQL.
 #[derive(Parser)]
@@ -26,6 +30,9 @@ struct Arguments {
     /// Only check the settings file, say what is wrong with it, and exit: 0 when it is valid, else 64.
     #[arg(long)]
     check: bool,
+    /// Take the ports over from the process that listens on [admin] socket, if there is one, and have it drain.
+    #[arg(long)]
+    take_over: bool,
     /// The settings file (see proxy.toml.example).
     config: PathBuf,
 }
@@ -52,7 +59,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(serve(config, arguments.config)) {
+    match runtime.block_on(serve(config, arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             complain(&message);
@@ -68,12 +75,16 @@ fn complain(message: &str) {
     let _ = writeln!(std::io::stderr(), "pgvane: {message}");
 }
 
-async fn serve(config: Config, file: PathBuf) -> Result<(), String> {
+async fn serve(config: Config, arguments: Arguments) -> Result<(), String> {
     let shutdown = Shutdown::default();
+    let file = arguments.config;
+    let mut control = Control::new(move || config::load(&file).map_err(|error| error.to_string()));
+    control.program = Some(this_program()?);
     watch_signals(shutdown.clone()).map_err(|error| format!("cannot watch signals: {error}"))?;
-    let reloads = reload_on_hangup(file).map_err(|error| format!("cannot watch signals: {error}"))?;
+    ask_on_signals(&control).map_err(|error| format!("cannot watch signals: {error}"))?;
     // First what ends the program with one message, then what only deserves a warning.
-    let bound = pgvane::bind(&config).map_err(|error| error.to_string())?;
+    let inherited = inherit(&config, arguments.take_over)?;
+    let bound = pgvane::bind(&config, inherited).map_err(|error| error.to_string())?;
     raise_descriptor_limit(&config);
     let stores: BTreeMap<_, _> = config
         .clusters
@@ -82,7 +93,7 @@ async fn serve(config: Config, file: PathBuf) -> Result<(), String> {
         .collect();
     // Without systemd there is nobody to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    pgvane::run(config, bound, stores, shutdown, reloads)
+    pgvane::run(config, bound, stores, shutdown, control)
         .await
         .map_err(|error| format!("cannot start: {error}"))
 }
@@ -105,19 +116,49 @@ fn watch_signals(shutdown: Shutdown) -> std::io::Result<()> {
     Ok(())
 }
 
-/// SIGHUP reads the settings file again.
-fn reload_on_hangup(file: PathBuf) -> std::io::Result<mpsc::Receiver<pgvane::Reload>> {
+/// SIGHUP reads the settings file again; SIGUSR2 starts the program's file again.
+fn ask_on_signals(control: &Control) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let (tell, reloads) = mpsc::channel(1);
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let ask = control.ask.clone();
     tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let read = config::load(&file).map_err(|error| error.to_string());
-            if tell.send(read).await.is_err() {
+        loop {
+            let request = tokio::select! {
+                _ = hangup.recv() => Request::Reload(None),
+                _ = upgrade.recv() => Request::Upgrade(None),
+            };
+            if ask.send(request).await.is_err() {
                 return;
             }
         }
     });
-    Ok(reloads)
+    Ok(())
+}
+
+/// What an upgrade starts: the file we run from, whatever it will contain then, with our arguments.
+fn this_program() -> Result<Program, String> {
+    let file =
+        std::env::current_exe().map_err(|error| format!("cannot find this program's file: {error}"))?;
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == TAKE_OVER) {
+        arguments.insert(0, TAKE_OVER.into());
+    }
+    Ok(Program { file, arguments })
+}
+
+/// Sockets that are there already: systemd's, or those of the process before.
+fn inherit(config: &Config, take_over: bool) -> Result<Inherited, String> {
+    if take_over {
+        let path = config.admin.socket.as_deref();
+        let path = path.ok_or("--take-over needs [admin] socket in the settings")?;
+        let taken = takeover::take_over(path);
+        let taken = taken.map_err(|error| format!("cannot take over by {}: {error}", path.display()))?;
+        if let Some((predecessor, sockets)) = taken {
+            return Ok(Inherited::from_predecessor(predecessor, sockets));
+        }
+        info!(socket = %path.display(), "there is nobody to take over from");
+    }
+    Inherited::from_systemd().map_err(|error| format!("cannot use the sockets that systemd passes: {error}"))
 }
 
 /// Every session needs two descriptors; takes what the hard limit allows and says when that is too little.

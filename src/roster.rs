@@ -17,7 +17,7 @@ use crate::listen::Port;
 use crate::topology::{Node, Target};
 
 /// Parts that are locked apart, so that workers seldom wait for each other.
-const SHARDS: u64 = 16;
+const SHARDS: usize = 16;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,7 +144,7 @@ impl EndWait {
 /// All of them.
 #[derive(Default)]
 pub(crate) struct Roster {
-    shards: [Mutex<Shard>; SHARDS as usize],
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 #[derive(Default)]
@@ -181,9 +181,13 @@ impl Drop for Enrolled {
 
 impl Roster {
     /// A panic while it was held cannot have left the list half-changed.
+    fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part where a session of this number is.
     fn shard(&self, number: u64) -> MutexGuard<'_, Shard> {
-        let index = usize::try_from(number % SHARDS).unwrap_or_default();
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        Roster::lock(&self.shards[usize::try_from(number).unwrap_or_default() % SHARDS])
     }
 
     /// Adds the ticket to the roster of its port.
@@ -202,9 +206,9 @@ impl Roster {
 
     /// All, by number.
     pub(crate) fn all(&self) -> Vec<Arc<Ticket>> {
-        let mut all: Vec<_> = (0..SHARDS)
-            .flat_map(|shard| self.shard(shard).open.values().cloned().collect::<Vec<_>>())
-            .collect();
+        let shards = self.shards.iter();
+        let mut all: Vec<_> =
+            shards.flat_map(|shard| Roster::lock(shard).open.values().cloned().collect::<Vec<_>>()).collect();
         all.sort_unstable_by_key(|ticket| ticket.number);
         all
     }
@@ -224,8 +228,8 @@ impl Roster {
 
     /// Asks all to end, and all that are still to come.
     pub(crate) fn close(&self, reason: CloseReason) {
-        for shard in 0..SHARDS {
-            let mut shard = self.shard(shard);
+        for shard in &self.shards {
+            let mut shard = Roster::lock(shard);
             shard.closed = Some(reason);
             let open: Vec<_> = shard.open.values().cloned().collect();
             drop(shard);

@@ -66,9 +66,13 @@ impl Lifecycle {
         self.phase.subscribe()
     }
 
-    /// Moves on to `phase`.
+    /// Moves on to `phase`, unless it is past it.
     pub(crate) fn enter(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+        self.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            *now = phase.max(*now);
+            later
+        });
         if phase >= Phase::Draining {
             self.stop_accepting.cancel();
         }

@@ -11,10 +11,12 @@ pub(crate) mod shown;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pgvane::config::{self, Config};
+use pgvane::control::{Control, Request};
+use pgvane::inherit::Inherited;
 use pgvane::shutdown::Shutdown;
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::keyspace::{Key, Keyspace};
@@ -25,7 +27,7 @@ use pgvane_cluster::store::{Store, Txn, Write};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -153,7 +155,9 @@ pub(crate) struct Proxy {
     pub(crate) admin: SocketAddr,
     pub(crate) shutdown: Shutdown,
     pub(crate) ended: JoinHandle<std::io::Result<()>>,
-    reloads: mpsc::Sender<pgvane::Reload>,
+    /// What it reads when it is asked to reload.
+    file: Arc<Mutex<Result<Config, String>>>,
+    ask: mpsc::Sender<Request>,
 }
 
 impl Drop for Proxy {
@@ -168,35 +172,26 @@ impl Proxy {
     pub(crate) fn start(cluster: &Cluster, cluster_keys: &str, sections: &[String]) -> Proxy {
         let config = settings(cluster_keys, sections).unwrap_or_else(|error| panic!("{error}"));
         let count = config.listeners.len();
-        let bound = pgvane::bind(&config).expect("free ports");
+        let bound = pgvane::bind(&config, Inherited::default()).expect("free ports");
         let addresses = (0..count).map(|index| bound.addresses(index)[0]).collect();
         let admin = bound.admin_addresses()[0];
         let stores = BTreeMap::from([("main".to_owned(), Arc::new(cluster.proxy_side.clone()))]);
         let shutdown = Shutdown::default();
-        let (reloads, heard) = mpsc::channel(1);
-        let ended = tokio::spawn(pgvane::run(config, bound, stores, shutdown.clone(), heard));
-        Proxy { addresses, admin, shutdown, ended, reloads }
+        let file = Arc::new(Mutex::new(Err("nothing was written".to_owned())));
+        let read = Arc::clone(&file);
+        let control = Control::new(move || read.lock().expect("nobody panics with it").clone());
+        let ask = control.ask.clone();
+        let ended = tokio::spawn(pgvane::run(config, bound, stores, shutdown.clone(), control));
+        Proxy { addresses, admin, shutdown, ended, file, ask }
     }
 
-    /// Reads settings again, as SIGHUP does; waits until they are applied or refused.
-    pub(crate) async fn reload(&self, cluster_keys: &str, sections: &[String]) -> Result<(), ()> {
-        let series = |result| format!("pgvane_reloads_total{{result=\"{result}\"}}");
-        let (applied, refused) = (series("applied"), series("refused"));
-        let before = (self.metric(&applied).await, self.metric(&refused).await);
+    /// Reads settings again, as SIGHUP does; answers whether they are applied.
+    pub(crate) async fn reload(&self, cluster_keys: &str, sections: &[String]) -> Result<String, String> {
         let read = settings(cluster_keys, sections).map_err(|error| error.to_string());
-        self.reloads.send(read).await.expect("the proxy runs");
-        let settled = async {
-            loop {
-                if self.metric(&applied).await > before.0 {
-                    return Ok(());
-                }
-                if self.metric(&refused).await > before.1 {
-                    return Err(());
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        soon("a reload", settled).await
+        *self.file.lock().expect("nobody panics with it") = read;
+        let (answer, heard) = oneshot::channel();
+        self.ask.send(Request::Reload(Some(answer))).await.expect("the proxy runs");
+        soon("a reload", heard).await.expect("an answer")
     }
 
     /// One with a primary port only.

@@ -1,0 +1,185 @@
+//! The admin side, HTTP over TCP and over a Unix socket: `/livez`, `/readyz`, `/metrics`, `/topology` for everybody;
+//! what shows clients or changes something for those who may.
+
+mod command;
+mod readiness;
+mod socket;
+mod status;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::settings_file::Secret;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::status::{SessionStatus, Status};
+use crate::control::Request as Control;
+use crate::endpoint::Socket;
+use crate::listen::Port;
+use crate::metrics::Metrics;
+use crate::roster::Roster;
+use crate::shutdown::Phase;
+use crate::topology::TopologyRx;
+
+/// How often the readiness gauge is set and histogram samples are folded.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What the endpoints read, and whom they tell.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) clusters: BTreeMap<String, TopologyRx>,
+    pub(crate) ports: watch::Receiver<Vec<Arc<Port>>>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) ready_grace: Duration,
+    pub(crate) metrics: Arc<Metrics>,
+    /// What allows to change something over TCP.
+    pub(crate) token: Option<Secret>,
+    /// What changes the proxy as a whole.
+    pub(crate) control: mpsc::Sender<Control>,
+}
+
+/// Answers on a socket until `stop`, within `tasks`.
+pub(crate) fn serve(
+    admin: &Arc<Admin>,
+    socket: Socket,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let (admin, stop) = (Arc::clone(admin), stop.clone());
+    match socket {
+        Socket::Tcp(listener) => {
+            tasks.spawn(serve_tcp(admin, TcpListener::from_std(listener)?, stop));
+        }
+        Socket::Unix(listener) => {
+            tasks.spawn(socket::serve(admin, UnixListener::from_std(listener)?, stop));
+        }
+    }
+    Ok(())
+}
+
+async fn serve_tcp(admin: Arc<Admin>, listener: TcpListener, stop: CancellationToken) {
+    let may = middleware::from_fn_with_state(Arc::clone(&admin), only_with_token);
+    let routes = open_routes().merge(guarded_routes().route_layer(may)).with_state(admin);
+    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::warn!(%error, "the admin listener ended");
+    }
+}
+
+/// What everybody may see.
+fn open_routes() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/topology", get(topology))
+}
+
+/// What shows who the clients are, or changes something.
+fn guarded_routes() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/sessions", get(sessions))
+        .route("/sessions/{number}/kill", post(command::kill))
+        .route("/clusters/{cluster}/targets/{target}/{admission}", post(command::admit))
+        .route("/reload", post(command::reload))
+        .route("/upgrade", post(command::upgrade))
+}
+
+/// Lets requests through that bring the token (RFC 6750).
+async fn only_with_token(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let Some(token) = &admin.token else {
+        let why = "nobody may do this over HTTP: [admin] token is not set; pgvanectl proxy may\n";
+        return (StatusCode::FORBIDDEN, why).into_response();
+    };
+    let brought = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let brought = brought.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    if !are_equal(brought, token.expose().as_bytes()) {
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return (StatusCode::UNAUTHORIZED, challenge, "this needs the token of [admin]\n").into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether both are the same, in a time that does not tell where they differ.
+fn are_equal(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
+}
+
+/// Keeps what is computed on a schedule current until `stop`.
+pub(crate) async fn upkeep(admin: Arc<Admin>, stop: CancellationToken) {
+    let mut every = interval(UPKEEP_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        admin.metrics.set_ready(admin.readiness().is_ok());
+        admin.metrics.upkeep();
+    }
+}
+
+async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.readiness() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    admin.metrics.set_ready(admin.readiness().is_ok());
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, admin.metrics.render()).into_response()
+}
+
+async fn topology(State(admin): State<Arc<Admin>>) -> Json<Status> {
+    Json(Status::of(&admin))
+}
+
+async fn sessions(State(admin): State<Arc<Admin>>) -> Json<Vec<SessionStatus>> {
+    Json(admin.roster.all().iter().map(|ticket| SessionStatus::of(ticket)).collect())
+}
+
+impl Admin {
+    fn readiness(&self) -> Result<(), String> {
+        let now = Tick::now();
+        let phase = *self.phase.borrow();
+        if phase > Phase::Serving {
+            return Err(format!("the proxy is {phase}"));
+        }
+        self.clusters.values().try_for_each(|cluster| {
+            let topology = cluster.current();
+            let writes = self.ports.borrow().iter().any(|p| {
+                *p.settings.cluster == *topology.cluster && !p.settings.rules.role.is_for_replicas()
+            });
+            readiness::readiness(&topology, writes, self.ready_grace, now)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_equal;
+
+    #[test]
+    fn tokens_are_equal_as_a_whole() {
+        assert!(are_equal(b"secret", b"secret") && are_equal(b"", b""));
+        for other in [&b"secreT"[..], b"secre", b"secrets", b""] {
+            assert!(!are_equal(b"secret", other));
+        }
+    }
+}
