@@ -1,7 +1,7 @@
 //! One `pgvane` between clients and nodes.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::home::Home;
 use super::picture::ProxySite;
@@ -27,21 +27,39 @@ pub struct ProxyOptions {
 #[derive(Debug)]
 pub struct Proxy {
     options: ProxyOptions,
+    file: PathBuf,
+    socket: PathBuf,
     process: Running,
 }
 
 impl Proxy {
     pub(super) fn start(home: &Home, options: ProxyOptions) -> Result<Proxy, PlaygroundError> {
         let file = home.dir().join(format!("{}.toml", options.name));
-        home.write(&file, &settings(&options))?;
+        let socket = home.dir().join(format!("{}.sock", options.name));
+        home.write(&file, &settings(&options, &socket))?;
         let program = home.program(Path::new("pgvane"));
-        let process = Running::start(home, &options.name, &program, [file.into_os_string()])?;
-        Ok(Proxy { options, process })
+        let process = Running::start(home, &options.name, &program, [file.clone().into_os_string()])?;
+        Ok(Proxy { options, file, socket, process })
     }
 
     /// What it was started with.
     pub fn options(&self) -> &ProxyOptions {
         &self.options
+    }
+
+    /// Its settings.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What `pgvanectl proxy` asks.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether the process that was started first has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
     }
 
     pub(super) fn site(&self) -> ProxySite {
@@ -53,10 +71,11 @@ impl Proxy {
     }
 }
 
-fn settings(options: &ProxyOptions) -> String {
+fn settings(options: &ProxyOptions, socket: &Path) -> String {
+    let socket = socket.display();
     let ProxyOptions { etcd, primary, replica, admin, .. } = options;
     format!(
-        "[admin]\nlisten = [\"{admin}\"]\n\n\
+        "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n\n\
          [cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
          [[listener]]\nrole = \"primary\"\nlisten = [\"{primary}\"]\n\n\
          [[listener]]\nrole = \"replica\"\nlisten = [\"{replica}\"]\n"

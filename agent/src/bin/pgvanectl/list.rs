@@ -182,6 +182,18 @@ fn json(scope: &str, members: &[&Map<String, Value>], columns: &[&str], rows: &[
     format!("{}\n", Value::from(rows))
 }
 
+/// A table in prettytable's look: rules of dashes; between rows only when some are `tall`er than one line.
+pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>, tall: bool) -> Table {
+    let mut table = Table::new();
+    let (rule, cells) = (LineStyle::new('+', '-', '+', '+'), ContentLineStyle::new('|', '|', '|'));
+    let style = TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule);
+    let style = style.header_lines(cells).content_lines(cells);
+    table.load_style(if tall { style.row_separator(rule) } else { style });
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
 fn pretty(view: &ClusterView, scope: &str, body: &Value, columns: &[&str], rows: Vec<Vec<String>>) -> String {
     let identity = match view.initialize.as_deref() {
         None => "uninitialized",
@@ -189,14 +201,7 @@ fn pretty(view: &ClusterView, scope: &str, body: &Value, columns: &[&str], rows:
         Some(id) => id,
     };
     let tall = rows.iter().flatten().any(|cell| cell.contains('\n'));
-    let mut table = Table::new();
-    // prettytable's look: rules of dashes; between rows only when some are taller than one line.
-    let (rule, cells) = (LineStyle::new('+', '-', '+', '+'), ContentLineStyle::new('|', '|', '|'));
-    let style = TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule);
-    let style = style.header_lines(cells).content_lines(cells);
-    table.load_style(if tall { style.row_separator(rule) } else { style });
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(columns.iter().map(|c| if c.ends_with(" Lag") { "Lag" } else { c }));
+    let mut table = table(columns.iter().map(|c| if c.ends_with(" Lag") { "Lag" } else { c }), tall);
     for row in rows {
         table.add_row(row);
     }

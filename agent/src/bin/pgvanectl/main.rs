@@ -8,6 +8,7 @@ mod document;
 mod leader;
 mod list;
 mod prompt;
+mod proxy;
 mod target;
 
 use std::io::{ErrorKind, Write};
@@ -87,6 +88,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Look at and change the pgvane on this host: status, sessions, drain, disable, enable, kill, reload, upgrade.
+    Proxy(proxy::ProxyArgs),
 }
 
 /// Why a command came to nothing; the text is for the operator.
@@ -134,19 +137,21 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<(), Failed> {
-    let target = Target::find(cli.target)?;
+    // Only where a cluster is needed.
+    let target = || Target::find(cli.target);
     match cli.command {
-        Command::List { format, extended, watch: false } => list::once(&target, format, extended).await,
-        Command::List { format, extended, watch: true } => list::follow(&target, format, extended).await,
+        Command::Proxy(args) => proxy::run(args).await,
+        Command::List { format, extended, watch: false } => list::once(&target()?, format, extended).await,
+        Command::List { format, extended, watch: true } => list::follow(&target()?, format, extended).await,
         Command::Switchover { leader, candidate, force } => {
-            leader::switchover(&target, leader, candidate, force).await
+            leader::switchover(&target()?, leader, candidate, force).await
         }
-        Command::Failover { candidate, force } => leader::failover(&target, &candidate, force).await,
-        Command::ShowConfig => document::show(&target).await,
+        Command::Failover { candidate, force } => leader::failover(&target()?, &candidate, force).await,
+        Command::ShowConfig => document::show(&target()?).await,
         Command::EditConfig { set, pg, apply, force } => {
             let pg = pg.iter().map(|pair| format!("{PARAMETERS}{pair}"));
             let pairs: Vec<String> = set.into_iter().chain(pg).collect();
-            document::edit(&target, &pairs, apply.as_deref(), force).await
+            document::edit(&target()?, &pairs, apply.as_deref(), force).await
         }
     }
 }
