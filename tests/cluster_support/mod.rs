@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod relay;
+pub(crate) mod tools;
 pub(crate) mod writer;
 
 use std::net::SocketAddr;
