@@ -98,6 +98,13 @@ impl Etcd {
         }
     }
 
+    /// Sends it a signal, such as the one that freezes it.
+    pub fn signal(&mut self, signal: Signal) {
+        if let Some(process) = &mut self.process {
+            process.signal(signal);
+        }
+    }
+
     /// Fails if it ended by itself.
     pub(super) fn check(&mut self) -> Result<(), PlaygroundError> {
         self.process.as_mut().map_or(Ok(()), Running::check)

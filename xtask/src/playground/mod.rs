@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod sweep;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use self::home::Home;
 use self::node::{Node, NodeOptions};
 use self::picture::{Picture, Sites};
 use self::ports::Ports;
-use self::proxy::{Proxy, ProxyOptions};
+use self::proxy::{MoreSettings, Proxy, ProxyOptions};
 use crate::install::Servers;
 use crate::programs::Programs;
 
@@ -52,11 +53,13 @@ pub struct Options {
     pub ttl: u32,
     /// Whether the directory stays when the playground ends.
     pub keep: bool,
+    /// Where the member records say that the agents' APIs are, `pg1` first; where the agents listen unless given.
+    pub apis: Vec<SocketAddr>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, proxies: 2, ttl: 10, keep: false }
+        Options { nodes: 3, proxies: 2, ttl: 10, keep: false, apis: vec![] }
     }
 }
 
@@ -161,10 +164,27 @@ impl Playground {
                 primary: ports.prefer(wanted[0])?,
                 replica: ports.prefer(wanted[1])?,
                 admin: ports.free()?,
+                more: MoreSettings::default(),
             };
             self.proxies.push(Proxy::start(&self.home, options)?);
         }
         Ok(())
+    }
+
+    /// Starts one more proxy, that finds etcd at `etcd`; answers its place in `proxies`.
+    pub fn add_proxy(&mut self, etcd: SocketAddr, more: MoreSettings) -> Result<usize, PlaygroundError> {
+        let place = self.proxies.len();
+        let mut ports = Ports::new();
+        let options = ProxyOptions {
+            name: format!("proxy{}", place + 1),
+            etcd,
+            primary: ports.free()?,
+            replica: ports.free()?,
+            admin: ports.free()?,
+            more,
+        };
+        self.proxies.push(Proxy::start(&self.home, options)?);
+        Ok(place)
     }
 
     async fn start_nodes(
@@ -176,11 +196,13 @@ impl Playground {
     ) -> Result<(), PlaygroundError> {
         let (superuser_password, replication_password) = (home::secret()?, home::secret()?);
         for number in 1..=options.nodes {
+            let rest = ports.free()?;
             let node = NodeOptions {
                 name: format!("pg{number}"),
                 etcd: self.etcd.client(),
                 bin_dir: servers.postgres.clone(),
-                rest: ports.free()?,
+                rest,
+                rest_shown: options.apis.get(number - 1).copied().unwrap_or(rest),
                 postgres: ports.free()?,
                 superuser_password: superuser_password.clone(),
                 replication_password: replication_password.clone(),
@@ -310,6 +332,13 @@ impl Playground {
         self.etcd.check()?;
         self.proxies.iter_mut().try_for_each(Proxy::check)?;
         self.nodes.iter_mut().try_for_each(Node::check)
+    }
+
+    /// Writes a file that only the servers' user may read, such as a key; answers where.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, PlaygroundError> {
+        let path = self.home.dir().join(name);
+        self.home.write(&path, text)?;
+        Ok(path)
     }
 
     /// The ends of all logs, for a failure's report.

@@ -24,6 +24,8 @@ pub struct NodeOptions {
     pub bin_dir: PathBuf,
     /// The agent's REST API.
     pub rest: SocketAddr,
+    /// Where its member record says that the API is.
+    pub rest_shown: SocketAddr,
     /// PostgreSQL itself.
     pub postgres: SocketAddr,
     /// The same on all nodes.
@@ -152,8 +154,8 @@ impl Node {
 }
 
 fn settings(options: &NodeOptions) -> String {
-    let NodeOptions { name, etcd, rest, postgres, superuser_password, replication_password, ttl, .. } =
-        options;
+    let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
+    let NodeOptions { superuser_password, replication_password, ttl, .. } = options;
     let bin_dir = options.bin_dir.display();
     // What Patroni's rules make of such a ttl; the agent derives its own deadlines from ttl alone.
     let wait = (ttl / 3).max(1);
@@ -166,7 +168,7 @@ endpoints = ["http://{etcd}"]
 
 [restapi]
 listen = "{rest}"
-connect_address = "{rest}"
+connect_address = "{rest_shown}"
 
 [postgresql]
 data_dir = "data"

@@ -21,6 +21,17 @@ pub struct ProxyOptions {
     pub replica: SocketAddr,
     /// Port of `/topology` and `/metrics`.
     pub admin: SocketAddr,
+    /// What else its settings say.
+    pub more: MoreSettings,
+}
+
+/// What a proxy is told beyond addresses; nothing unless given.
+#[derive(Clone, Debug, Default)]
+pub struct MoreSettings {
+    /// Keys of the cluster's section.
+    pub cluster: String,
+    /// Keys of the section of the port for writes, then tables below it.
+    pub primary: String,
 }
 
 /// A running proxy.
@@ -73,11 +84,12 @@ impl Proxy {
 
 fn settings(options: &ProxyOptions, socket: &Path) -> String {
     let socket = socket.display();
-    let ProxyOptions { etcd, primary, replica, admin, .. } = options;
+    let ProxyOptions { etcd, primary, replica, admin, more, .. } = options;
+    let MoreSettings { cluster: of_cluster, primary: of_primary } = more;
     format!(
         "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n\n\
-         [cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
-         [[listener]]\nrole = \"primary\"\nlisten = [\"{primary}\"]\n\n\
+         [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
+         [[listener]]\nrole = \"primary\"\nlisten = [\"{primary}\"]\n{of_primary}\n\
          [[listener]]\nrole = \"replica\"\nlisten = [\"{replica}\"]\n"
     )
 }

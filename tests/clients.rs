@@ -1,0 +1,226 @@
+//! Real clients through the real proxy to real PostgreSQL: what they do works, and what they are told is shown.
+
+mod cluster_support;
+
+use std::fmt::Write as _;
+use std::future::poll_fn;
+
+use cluster_support::tools::{Dialogue, complained, fed, printed, psql, tool};
+use cluster_support::writer::config;
+use cluster_support::{SOON, add_proxy, cluster, healthy, switchover, topology, until, until_standing};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustix::process::Signal;
+use tokio::time::timeout;
+use tokio_postgres::{AsyncMessage, NoTls};
+use xtask::playground::{CLIENT_ROLE, Playground};
+
+/// How libpq reaches the port for writes of the proxy at this place.
+fn through(playground: &Playground, proxy: usize) -> String {
+    let port = playground.proxies[proxy].options().primary.port();
+    format!("host=localhost hostaddr=127.0.0.1 port={port} user={CLIENT_ROLE} dbname=postgres")
+}
+
+/// The same as superuser, with `more`.
+fn as_superuser(playground: &Playground, proxy: usize, more: &str) -> String {
+    let config = playground.node("pg1").superuser();
+    let password = String::from_utf8_lossy(config.get_password().expect("a password")).into_owned();
+    through(playground, proxy).replace(CLIENT_ROLE, "postgres") + &format!(" password={password} {more}")
+}
+
+/// One node that leads, and a proxy.
+async fn small() -> Playground {
+    let mut playground = cluster(1, 10, vec![]).await;
+    let etcd = playground.etcd.client();
+    add_proxy(&mut playground, etcd, "", "");
+    healthy(&mut playground).await;
+    playground
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libpq_queries_and_copies() {
+    let playground = small().await;
+    let proxy = through(&playground, 0);
+    assert_eq!(printed(psql(&proxy, &["-c", "SELECT 'simple', 6 * 7"])).await, "simple|42\n");
+    for args in [
+        &["-i", "-s", "1"][..],
+        &["-M", "prepared", "-c", "4", "-t", "50"],
+        &["-M", "extended", "-C", "-t", "20"],
+    ] {
+        let said = printed(tool("pgbench", &[args, &["-n", &proxy]].concat())).await;
+        let done = args[0] == "-i" || said.contains("number of failed transactions: 0 (0.000%)");
+        assert!(done, "{said}");
+    }
+    let counted = printed(psql(&proxy, &["-c", "SELECT count(*) FROM pgbench_history"])).await;
+    assert_eq!(counted, "220\n", "4 clients of 50 and one of 20");
+
+    // 20 MB there and back, in lines that differ.
+    let mut lines = String::new();
+    for n in 0_u64..200_000 {
+        let noise = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        writeln!(lines, "{n}\t{noise:045}{noise:045}").expect("a string");
+    }
+    assert!(lines.len() > 19_000_000, "{}", lines.len());
+    printed(psql(&proxy, &["-c", "CREATE TABLE big (n bigint, noise text)"])).await;
+    fed(psql(&proxy, &["-c", "COPY big FROM STDIN"]), lines.as_bytes()).await;
+    let back = printed(psql(&proxy, &["-c", "COPY (SELECT * FROM big ORDER BY n) TO STDOUT"])).await;
+    assert!(back == lines, "{} bytes there, {} back", lines.len(), back.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_and_replication_pass() {
+    let playground = small().await;
+    let address = playground.proxies[0].options().primary;
+    let (listener, mut connection) = config(address).connect(NoTls).await.expect("a session");
+    let heard = tokio::spawn(async move {
+        loop {
+            match poll_fn(|cx| connection.poll_message(cx)).await {
+                Some(Ok(AsyncMessage::Notification(note))) => {
+                    return (note.channel().to_owned(), note.payload().to_owned());
+                }
+                Some(Ok(_)) => {}
+                other => panic!("the session ended: {other:?}"),
+            }
+        }
+    });
+    listener.batch_execute("LISTEN news").await.expect("listens");
+    let (speaker, connection) = config(address).connect(NoTls).await.expect("another session");
+    let driver = tokio::spawn(connection);
+    let notify = speaker.prepare("SELECT pg_notify('news', $1)").await.expect("prepares");
+    speaker.query(&notify, &[&"hear, hear"]).await.expect("notifies");
+    let heard = timeout(SOON, heard).await.expect("is notified").expect("no panic");
+    assert_eq!(heard, ("news".to_owned(), "hear, hear".to_owned()));
+
+    let logical = as_superuser(&playground, 0, "replication=database");
+    let system = printed(psql(&logical, &["-c", "IDENTIFY_SYSTEM"])).await;
+    assert_eq!(system.split('|').count(), 4, "{system}");
+    // WAL is streamed from here on until a megabyte more was written.
+    let sql = as_superuser(&playground, 0, "");
+    let end = printed(psql(&sql, &["-c", "SELECT pg_current_wal_lsn() + 1048576"])).await;
+    let (wal, physical) =
+        (tempfile::tempdir().expect("a directory"), as_superuser(&playground, 0, "replication=true"));
+    let dir = wal.path().display().to_string();
+    let receive = tool("pg_receivewal", &["-D", &dir, "--no-loop", "--endpos", end.trim(), "-d", &physical]);
+    let receiving = tokio::spawn(printed(receive));
+    let write = "INSERT INTO writes SELECT generate_series(1, 40000)";
+    speaker.batch_execute(write).await.expect("writes");
+    receiving.await.expect("WAL is received");
+    driver.abort();
+    let size = std::fs::read_dir(wal.path()).expect("the directory").count();
+    assert_ne!(size, 0, "no WAL was written down");
+}
+
+/// A CA, and files for a server called localhost.
+struct Certificates {
+    ca: String,
+    certificate: String,
+    key: String,
+}
+
+impl Certificates {
+    fn signed_by(name: &str) -> Certificates {
+        let mut params = CertificateParams::new(vec![]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Of the same name as its issuer, a certificate would pass for self-signed with OpenSSL.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &ca).expect("signs").pem();
+        Certificates { ca: ca.pem(), certificate, key: key.serialize_pem() }
+    }
+}
+
+/// Whether the server itself sees encryption.
+const SEES_TLS: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libpq_trusts_the_proxy_where_tls_ends_and_the_server_where_it_passes() {
+    let mut playground = small().await;
+    let (ours, strange) = (Certificates::signed_by("ours"), Certificates::signed_by("another"));
+    let file = |name, text| playground.write(name, text).expect("writes").display().to_string();
+    let (ca, other_ca) = (file("ca.crt", &ours.ca), file("other.crt", &strange.ca));
+    let (certificate, key) = (file("tls.crt", &ours.certificate), file("tls.key", &ours.key));
+    let section =
+        format!("[listener.tls]\nmode = \"terminate\"\ncert = \"{certificate}\"\nkey = \"{key}\"\n");
+    let etcd = playground.etcd.client();
+    let ends_tls = add_proxy(&mut playground, etcd, "", &section);
+    healthy(&mut playground).await;
+
+    let verified =
+        |ca: &str| format!("{} sslmode=verify-full sslrootcert={ca}", through(&playground, ends_tls));
+    let shown = printed(psql(&verified(&ca), &["-c", SEES_TLS, "-c", "\\conninfo"])).await;
+    assert!(shown.starts_with("f\n") && shown.contains("SSL connection (protocol: TLSv1.3"), "{shown}");
+    let why = complained(psql(&verified(&other_ca), &["-c", "SELECT 1"])).await;
+    assert!(why.contains("certificate verify failed"), "{why}");
+    let elsewhere = verified(&ca).replace("host=localhost", "host=elsewhere.test");
+    let why = complained(psql(&elsewhere, &["-c", "SELECT 1"])).await;
+    assert!(why.contains("does not match host name \"elsewhere.test\""), "{why}");
+
+    // Passed through: first the server has no TLS, then it has, and its certificate is the one that is seen.
+    let required = through(&playground, 0) + " sslmode=require";
+    let why = complained(psql(&required, &["-c", "SELECT 1"])).await;
+    assert!(why.contains("server does not support SSL, but SSL was required"), "{why}");
+    let superuser = as_superuser(&playground, 0, "");
+    for change in [
+        format!("ALTER SYSTEM SET ssl_cert_file = '{certificate}'"),
+        format!("ALTER SYSTEM SET ssl_key_file = '{key}'"),
+        "ALTER SYSTEM SET ssl = on".to_owned(),
+        "SELECT pg_reload_conf()".to_owned(),
+    ] {
+        printed(psql(&superuser, &["-c", &change])).await;
+    }
+    let is_on = async || printed(psql(&superuser, &["-c", "SHOW ssl"])).await == "on\n";
+    until(&playground, "the server has TLS", is_on).await;
+    assert_eq!(printed(psql(&required, &["-c", SEES_TLS])).await, "t\n");
+    let verified = required.replace("sslmode=require", &format!("sslmode=verify-full sslrootcert={ca}"));
+    assert_eq!(printed(psql(&verified, &["-c", SEES_TLS])).await, "t\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_waits_for_a_primary_or_is_told_why_there_is_none() {
+    let mut playground = cluster(1, 3, vec![]).await;
+    let etcd = playground.etcd.client();
+    let patient = add_proxy(&mut playground, etcd, "", "");
+    let hasty = add_proxy(&mut playground, etcd, "on_store_loss = \"fence\"", "hold_timeout = \"700ms\"");
+    healthy(&mut playground).await;
+
+    // A session that the proxy cuts: psql hears it with the next statement.
+    let session = Dialogue::open(&through(&playground, hasty)).await;
+    playground.etcd.signal(Signal::STOP);
+    until_standing(&playground, hasty, "lost").await;
+    let told = session.last("SELECT 'too late';").await;
+    let cut = "FATAL:  57P01: pgvane: cluster demo: nobody can prove any more that pg1 is the primary; connect again";
+    assert!(told.contains(cut), "{told}");
+    playground.etcd.signal(Signal::CONT);
+    healthy(&mut playground).await;
+
+    assert!(playground.node_mut("pg1").stop_agent(SOON).await, "the agent stops");
+    let why = complained(psql(&through(&playground, hasty), &["-c", "SELECT 1"])).await;
+    let parts =
+        ["FATAL:  pgvane: cluster demo: nobody holds the leader key", " (for ", " s); gave up after 700ms"];
+    assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    let waiting = tokio::spawn(printed(psql(&through(&playground, patient), &["-c", "SELECT 'served'"])));
+    until(&playground, "psql is held", async || {
+        topology(&playground, patient).await["listeners"][0]["held"] == 1
+    })
+    .await;
+    playground.restart_agent("pg1").expect("the agent starts");
+    let served = timeout(SOON, waiting).await;
+    let served = served.unwrap_or_else(|_| panic!("psql waits\n{}", playground.log_tails(60)));
+    assert_eq!(served.expect("no panic"), "served\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_is_told_of_a_switchover() {
+    let mut playground = cluster(2, 10, vec![]).await;
+    let etcd = playground.etcd.client();
+    add_proxy(&mut playground, etcd, "", "");
+    healthy(&mut playground).await;
+    let session = Dialogue::open(&through(&playground, 0)).await;
+    switchover(&playground, "pg1").await;
+    let told = session.last("SELECT 'too late';").await;
+    assert!(told.contains("FATAL:  57P01: "), "{told}");
+    let port = playground.node("pg2").postgres().port();
+    let answered = printed(psql(&through(&playground, 0), &["-c", "SELECT inet_server_port()"])).await;
+    assert_eq!(answered, format!("{port}\n"));
+}

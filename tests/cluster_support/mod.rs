@@ -1,0 +1,113 @@
+//! Real clusters for tests, and what tests do to them and ask of them.
+//!
+//! Every wait is bounded by [`SOON`], which only a broken program reaches; what fails says how the logs end.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub(crate) mod relay;
+pub(crate) mod tools;
+pub(crate) mod writer;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::{Value, json};
+use xtask::playground::proxy::MoreSettings;
+use xtask::playground::{Options, Playground, http};
+use xtask::{drill, install, programs};
+
+use self::writer::config;
+
+/// Bound on every wait.
+pub(crate) const SOON: Duration = Duration::from_secs(40);
+
+/// Time between two looks at what is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A cluster without proxies.
+pub(crate) async fn cluster(nodes: usize, ttl: u32, apis: Vec<SocketAddr>) -> Playground {
+    let servers = install::servers().expect("PostgreSQL and etcd");
+    let programs = programs::built().expect("the programs are built");
+    let options = Options { nodes, proxies: 0, ttl, apis, ..Options::default() };
+    let say = |line: &str| eprintln!("  {line}");
+    let playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
+    drill::create_table(&playground).await.expect("a table");
+    playground
+}
+
+/// Adds a proxy that finds etcd at `etcd`; answers its place.
+pub(crate) fn add_proxy(
+    playground: &mut Playground,
+    etcd: SocketAddr,
+    of_cluster: &str,
+    of_port: &str,
+) -> usize {
+    let more = MoreSettings { cluster: of_cluster.to_owned(), primary: of_port.to_owned() };
+    playground.add_proxy(etcd, more).expect("the proxy starts")
+}
+
+/// Waits until the cluster is whole and every proxy routes to it.
+pub(crate) async fn healthy(playground: &mut Playground) {
+    if let Err(error) = playground.until_healthy(SOON).await {
+        panic!("{error}\n{}", playground.log_tails(60));
+    }
+}
+
+/// Waits for `what`.
+pub(crate) async fn until(playground: &Playground, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        let is_in_time = started.elapsed() < SOON;
+        assert!(is_in_time, "waited {SOON:?} in vain: {what}\n{}", playground.log_tails(60));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What the proxy at this place makes of the cluster; `null` while it does not answer.
+pub(crate) async fn topology(playground: &Playground, proxy: usize) -> Value {
+    let admin = playground.proxies[proxy].options().admin;
+    http::get(admin, "/topology", Duration::from_secs(2)).await.unwrap_or_default()
+}
+
+/// Waits until the proxy at this place says this of its proof of the leader.
+pub(crate) async fn until_standing(playground: &Playground, proxy: usize, standing: &str) {
+    let what = format!("proxy {proxy} says {standing}");
+    until(playground, &what, async || {
+        topology(playground, proxy).await["clusters"][0]["standing"] == standing
+    })
+    .await;
+}
+
+/// Asks the leader to hand over; answered when the next one serves.
+pub(crate) async fn switchover(playground: &Playground, leader: &str) {
+    let (agent, body) = (playground.node(leader).rest(), json!({ "leader": leader }).to_string());
+    let answer = http::request(Method::POST, agent, "/switchover", body, SOON).await;
+    let is_done = answer.as_ref().is_ok_and(|(status, _)| status.is_success());
+    assert!(is_done, "the switchover: {answer:?}\n{}", playground.log_tails(60));
+}
+
+/// Waits until the server takes writes; answers when it was first seen to, by its clock, in microseconds since 1970.
+pub(crate) async fn promotion(server: SocketAddr) -> i64 {
+    const QUESTION: &str =
+        "SELECT pg_is_in_recovery(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let (client, connection) = config(server).connect(tokio_postgres::NoTls).await.expect("a replica to ask");
+    let driver = tokio::spawn(connection);
+    loop {
+        let row = client.query_one(QUESTION, &[]).await.expect("an answer");
+        if !row.get::<_, bool>(0) {
+            driver.abort();
+            return row.get(1);
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The rows that a server has.
+pub(crate) async fn rows(server: SocketAddr) -> Vec<i64> {
+    let (client, connection) = config(server).connect(tokio_postgres::NoTls).await.expect("the server");
+    let driver = tokio::spawn(connection);
+    let rows = client.query("SELECT id FROM writes", &[]).await.expect("the table");
+    driver.abort();
+    rows.iter().map(|row| row.get(0)).collect()
+}
