@@ -4,12 +4,13 @@ mod cluster_support;
 
 use std::fmt::Write as _;
 use std::future::poll_fn;
+use std::os::unix::fs::PermissionsExt;
 
 use cluster_support::tools::{Dialogue, complained, fed, printed, psql, tool};
 use cluster_support::writer::config;
 use cluster_support::{SOON, add_proxy, cluster, healthy, switchover, topology, until, until_standing};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, NoTls};
 use xtask::playground::{CLIENT_ROLE, Playground};
@@ -124,7 +125,8 @@ impl Certificates {
         params.distinguished_name.push(DnType::CommonName, name);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "named.test".to_owned()];
+        let params = CertificateParams::new(names).expect("names");
         let certificate = params.signed_by(&key, &ca).expect("signs").pem();
         Certificates { ca: ca.pem(), certificate, key: key.serialize_pem() }
     }
@@ -160,7 +162,15 @@ async fn libpq_trusts_the_proxy_where_tls_ends_and_the_server_where_it_passes() 
     let required = through(&playground, 0) + " sslmode=require";
     let why = complained(psql(&required, &["-c", "SELECT 1"])).await;
     assert!(why.contains("server does not support SSL, but SSL was required"), "{why}");
-    let superuser = as_superuser(&playground, 0, "");
+    turn_on_tls(&playground, &certificate, &key).await;
+    assert_eq!(printed(psql(&required, &["-c", SEES_TLS])).await, "t\n");
+    let verified = required.replace("sslmode=require", &format!("sslmode=verify-full sslrootcert={ca}"));
+    assert_eq!(printed(psql(&verified, &["-c", SEES_TLS])).await, "t\n");
+}
+
+/// Has the server take TLS with this certificate.
+async fn turn_on_tls(playground: &Playground, certificate: &str, key: &str) {
+    let superuser = as_superuser(playground, 0, "");
     for change in [
         format!("ALTER SYSTEM SET ssl_cert_file = '{certificate}'"),
         format!("ALTER SYSTEM SET ssl_key_file = '{key}'"),
@@ -170,10 +180,85 @@ async fn libpq_trusts_the_proxy_where_tls_ends_and_the_server_where_it_passes() 
         printed(psql(&superuser, &["-c", &change])).await;
     }
     let is_on = async || printed(psql(&superuser, &["-c", "SHOW ssl"])).await == "on\n";
-    until(&playground, "the server has TLS", is_on).await;
-    assert_eq!(printed(psql(&required, &["-c", SEES_TLS])).await, "t\n");
-    let verified = required.replace("sslmode=require", &format!("sslmode=verify-full sslrootcert={ca}"));
-    assert_eq!(printed(psql(&verified, &["-c", SEES_TLS])).await, "t\n");
+    until(playground, "the server has TLS", is_on).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_goes_on_to_servers_that_can_be_trusted() {
+    let mut playground = small().await;
+    let (ours, strange) = (Certificates::signed_by("ours"), Certificates::signed_by("another"));
+    let file = |name, text| playground.write(name, text).expect("writes").display().to_string();
+    let (ca, other_ca) = (file("ca.crt", &ours.ca), file("other.crt", &strange.ca));
+    let (certificate, key) = (file("tls.crt", &ours.certificate), file("tls.key", &ours.key));
+    let (other, other_key) =
+        (file("other.tls.crt", &strange.certificate), file("other.tls.key", &strange.key));
+    let section = |more: &str| {
+        format!(
+            "hold_timeout = \"1s\"\n[listener.tls]\nmode = \"reencrypt\"\ncert = \"{certificate}\"\nkey = \"{key}\"\n{more}\n"
+        )
+    };
+    let sni = format!("sni = [{{ names = [\"named.test\"], cert = \"{other}\", key = \"{other_key}\" }}]");
+    let etcd = playground.etcd.client();
+    let trusts = add_proxy(&mut playground, etcd, "", &section(&format!("server_ca = \"{ca}\"\n{sni}")));
+    let doubts = add_proxy(&mut playground, etcd, "", &section(&format!("server_ca = \"{other_ca}\"")));
+    let does_not_ask = add_proxy(&mut playground, etcd, "", &section("server_verify = \"none\""));
+    healthy(&mut playground).await;
+
+    // The server has no TLS yet: nothing may go to it.
+    let why = complained(psql(&through(&playground, trusts), &["-c", "SELECT 1"])).await;
+    assert!(why.contains("FATAL:  pgvane: cluster demo: pg1: it does not offer TLS"), "{why}");
+    turn_on_tls(&playground, &certificate, &key).await;
+
+    let verified = |proxy: usize, ca: &str| {
+        format!("{} sslmode=verify-full sslrootcert={ca}", through(&playground, proxy))
+    };
+    assert_eq!(printed(psql(&verified(trusts, &ca), &["-c", SEES_TLS])).await, "t\n");
+    let plain = through(&playground, trusts) + " sslmode=disable";
+    assert_eq!(printed(psql(&plain, &["-c", SEES_TLS])).await, "t\n", "the client's plain text too");
+    let said = printed(tool("pgbench", &["-i", "-s", "1", "-n", "-q", &verified(trusts, &ca)])).await;
+    assert_eq!(said, "", "bulk passes");
+    assert_eq!(printed(psql(&verified(does_not_ask, &ca), &["-c", SEES_TLS])).await, "t\n");
+    let why = complained(psql(&verified(doubts, &ca), &["-c", "SELECT 1"])).await;
+    assert!(why.contains("pg1: TLS: invalid peer certificate: UnknownIssuer"), "{why}");
+
+    // Another certificate for who asks for another name.
+    let named = verified(trusts, &other_ca).replace("host=localhost", "host=named.test");
+    assert_eq!(printed(psql(&named, &["-c", SEES_TLS])).await, "t\n");
+
+    // Ctrl-C: over TLS to the server as well.
+    let sleeping = psql(&verified(trusts, &ca), &["-c", "SELECT pg_sleep(300)"]).spawn().expect("starts");
+    let is_asleep = async || {
+        let asked = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'";
+        printed(psql(&as_superuser(&playground, 0, ""), &["-c", asked])).await == "1\n"
+    };
+    until(&playground, "the query runs", is_asleep).await;
+    let pid = sleeping.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).expect("it runs");
+    kill_process(pid, Signal::INT).expect("it runs");
+    let output = timeout(SOON, sleeping.wait_with_output()).await.expect("ends").expect("can be waited for");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(why.contains("57014: canceling statement due to user request"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_comes_by_a_unix_socket() {
+    let mut playground = small().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    // Whoever the servers run as.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("ours");
+    let path = dir.path().join(".s.PGSQL.5432");
+    let section = format!(
+        "[[listener]]\nname = \"local\"\nrole = \"primary\"\nlisten = [\"unix:{}\"]\n",
+        path.display()
+    );
+    let etcd = playground.etcd.client();
+    add_proxy(&mut playground, etcd, "", &section);
+    healthy(&mut playground).await;
+    let local = format!("host={} port=5432 user={CLIENT_ROLE} dbname=postgres", dir.path().display());
+    assert_eq!(printed(psql(&local, &["-c", "SELECT 6 * 7"])).await, "42\n");
+    let said = printed(tool("pgbench", &["-i", "-s", "1", "-n", "-q", &local])).await;
+    assert_eq!(said, "", "bulk passes");
+    let said = printed(tool("pgbench", &["-n", "-S", "-C", "-c", "2", "-t", "20", &local])).await;
+    assert!(said.contains("number of failed transactions: 0 (0.000%)"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
