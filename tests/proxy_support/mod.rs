@@ -139,9 +139,16 @@ pub(crate) fn listener(role: &str, more: &str) -> String {
     format!("[[listener]]\nrole = \"{role}\"\nlisten = [\"127.0.0.1:0\"]\n{more}\n")
 }
 
+/// An admin section with a token.
+pub(crate) const TOKEN: &str = "[admin]\nlisten = [\"127.0.0.1:0\"]\ntoken = \"a token for this test\"\n";
+
 fn settings(cluster_keys: &str, sections: &[String]) -> Result<Config, SettingsError> {
+    let admin = match sections.iter().any(|section| section.starts_with("[admin]")) {
+        true => "",
+        false => "[admin]\nlisten = [\"127.0.0.1:0\"]\n",
+    };
     let text = format!(
-        "[admin]\nlisten = [\"127.0.0.1:0\"]\n{}\n\
+        "{admin}{}\n\
          [cluster.main]\nreread_interval = \"200ms\"\n{cluster_keys}\n\
          [cluster.main.etcd]\nendpoints = [\"http://127.0.0.1:1\"]\n",
         sections.join("\n")
@@ -157,7 +164,7 @@ pub(crate) struct Proxy {
     pub(crate) ended: JoinHandle<std::io::Result<()>>,
     /// What it reads when it is asked to reload.
     file: Arc<Mutex<Result<Config, String>>>,
-    ask: mpsc::Sender<Request>,
+    control: mpsc::Sender<Request>,
 }
 
 impl Drop for Proxy {
@@ -180,9 +187,9 @@ impl Proxy {
         let file = Arc::new(Mutex::new(Err("nothing was written".to_owned())));
         let read = Arc::clone(&file);
         let control = Control::new(move || read.lock().expect("nobody panics with it").clone());
-        let ask = control.ask.clone();
+        let operator = control.ask.clone();
         let ended = tokio::spawn(pgvane::run(config, bound, stores, shutdown.clone(), control));
-        Proxy { addresses, admin, shutdown, ended, file, ask }
+        Proxy { addresses, admin, shutdown, ended, file, control: operator }
     }
 
     /// Reads settings again, as SIGHUP does; answers whether they are applied.
@@ -190,7 +197,7 @@ impl Proxy {
         let read = settings(cluster_keys, sections).map_err(|error| error.to_string());
         *self.file.lock().expect("nobody panics with it") = read;
         let (answer, heard) = oneshot::channel();
-        self.ask.send(Request::Reload(Some(answer))).await.expect("the proxy runs");
+        self.control.send(Request::Reload(Some(answer))).await.expect("the proxy runs");
         soon("a reload", heard).await.expect("an answer")
     }
 
@@ -206,8 +213,18 @@ impl Proxy {
 
     /// Status and body of one admin page.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "").await
+    }
+
+    /// The same as an operator, with the token of [`TOKEN`].
+    pub(crate) async fn with_token(&self, method: &str, path: &str) -> (u16, String) {
+        self.ask(method, path, "Authorization: Bearer a token for this test\r\n").await
+    }
+
+    /// The same with `headers`.
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).await.expect("the admin port answers");
-        let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: x\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.expect("write");
         let mut answer = String::new();
         soon("an admin page", stream.read_to_string(&mut answer)).await.expect("read");
