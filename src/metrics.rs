@@ -3,13 +3,17 @@
 //! The recorder is owned, not global: handles are made once per listener and cluster, so that counting costs
 //! an atomic add and two proxies in one test process do not share counters.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use pgvane_cluster::ids::NodeName;
+
 use crate::close::{CloseReason, Side};
+use crate::topology::{Admission, Topology};
 
 /// Counter, gauge or histogram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +88,14 @@ families! {
         "Reigns whose sessions were cut: epoch_ended, store_lost.";
     LAST_OUTAGE = Gauge "pgvane_last_outage_seconds" ["cluster"]
         "How long nobody served before the present primary did; 0 before the first change.";
+    TARGET_SESSIONS = Gauge "pgvane_target_sessions" ["cluster", "target"]
+        "Sessions on this server now.";
+    TARGET_SERVES = Gauge "pgvane_target_serves" ["cluster", "target", "role"]
+        "1 while it takes new sessions as this: primary, replica.";
+    TARGET_LAG = Gauge "pgvane_target_lag_bytes" ["cluster", "target"]
+        "WAL it has to replay to reach the leader's last known position; -1 where it is not known.";
+    TARGET_ADMISSION = Gauge "pgvane_target_admission" ["cluster", "target"]
+        "What an operator lets it take: 0 all, 1 no new sessions (drain), 2 none (disable).";
 }
 
 /// Why a server could not be opened.
@@ -141,6 +153,8 @@ pub struct Metrics {
     handle: PrometheusHandle,
     ready: Gauge,
     reloads: [Counter; 2],
+    /// All servers there have been.
+    targets: Mutex<BTreeSet<(String, NodeName)>>,
 }
 
 impl Default for Metrics {
@@ -171,7 +185,7 @@ impl Metrics {
         gauge(&recorder, BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
         let ready = gauge(&recorder, READY, &[]);
         let reloads = ["refused", "applied"].map(|result| counter(&recorder, RELOADS, &[result]));
-        Metrics { handle: recorder.handle(), recorder, ready, reloads }
+        Metrics { handle: recorder.handle(), recorder, ready, reloads, targets: Mutex::default() }
     }
 
     /// The series of one listener.
@@ -219,6 +233,38 @@ impl Metrics {
         }
     }
 
+    /// Sets the series of a cluster's servers; those of one that is no member any more become 0.
+    pub(crate) fn set_targets(&self, topology: &Topology) {
+        let (r, cluster) = (&self.recorder, &*topology.cluster);
+        for (name, node) in &topology.nodes {
+            let name = name.as_str();
+            let member = topology.members.iter().find(|m| m.name.as_str() == name);
+            let may = node.admission() == Admission::Enabled;
+            let is_primary = topology.primary.as_ref().is_ok_and(|primary| primary.name.as_str() == name);
+            let lag = match member {
+                Some(member) => member.lag.map_or(-1.0, float),
+                None => 0.0,
+            };
+            gauge_of(r, TARGET_SESSIONS, &[cluster, name]).set(float(node.sessions() as u64));
+            gauge_of(r, TARGET_SERVES, &[cluster, name, "primary"]).set(u8::from(may && is_primary));
+            let reads = may && member.is_some_and(|member| member.reads.is_ok());
+            gauge_of(r, TARGET_SERVES, &[cluster, name, "replica"]).set(u8::from(reads));
+            gauge_of(r, TARGET_LAG, &[cluster, name]).set(lag);
+            gauge_of(r, TARGET_ADMISSION, &[cluster, name]).set(node.admission() as u8);
+        }
+        let mut known = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in known.iter().filter(|(of, name)| *of == *cluster && !topology.nodes.contains_key(name)) {
+            let labels = [cluster, gone.1.as_str()];
+            for family in [TARGET_SESSIONS, TARGET_LAG, TARGET_ADMISSION] {
+                gauge_of(r, family, &labels).set(0);
+            }
+            for role in ["primary", "replica"] {
+                gauge_of(r, TARGET_SERVES, &[labels[0], labels[1], role]).set(0);
+            }
+        }
+        known.extend(topology.nodes.keys().map(|name| (cluster.to_owned(), name.clone())));
+    }
+
     /// Notes what `/readyz` would answer.
     pub fn set_ready(&self, ready: bool) {
         self.ready.set(u8::from(ready));
@@ -264,10 +310,19 @@ fn handshakes(recorder: &PrometheusRecorder, listener: &str, side: &str) -> [Cou
     ["failed", "done"].map(|result| counter(recorder, TLS_HANDSHAKES, &[listener, side, result]))
 }
 
+fn gauge_of(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Gauge {
+    recorder.register_gauge(&key(family, values), &METADATA)
+}
+
 fn gauge(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Gauge {
-    let gauge = recorder.register_gauge(&key(family, values), &METADATA);
+    let gauge = gauge_of(recorder, family, values);
     gauge.set(0);
     gauge
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
+fn float(count: u64) -> f64 {
+    count as f64
 }
 
 fn histogram(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Histogram {
@@ -398,12 +453,14 @@ pub struct ClusterMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::fixture::{primary, topology};
 
     #[test]
     fn every_family_is_there_at_zero_from_the_start() {
         let metrics = Metrics::new();
         let _listener = metrics.listener("primary");
         let _cluster = metrics.cluster("main");
+        metrics.set_targets(&picture(&["pg1"]));
         let text = metrics.render();
         for family in FAMILIES {
             assert!(text.contains(&format!("# HELP {} {}", family.name, family.help)), "{}", family.name);
@@ -420,6 +477,49 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+    }
+
+    /// A picture of a cluster with these members.
+    fn picture(members: &[&str]) -> Topology {
+        let node = |name: &&str| (NodeName::from(*name), Arc::default());
+        Topology { nodes: members.iter().map(node).collect(), ..topology(Some(primary("pg1", 7)), vec![]) }
+    }
+
+    #[test]
+    fn servers_come_and_go() {
+        let metrics = Metrics::new();
+        let first = picture(&["pg1", "pg2"]);
+        first.nodes[&NodeName::from("pg2")].admit(Admission::Draining);
+        metrics.set_targets(&first);
+        let text = metrics.render();
+        for line in [
+            "pgvane_target_serves{cluster=\"main\",target=\"pg1\",role=\"primary\"} 1",
+            "pgvane_target_serves{cluster=\"main\",target=\"pg2\",role=\"primary\"} 0",
+            "pgvane_target_admission{cluster=\"main\",target=\"pg2\"} 1",
+            "pgvane_target_sessions{cluster=\"main\",target=\"pg1\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        metrics.set_targets(&picture(&["pg1"]));
+        let text = metrics.render();
+        let line = "pgvane_target_admission{cluster=\"main\",target=\"pg2\"} 0";
+        assert!(text.lines().any(|l| l == line), "{text}");
+    }
+
+    /// The README's table is made of what the code says.
+    #[test]
+    fn the_readme_lists_every_family() {
+        let readme = include_str!("../README.md");
+        let row = |family: &Family| {
+            let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+            let kind = format!("{:?}", family.kind).to_lowercase();
+            format!("| `{}` | {kind} | {} | {} |", family.name, labels.join(", "), family.help)
+        };
+        let wanted: Vec<_> = FAMILIES.iter().map(row).collect();
+        let shown: Vec<_> = readme.lines().filter(|line| line.starts_with("| `pgvane_")).collect();
+        assert!(shown == wanted, "the table in README.md must read:\n{}", wanted.join("\n"));
+        let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| format!("`{reason}`")).collect();
+        assert!(readme.contains(&reasons.join(", ")), "README.md must list:\n{}", reasons.join(", "));
     }
 
     #[test]

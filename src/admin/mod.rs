@@ -128,7 +128,7 @@ pub(crate) async fn upkeep(admin: Arc<Admin>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = every.tick() => {}
         }
-        admin.metrics.set_ready(admin.readiness().is_ok());
+        admin.refresh();
         admin.metrics.upkeep();
     }
 }
@@ -141,7 +141,7 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    admin.metrics.set_ready(admin.readiness().is_ok());
+    admin.refresh();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, admin.metrics.render()).into_response()
 }
@@ -155,6 +155,12 @@ async fn sessions(State(admin): State<Arc<Admin>>) -> Json<Vec<SessionStatus>> {
 }
 
 impl Admin {
+    /// Sets what is measured when it is asked for.
+    fn refresh(&self) {
+        self.metrics.set_ready(self.readiness().is_ok());
+        self.clusters.values().for_each(|cluster| self.metrics.set_targets(&cluster.current()));
+    }
+
     fn readiness(&self) -> Result<(), String> {
         let now = Tick::now();
         let phase = *self.phase.borrow();
