@@ -112,14 +112,16 @@ impl Admin {
 /// Whether a proxy that sees `topology` should be sent clients. `writes` is whether it has a port that needs
 /// a primary.
 fn readiness(topology: &Topology, writes: bool, grace: Duration, now: Tick) -> Result<(), String> {
-    let cluster = &topology.cluster;
+    let (cluster, who) = (&topology.cluster, topology.origin.who());
     match topology.standing {
         Standing::NeverSeen => {
             let why = topology.store_down.as_ref().map(|(_, why)| format!(": {why}")).unwrap_or_default();
-            return Err(format!("cluster {cluster}: etcd has not answered yet{why}"));
+            return Err(format!("cluster {cluster}: {who} has not answered yet{why}"));
         }
         Standing::Lost => {
-            return Err(format!("cluster {cluster}: etcd does not answer and nobody vouches for the leader"));
+            return Err(format!(
+                "cluster {cluster}: {who} does not answer and nobody vouches for the leader"
+            ));
         }
         Standing::Proven | Standing::Vouched | Standing::Suspended => {}
     }
@@ -127,7 +129,7 @@ fn readiness(topology: &Topology, writes: bool, grace: Duration, now: Tick) -> R
         && now.since(*since) > grace
     {
         let seconds = now.since(*since).as_secs();
-        return Err(format!("cluster {cluster}: etcd has not answered for {seconds} s: {why}"));
+        return Err(format!("cluster {cluster}: {who} has not answered for {seconds} s: {why}"));
     }
     match (&topology.primary, topology.missing_since) {
         (Err(why), _) if writes && !topology.has_served => Err(format!("cluster {cluster}: {why}")),
@@ -152,6 +154,10 @@ struct Status {
 #[derive(Serialize)]
 struct ClusterStatus {
     name: String,
+    /// What tells of the cluster.
+    source: &'static str,
+    /// Time between two questions to each member; absent where changes are told as they happen.
+    poll_interval_ms: Option<u64>,
     revision: i64,
     leader: Option<String>,
     epoch: Option<i64>,
@@ -230,6 +236,8 @@ impl ClusterStatus {
         };
         ClusterStatus {
             name: t.cluster.to_string(),
+            source: t.origin.label(),
+            poll_interval_ms: t.origin.polls_every().map(millis),
             revision: t.revision.0,
             leader: t.leader.as_ref().map(|(name, _)| name.to_string()),
             epoch: t.leader.as_ref().map(|(_, epoch)| epoch.0),
