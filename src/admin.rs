@@ -119,9 +119,10 @@ fn readiness(topology: &Topology, writes: bool, grace: Duration, now: Tick) -> R
             return Err(format!("cluster {cluster}: {who} has not answered yet{why}"));
         }
         Standing::Lost => {
-            return Err(format!(
-                "cluster {cluster}: {who} does not answer and nobody vouches for the leader"
-            ));
+            let why = topology.primary.as_ref().err().map_or_else(String::new, ToString::to_string);
+            let down =
+                topology.store_down.as_ref().map(|(_, error)| format!("; {who} does not answer: {error}"));
+            return Err(format!("cluster {cluster}: {why}{}", down.unwrap_or_default()));
         }
         Standing::Proven | Standing::Vouched | Standing::Suspended => {}
     }

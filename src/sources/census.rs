@@ -36,8 +36,29 @@ pub struct Report {
     pub identity: Option<String>,
 }
 
+/// Why there is no report, in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NoReport {
+    /// Nothing is known of the member but that it was not heard.
+    Silent(String),
+    /// Its PostgreSQL is proven to take no sessions now.
+    Gone(String),
+}
+
+impl From<String> for NoReport {
+    fn from(why: String) -> NoReport {
+        NoReport::Silent(why)
+    }
+}
+
+impl From<&str> for NoReport {
+    fn from(why: &str) -> NoReport {
+        NoReport::Silent(why.to_owned())
+    }
+}
+
 /// A report, or why there is none.
-pub type Answer = Result<Report, String>;
+pub type Answer = Result<Report, NoReport>;
 
 /// What a census goes by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,7 +183,11 @@ impl Census {
                     known.silent = None;
                 }
                 Err(why) => {
+                    if let (NoReport::Gone(_), Some(counter)) = (&why, &mut known.counter) {
+                        counter.note_end();
+                    }
                     let since = known.silent.take().map_or(sent, |(since, _)| since);
+                    let (NoReport::Silent(why) | NoReport::Gone(why)) = why;
                     known.silent = Some((since, why));
                 }
             }

@@ -15,6 +15,7 @@ const PROBE: Rules = Rules {
 
 const PATRONI: Rules = Rules { claims_are_locked: true, ..PROBE };
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands for what a question led to")]
 fn says(name: &str, leads: bool, timeline: u32) -> Answer {
     let role = if leads { MemberRole::Primary } else { MemberRole::Replica };
     let mut record = MemberRecord::new(MemberState::Running, role);
@@ -35,7 +36,7 @@ fn of(identity: &str, answer: Answer) -> Answer {
 }
 
 fn silence() -> Answer {
-    Err("refused".to_owned())
+    Err("refused".into())
 }
 
 /// A census whose members answer one after the other, one second apart.
@@ -185,6 +186,15 @@ fn a_silent_leader_stays_named_and_counts_as_down_after_three_failures() {
     asked.hear_one(0, primary("pg1", 3));
     assert_eq!((asked.state("pg1"), asked.leads()), ("running".to_owned(), Ok(("pg1".to_owned(), 3000))));
     assert_eq!(asked.last.confirmed_at, Tick::from_millis(asked.now * 1000));
+}
+
+#[test]
+fn a_leader_that_is_proven_to_be_gone_takes_no_new_sessions_at_once() {
+    let mut asked = Asked::led(PROBE);
+    asked.hear_one(0, Err(NoReport::Gone("shutting down".to_owned())));
+    assert_eq!(asked.state("pg1"), "silent (shutting down)");
+    assert_eq!(asked.leads(), Ok(("pg1".to_owned(), 3000)), "it may come back");
+    assert_eq!(asked.hear_one(1, primary("pg2", 4)).leads(), Ok(("pg2".to_owned(), 4000)));
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn url(address: &Address) -> String {
 mod tests {
     use std::num::NonZeroU32;
 
+    use pgvane_cluster::clock::Tick;
     use proptest::prelude::*;
 
     use super::*;
@@ -93,7 +94,7 @@ mod tests {
             let rhythm = Rhythm { interval, timeout, limits: Limits { rise: NonZeroU32::MIN, fall } };
             let known = interval.max(timeout) * fall.get() + timeout;
             let policy = Policy { on_store_loss: OnStoreLoss::Fence, ttl: census::ttl(rhythm.proof()) };
-            let ends = policy.ttl - policy.margin();
+            let ends = (Tick::ZERO + policy.ttl - policy.margin()).since(Tick::ZERO);
             prop_assert!(known < ends, "{:?} {:?}", known, ends);
             prop_assert!(ends.abs_diff(rhythm.proof()) < Duration::from_millis(1));
         }

@@ -10,9 +10,10 @@ use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState};
 use pgvane_cluster::settings_file::Secret;
 use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, Row};
 
-use super::census::{Answer, Report};
+use super::census::{Answer, NoReport, Report};
 use super::poll::Ask;
 use super::{label, url};
 use crate::topology::Address;
@@ -25,7 +26,7 @@ SELECT r.in_recovery,
        CASE WHEN r.in_recovery THEN NULL ELSE pg_current_wal_flush_lsn() END::text AS written,
        CASE WHEN r.in_recovery THEN pg_last_wal_receive_lsn() END::text AS received,
        CASE WHEN r.in_recovery THEN pg_last_wal_replay_lsn() END::text AS replayed,
-       w.pid IS NOT NULL AS receives, w.status AS receiver,
+       w.pid IS NOT NULL AS has_receiver, w.status AS receiver,
        s.system_identifier::text AS identity
 FROM (SELECT pg_is_in_recovery() AS in_recovery) r
 CROSS JOIN pg_control_checkpoint() c
@@ -90,22 +91,37 @@ impl Ask for ProbedServer {
         // Taken, so that a connection which keeps silent until the timeout is not asked again.
         let kept = match self.kept.take().filter(|kept| !kept.client.is_closed()) {
             Some(kept) => kept,
-            None => self.connect().await.map_err(|error| told(&error))?,
+            None => self.connect().await.map_err(|error| judged(&error))?,
         };
-        let row = kept.client.query_one(QUESTION, &[]).await.map_err(|error| told(&error))?;
+        let row = kept.client.query_one(QUESTION, &[]).await.map_err(|error| judged(&error))?;
         let report = report(&row, &self.address)?;
         self.kept = Some(kept);
         Ok(report)
     }
+
+    async fn lost(&mut self) {
+        let Some(kept) = &mut self.kept else { return std::future::pending().await };
+        // Only its end matters.
+        let _ = (&mut kept.driver).await;
+        self.kept = None;
+    }
 }
 
-/// The server's own words where there are some; the library's say only that there was an error.
-fn told(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(said), _) => format!("{} ({})", said.message(), said.code().code()),
-        (None, Some(cause)) => cause.to_string(),
-        (None, None) => error.to_string(),
+/// What an error says of the server: one that nobody listens for, or that says itself that it takes no sessions, is
+/// gone. It may come back as another than it was, so nobody is to be sent there meanwhile.
+fn judged(error: &tokio_postgres::Error) -> NoReport {
+    let cause = std::error::Error::source(error);
+    if let Some(said) = error.as_db_error() {
+        let why = format!("{} ({})", said.message(), said.code().code());
+        let ends = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+        return if ends.contains(said.code()) { NoReport::Gone(why) } else { NoReport::Silent(why) };
     }
+    // The library's own words say only that there was an error.
+    let why = cause.map_or_else(|| error.to_string(), ToString::to_string);
+    let refused = cause
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    if refused { NoReport::Gone(why) } else { NoReport::Silent(why) }
 }
 
 fn report(row: &Row, address: &Address) -> Answer {
@@ -114,7 +130,7 @@ fn report(row: &Row, address: &Address) -> Answer {
     let lsn = |column: &str| text(column).map(|text| text.and_then(|text| text.parse::<Lsn>().ok()));
     let in_recovery: bool = row.try_get("in_recovery").map_err(strange)?;
     let timeline: Option<i32> = row.try_get("timeline").map_err(strange)?;
-    let receives: bool = row.try_get("receives").map_err(strange)?;
+    let has_receiver: bool = row.try_get("has_receiver").map_err(strange)?;
     let (received, replayed) = (lsn("received")?, lsn("replayed")?);
     let role = if in_recovery { MemberRole::Replica } else { MemberRole::Primary };
     let record = MemberRecord {
@@ -123,7 +139,7 @@ fn report(row: &Row, address: &Address) -> Answer {
         receive_lsn: received,
         replay_lsn: replayed,
         // A receiver without a status is one that we may not look at.
-        replication_state: match (text("receiver")?, receives) {
+        replication_state: match (text("receiver")?, has_receiver) {
             _ if !in_recovery => None,
             (None, true) => None,
             (None, false) => Some("in archive recovery".to_owned()),

@@ -260,6 +260,7 @@ fn readable(record: &MemberRecord, lag: Option<u64>) -> Result<(), NotReadable> 
 
 #[cfg(test)]
 mod tests {
+    use pgvane_cluster::ids::Timeline;
     use pgvane_cluster::records::{NativeMember, StatusRecord, Tags};
     use pgvane_cluster::view::{LeaderKey, Member, Versioned};
 
@@ -356,6 +357,33 @@ mod tests {
         view.leader = Some(LeaderKey { name: "pg9".into(), epoch: EPOCH, lease: None });
         assert_eq!(plan(&view).primary, Err(NoPrimary::NoRecord("pg9".into())));
         assert_eq!(derive(None, Standing::Proven, EPOCH).primary, Err(NoPrimary::StoreNeverAnswered));
+    }
+
+    #[test]
+    fn without_a_leader_key_the_members_say_why_nobody_leads() {
+        let mut view = base();
+        view.leader = None;
+        let outdated = Unled::Outdated { claimant: "pg1".into(), timeline: Timeline(3), newest: Timeline(4) };
+        for (why, text) in [
+            (Unled::NoClaim, "no member says that it is the primary"),
+            (
+                Unled::Disputed(vec!["pg1".into(), "pg2".into()], Timeline(3)),
+                "pg1, pg2 all say that they are the primary, on the same timeline 3",
+            ),
+            (
+                outdated,
+                "pg1 says that it is the primary on timeline 3, but timeline 4 was seen; if that one was given up, \
+                 restart the proxy",
+            ),
+            (
+                Unled::Strangers(vec![("pg1".into(), "7".to_owned()), ("pg2".into(), "8".to_owned())]),
+                "these are servers of different clusters, by their system identifiers: pg1 (7), pg2 (8)",
+            ),
+        ] {
+            view.unled = Some(why.clone());
+            let told = plan(&view).primary.expect_err("nobody leads");
+            assert_eq!((told.to_string().as_str(), told), (text, NoPrimary::Unled(why)));
+        }
     }
 
     #[test]

@@ -41,6 +41,12 @@ impl RiseFall {
         }
         self.up
     }
+
+    /// Notes what is more than one failure among others: proof that it is down.
+    pub fn note_end(&mut self) {
+        self.up = false;
+        self.against = 0;
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +76,17 @@ mod tests {
         let counter = RiseFall::new(limits(2, 3), false);
         assert_eq!(verdicts(counter, &[true, false, true, true, false]), [false, false, false, true, true]);
         assert_eq!(verdicts(RiseFall::new(limits(1, 1), false), &[true, false]), [true, false]);
+    }
+
+    #[test]
+    fn proof_takes_it_down_at_once_and_its_return_is_counted() {
+        let mut counter = RiseFall::new(limits(2, 3), true);
+        counter.note_end();
+        assert!(!counter.is_up());
+        assert_eq!(verdicts(counter, &[true, true]), [false, true]);
+        counter.note(true);
+        counter.note_end();
+        assert_eq!(verdicts(counter, &[true, true]), [false, true], "what came before does not count");
     }
 
     proptest! {
