@@ -1,12 +1,12 @@
 //! pgvane: a TCP proxy that knows which PostgreSQL server to trust at this moment.
 //!
-//! It follows a cluster's keys in etcd ([`pgvane_cluster`]), derives who takes sessions ([`topology`]),
-//! accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes ([`splice`]). It
+//! It follows a cluster's keys in etcd ([`pgvane_cluster`]) or asks its members ([`sources`]), derives who takes
+//! sessions ([`topology`]), accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes ([`splice`]). It
 //! decides nothing about PostgreSQL and writes nothing to etcd.
 //!
 //! Arrows point one way: `doors` -> `listen` -> `session` -> { `open`, `splice`, `close` }; `open` -> { `route`,
 //! `dial`, `client`, `refusal`, `pgwire` }; `topology::feed` -> { `pgvane_cluster`, `topology::derive` };
-//! `splice` -> { `socket`, tokio's traits }.
+//! `sources` -> `topology::feed`; `splice` -> { `socket`, tokio's traits }.
 
 mod acceptor;
 pub mod access;
@@ -35,6 +35,7 @@ mod seats;
 mod session;
 pub mod shutdown;
 mod socket;
+pub mod sources;
 pub mod splice;
 pub mod takeover;
 pub mod telemetry;
@@ -68,15 +69,15 @@ use crate::metrics::Metrics;
 use crate::operate::Operated;
 use crate::shutdown::{Lifecycle, Phase, Shutdown};
 use crate::topology::TopologyRx;
-use crate::topology::feed::{FeedInput, feed};
+use crate::topology::feed::{Driving, FeedInput, Source, feed};
 use crate::workers::Workers;
 
 /// Time that cut sessions have to close their sockets.
 const CUT_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a proxy until `shutdown` asks it to stop, or another process has taken over, and it has stopped. `stores` has
-/// one store per cluster of the settings, by name. An error means that the system has no threads or descriptors to run
-/// it with.
+/// one store per cluster of the settings that is told of by etcd, by name. An error means that the system has no
+/// threads or descriptors to run it with.
 pub async fn run<S: Store>(
     config: Config,
     bound: Bound,
@@ -163,27 +164,37 @@ fn follow_clusters<S: Store>(
 ) -> BTreeMap<String, TopologyRx> {
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {
-        let Some(store) = stores.remove(name) else { continue };
-        let options = FollowOptions {
-            reread_every: cluster.reread_interval,
-            retry_first: Duration::from_millis(50),
-            retry_max: Duration::from_secs(1),
-            ask_leader_lease: true,
+        let (source, driving) = match &cluster.source {
+            config::Source::Etcd(etcd) => {
+                let Some(store) = stores.remove(name) else { continue };
+                follow_etcd(store, etcd)
+            }
+            config::Source::PatroniRest(rest) => sources::ask_patroni(rest),
+            config::Source::Probe(probe) => sources::ask_postgres(probe),
         };
-        let keyspace = Keyspace::new(&cluster.namespace, &cluster.scope);
-        let (follower, following) = follow(store, keyspace, options);
         let input = FeedInput {
             cluster: name.as_str().into(),
             on_store_loss: cluster.on_store_loss,
-            source: follower.into(),
+            source,
             metrics: metrics.cluster(name),
         };
         let (topology, feeding) = feed(input, stop.clone());
-        house.spawn(stop.clone().run_until_cancelled_owned(following));
+        house.spawn(stop.clone().run_until_cancelled_owned(driving));
         house.spawn(feeding);
         clusters.insert(name.clone(), topology);
     }
     clusters
+}
+
+fn follow_etcd<S: Store>(store: Arc<S>, etcd: &config::Etcd) -> (Source, Driving) {
+    let options = FollowOptions {
+        reread_every: etcd.reread_interval,
+        retry_first: Duration::from_millis(50),
+        retry_max: Duration::from_secs(1),
+        ask_leader_lease: true,
+    };
+    let (follower, following) = follow(store, Keyspace::new(&etcd.namespace, &etcd.scope), options);
+    (follower.into(), Box::pin(async { match following.await {} }))
 }
 
 /// Says so, stops accepting, lets sessions finish, cuts the rest.

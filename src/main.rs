@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use pgvane::config::{self, Config};
+use pgvane::config::{self, Config, Source};
 use pgvane::control::{Control, Program, Request};
 use pgvane::inherit::Inherited;
 use pgvane::shutdown::Shutdown;
@@ -89,7 +89,10 @@ async fn serve(config: Config, arguments: Arguments) -> Result<(), String> {
     let stores: BTreeMap<_, _> = config
         .clusters
         .iter()
-        .map(|(name, cluster)| (name.clone(), Arc::new(EtcdStore::new(cluster.etcd.options()))))
+        .filter_map(|(name, cluster)| match &cluster.source {
+            Source::Etcd(etcd) => Some((name.clone(), Arc::new(EtcdStore::new(etcd.options())))),
+            Source::PatroniRest(_) | Source::Probe(_) => None,
+        })
         .collect();
     // Without systemd there is nobody to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);

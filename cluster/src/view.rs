@@ -46,6 +46,26 @@ pub struct ConfigDocument {
     pub settings: ClusterSettings,
 }
 
+/// Why nobody leads, where no leader key says who does: the members themselves were asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unled {
+    /// Nobody says that it leads.
+    NoClaim,
+    /// Several do, on the same timeline.
+    Disputed(Vec<NodeName>, Timeline),
+    /// One does on an older timeline than one that was seen: it missed a promotion.
+    Outdated {
+        /// Who.
+        claimant: NodeName,
+        /// On which timeline.
+        timeline: Timeline,
+        /// The newest one seen.
+        newest: Timeline,
+    },
+    /// They are servers of different clusters: their system identifiers differ.
+    Strangers(Vec<(NodeName, String)>),
+}
+
 /// One cluster at one revision. Absent keys are `None`; unreadable ones are left out and named in
 /// [`ClusterView::malformed`].
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -60,6 +80,8 @@ pub struct ClusterView {
     pub config: Option<Versioned<ConfigDocument>>,
     /// Who leads.
     pub leader: Option<LeaderKey>,
+    /// Why nobody does, where there is no leader key to say so.
+    pub unled: Option<Unled>,
     /// The newest reign seen in this era of the store; the leader's never is an older one.
     pub newest_epoch: Epoch,
     /// All members with a readable record.

@@ -10,14 +10,17 @@ use crate::topology::freshness::Standing;
 /// Whether a proxy that sees `topology` should be sent clients. `writes` is whether it has a port that needs
 /// a primary.
 pub(super) fn readiness(topology: &Topology, writes: bool, grace: Duration, now: Tick) -> Result<(), String> {
-    let cluster = &topology.cluster;
+    let (cluster, who) = (&topology.cluster, topology.origin.who());
     match topology.standing {
         Standing::NeverSeen => {
             let why = topology.store_down.as_ref().map(|(_, why)| format!(": {why}")).unwrap_or_default();
-            return Err(format!("cluster {cluster}: etcd has not answered yet{why}"));
+            return Err(format!("cluster {cluster}: {who} has not answered yet{why}"));
         }
         Standing::Lost => {
-            return Err(format!("cluster {cluster}: etcd does not answer and nobody vouches for the leader"));
+            let why = topology.primary.as_ref().err().map_or_else(String::new, ToString::to_string);
+            let down =
+                topology.store_down.as_ref().map(|(_, error)| format!("; {who} does not answer: {error}"));
+            return Err(format!("cluster {cluster}: {why}{}", down.unwrap_or_default()));
         }
         Standing::Proven | Standing::Vouched | Standing::Suspended => {}
     }
@@ -25,7 +28,7 @@ pub(super) fn readiness(topology: &Topology, writes: bool, grace: Duration, now:
         && now.since(*since) > grace
     {
         let seconds = now.since(*since).as_secs();
-        return Err(format!("cluster {cluster}: etcd has not answered for {seconds} s: {why}"));
+        return Err(format!("cluster {cluster}: {who} has not answered for {seconds} s: {why}"));
     }
     match (&topology.primary, topology.missing_since) {
         (Err(why), _) if writes && !topology.has_served => Err(format!("cluster {cluster}: {why}")),

@@ -27,6 +27,10 @@ pub(super) struct Status {
 #[derive(Serialize)]
 struct ClusterStatus {
     name: String,
+    /// What tells of the cluster.
+    source: &'static str,
+    /// Time between two questions to each member; absent where changes are told as they happen.
+    poll_interval_ms: Option<u64>,
     revision: i64,
     leader: Option<String>,
     epoch: Option<i64>,
@@ -127,6 +131,8 @@ impl ClusterStatus {
         };
         ClusterStatus {
             name: t.cluster.to_string(),
+            source: t.origin.label(),
+            poll_interval_ms: t.origin.polls_every().map(millis),
             revision: t.revision.0,
             leader: t.leader.as_ref().map(|(name, _)| name.to_string()),
             epoch: t.leader.as_ref().map(|(_, epoch)| epoch.0),

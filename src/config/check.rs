@@ -1,7 +1,6 @@
 //! `RawConfig` -> [`Config`]: fills defaults, refuses what cannot work, says where and why.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -9,13 +8,13 @@ use std::time::Duration;
 use pgvane_cluster::settings_file::{self, Interval, Loaded, SettingsError};
 use toml::Spanned;
 
+use super::cluster::check_cluster;
 use super::listener::{check_listeners, endpoint};
 use super::problem::Problem;
-use super::raw::{RawAdmin, RawCluster, RawConfig, RawEtcd, RawLog, RawLogFormat, RawOnStoreLoss, RawTcp};
-use super::{Admin, Cluster, Config, Drain, Etcd, Log, LogFormat, Tcp};
+use super::raw::{RawAdmin, RawConfig, RawLog, RawLogFormat, RawTcp};
+use super::{Admin, Config, Drain, Log, LogFormat, Tcp};
 use crate::endpoint::Endpoint;
 use crate::telemetry;
-use crate::topology::freshness::OnStoreLoss;
 
 const SECOND: Duration = Duration::from_secs(1);
 const ADMIN_PORT: u16 = 8009;
@@ -176,67 +175,6 @@ fn check_tcp(raw: &RawTcp) -> Result<Tcp, Problem> {
         keepalive_count,
         user_timeout: or(raw.user_timeout, 20 * SECOND),
     })
-}
-
-fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<Cluster, Problem> {
-    if !name.get_ref().chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        return Err(Problem::at(name, format!("{:?} cannot name a cluster", name.get_ref()))
-            .help("allowed: letters, digits, - _ and ."));
-    }
-    if let Some(scope) = raw.scope.as_ref().filter(|s| s.get_ref().is_empty()) {
-        return Err(Problem::at(scope, "the scope is empty"));
-    }
-    Ok(Cluster {
-        namespace: raw.namespace.unwrap_or_else(|| "service".to_owned()),
-        scope: raw.scope.map_or_else(|| name.get_ref().clone(), Spanned::into_inner),
-        etcd: check_etcd(raw.etcd)?,
-        on_store_loss: match raw.on_store_loss {
-            Some(RawOnStoreLoss::Fence) => OnStoreLoss::Fence,
-            Some(RawOnStoreLoss::Hold) | None => OnStoreLoss::Hold,
-        },
-        reread_interval: positive(raw.reread_interval.as_ref(), SECOND)?,
-    })
-}
-
-fn check_etcd(raw: RawEtcd) -> Result<Etcd, Problem> {
-    const EXAMPLE: &str = "allowed: such as \"http://10.0.0.1:2379\"";
-    if raw.endpoints.get_ref().is_empty() {
-        return Err(Problem::at(&raw.endpoints, "there must be at least one endpoint").help(EXAMPLE));
-    }
-    let endpoint = |url: Spanned<String>| {
-        let text = url.get_ref().trim_end_matches('/');
-        let address = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or(text);
-        let plain = |c: char| !c.is_whitespace() && !"/@?#".contains(c);
-        let sound = address.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && host.chars().all(plain) && port.parse().is_ok_and(|port: u16| port != 0)
-        });
-        if !sound {
-            let text = format!("{:?} is not the URL of an etcd member", url.get_ref());
-            return Err(Problem::at(&url, text).help(EXAMPLE));
-        }
-        Ok(text.to_owned())
-    };
-    let endpoints = raw.endpoints.into_inner().into_iter().map(endpoint).collect::<Result<_, _>>()?;
-    for file in [&raw.cacert, &raw.cert, &raw.key].into_iter().flatten() {
-        if let Err(error) = File::open(file.get_ref()) {
-            return Err(Problem::at(file, format!("{}: {error}", file.get_ref().display())));
-        }
-    }
-    let login = match (raw.username, raw.password) {
-        (Some(user), Some(password)) => Some((user.into_inner(), password.into_inner())),
-        (Some(user), None) => return Err(Problem::at(&user, "a username needs a password beside it")),
-        (None, Some(password)) => {
-            return Err(Problem::at(&password, "a password needs a username beside it"));
-        }
-        (None, None) => None,
-    };
-    let identity = match (raw.cert, raw.key) {
-        (Some(cert), Some(key)) => Some((cert.into_inner(), key.into_inner())),
-        (Some(cert), None) => return Err(Problem::at(&cert, "a cert needs a key beside it")),
-        (None, Some(key)) => return Err(Problem::at(&key, "a key needs a cert beside it")),
-        (None, None) => None,
-    };
-    Ok(Etcd { endpoints, login, cacert: raw.cacert.map(Spanned::into_inner), identity })
 }
 
 #[cfg(test)]

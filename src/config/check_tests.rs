@@ -1,5 +1,6 @@
 //! Defaults, the example file, and how wrong files are refused.
 
+use super::super::{Cluster, Source};
 use super::*;
 
 const LEAST: &str = "[cluster.main.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n";
@@ -30,8 +31,9 @@ fn the_example_names_every_key() {
         let shown = example
             .lines()
             .any(|line| line.trim_start_matches("# ").starts_with(&first) || line.contains(&within));
-        let section =
-            ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"].contains(&key);
+        let section = ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"]
+            .contains(&key)
+            || ["patroni_rest", "probe"].contains(&key);
         assert!(shown || section, "{key} is not in proxy.toml.example");
     }
 }
@@ -42,7 +44,8 @@ fn the_least_file_serves_both_roles_on_both_families() {
     let listen: Vec<_> =
         config.listeners.iter().map(|l| (l.name.as_str(), l.listen[1].to_string())).collect();
     assert_eq!(listen, [("primary", "[::]:5432".to_owned()), ("replica", "[::]:5433".to_owned())]);
-    assert_eq!(config.clusters["main"].scope, "main");
+    let Source::Etcd(etcd) = &config.clusters["main"].source else { panic!("{config:?}") };
+    assert_eq!(etcd.scope, "main");
 }
 
 #[test]
@@ -101,6 +104,90 @@ fn a_file_without_a_cluster_says_what_to_write() {
     assert!(error.contains("[cluster.main.etcd]"), "{error}");
 }
 
+/// The settings of a section that is commented out in the example.
+fn shown(section: &str) -> String {
+    let example = include_str!("../../proxy.toml.example");
+    let lines = example.lines().skip_while(|line| *line != format!("# [{section}]"));
+    let lines = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix("# "));
+    let is_key = |line: &&str| {
+        line.starts_with('[')
+            || line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase()))
+    };
+    lines.filter(is_key).collect::<Vec<_>>().join("\n")
+}
+
+/// The cluster `x` with the section of this name.
+fn cluster(section: &str, keys: &str) -> Cluster {
+    let text = format!("[cluster.x.{section}]\n{keys}\n");
+    config(&text).clusters.remove("x").expect("it is there")
+}
+
+#[test]
+fn the_example_shows_the_defaults_of_members_that_are_asked() {
+    let rest = config(&shown("cluster.other.patroni_rest")).clusters.remove("other");
+    let members = "members = [\"http://10.0.0.1:8008\", \"10.0.0.2:8008/\"]";
+    assert_eq!(rest, Some(cluster("patroni_rest", members)));
+    let probe = config(&shown("cluster.third.probe")).clusters.remove("third");
+    let servers =
+        "servers = [\"10.0.0.1:5432\", \"10.0.0.2:5432\"]\nuser = \"pgvane\"\npassword = \"secret\"";
+    assert_eq!(probe, Some(cluster("probe", servers)));
+    let Some(Source::Probe(probe)) = probe.map(|cluster| cluster.source) else { panic!("no probe") };
+    assert_eq!(probe.rhythm.proof(), Duration::from_millis(4500), "as the example says");
+}
+
+#[test]
+fn a_cluster_has_exactly_one_source() {
+    let etcd = "[cluster.x.etcd]\nendpoints = [\"a:1\"]";
+    let rest = "[cluster.x.patroni_rest]\nmembers = [\"a:1\"]";
+    let probe = "[cluster.x.probe]\nservers = [\"a:1\"]\nuser = \"u\"";
+    for (text, place, part) in [
+        ("[cluster.x]\nscope = \"y\"".to_owned(), "proxy.toml:1:", "[cluster.x.etcd]"),
+        (format!("{etcd}\n{rest}"), "proxy.toml:3:", "patroni_rest is one too many"),
+        (format!("{etcd}\n{probe}"), "proxy.toml:3:", "probe is one too many"),
+        (format!("{rest}\n{probe}"), "proxy.toml:3:", "probe is one too many"),
+        (
+            format!("[cluster.x]\nscope = \"y\"\n{rest}"),
+            "proxy.toml:2:",
+            "scope is for clusters with an etcd",
+        ),
+        (format!("[cluster.x]\nnamespace = \"y\"\n{rest}"), "proxy.toml:2:", "namespace is for"),
+        (format!("[cluster.x]\nreread_interval = 1\n{probe}"), "proxy.toml:2:", "reread_interval is for"),
+        (format!("[cluster.x]\non_store_loss = \"hold\"\n{probe}"), "proxy.toml:2:", "on_store_loss is for"),
+    ] {
+        let error = refused(&text);
+        assert!(error.starts_with(place) && error.contains(part), "{text}\n---\n{error}");
+    }
+}
+
+#[test]
+fn members_that_cannot_be_asked_are_refused_where_they_stand() {
+    let rest = |keys: &str| format!("[cluster.x.patroni_rest]\n{keys}");
+    let probe = |keys: &str| format!("[cluster.x.probe]\nuser = \"u\"\n{keys}");
+    for (text, place, part) in [
+        (rest("members = []"), "proxy.toml:2:11:", "at least one member"),
+        (rest("members = [\"http://a\"]"), "proxy.toml:2:12:", "http://10.0.0.1:8008"),
+        (rest("members = [\"https://a:8008\"]"), "proxy.toml:2:12:", "TLS"),
+        (rest("members = [\"a:1\", \"http://a:1/\"]"), "proxy.toml:2:19:", "is listed twice"),
+        (rest("members = [\"a:1\"]\ninterval = 0"), "proxy.toml:3:", "longer than zero"),
+        (rest("members = [\"a:1\"]\nfall = 0"), "proxy.toml:3:", "1 to 100"),
+        (rest("member = [\"a:1\"]"), "proxy.toml:2:", "did you mean `members`?"),
+        (probe("servers = []"), "proxy.toml:3:", "at least one server"),
+        (probe("servers = [\"a\"]"), "proxy.toml:3:", "10.0.0.1:5432"),
+        (probe("servers = [\"fd00::1:5432\"]"), "proxy.toml:3:", "is not a host and a port"),
+        (probe("servers = [\"postgres://a:5432\"]"), "proxy.toml:3:", "is not a host and a port"),
+        (probe("servers = [\"a:1\"]\ntimeout = \"0s\""), "proxy.toml:4:", "longer than zero"),
+        (probe("servers = [\"a:1\"]\nrise = 101"), "proxy.toml:4:", "1 to 100"),
+        ("[cluster.x.probe]\nservers = [\"a:1\"]".to_owned(), "proxy.toml:1:", "`user` is missing"),
+        ("[cluster.x.probe]\nuser = \"\"\nservers = [\"a:1\"]".to_owned(), "proxy.toml:2:", "no name"),
+    ] {
+        let error = refused(&text);
+        assert!(error.starts_with(place) && error.contains(part), "{text}\n---\n{error}");
+    }
+    let v6 = cluster("probe", "user = \"u\"\nservers = [\"[fd00::1]:5432\"]");
+    let Source::Probe(probe) = v6.source else { panic!("{v6:?}") };
+    assert_eq!(probe.servers, [("fd00::1".to_owned(), 5432)]);
+}
+
 #[test]
 fn several_clusters_need_listeners_that_name_one() {
     let two = "[cluster.other.etcd]\nendpoints = [\"x:1\"]\n";
@@ -114,7 +201,9 @@ fn several_clusters_need_listeners_that_name_one() {
 #[test]
 fn passwords_are_not_shown() {
     let text = "[cluster.x.etcd]\nendpoints = [\"x:1\"]\nusername = \"u\"\npassword = \"hunter2\"";
-    let shown = format!("{:?}", config(text));
+    let probe = "[cluster.y.probe]\nservers = [\"x:1\"]\nuser = \"u\"\npassword = \"hunter2\"";
+    let listener = "[[listener]]\nrole = \"primary\"\nlisten = [\"127.0.0.1:0\"]\ncluster = \"y\"";
+    let shown = format!("{:?}", config(&format!("{text}\n{probe}\n{listener}")));
     assert!(shown.contains("***") && !shown.contains("hunter2"), "{shown}");
 }
 

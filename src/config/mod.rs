@@ -1,6 +1,7 @@
 //! The settings of one proxy, all valid. Built only by `check` from what `raw` read.
 
 mod check;
+mod cluster;
 mod listener;
 mod problem;
 mod raw;
@@ -19,7 +20,10 @@ pub use self::check::{load, parse};
 use crate::access::Networks;
 use crate::endpoint::Endpoint;
 use crate::route::Rules;
+use crate::sources::Rhythm;
+use crate::sources::probe::Login;
 use crate::tls::{Originate, Terminate};
+use crate::topology::Address;
 use crate::topology::freshness::OnStoreLoss;
 
 /// Everything a proxy is told.
@@ -96,24 +100,33 @@ pub struct Tcp {
     pub user_timeout: Duration,
 }
 
-/// One cluster and the store that tells of it.
+/// One cluster and who tells of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
+    /// Who tells of it.
+    pub source: Source,
+    /// What to do with the last leader when its source no longer proves it.
+    pub on_store_loss: OnStoreLoss,
+}
+
+/// Where the truth about a cluster comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Patroni's keys in etcd.
+    Etcd(Etcd),
+    /// The members' own Patroni.
+    PatroniRest(PatroniRest),
+    /// The PostgreSQL servers themselves.
+    Probe(Probe),
+}
+
+/// Which keys in which etcd, and how to reach it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Etcd {
     /// Patroni's namespace.
     pub namespace: String,
     /// Patroni's scope.
     pub scope: String,
-    /// The store.
-    pub etcd: Etcd,
-    /// What to do with the last leader when the store no longer proves it.
-    pub on_store_loss: OnStoreLoss,
-    /// Time between linearizable reads that confirm the watch.
-    pub reread_interval: Duration,
-}
-
-/// How to reach etcd.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Etcd {
     /// Client URLs.
     pub endpoints: Vec<String>,
     /// User and password, where authentication is on.
@@ -122,6 +135,28 @@ pub struct Etcd {
     pub cacert: Option<PathBuf>,
     /// Our certificate and key, PEM, where etcd asks for one.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Time between linearizable reads that confirm the watch.
+    pub reread_interval: Duration,
+}
+
+/// Which REST APIs to ask.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PatroniRest {
+    /// Where they listen.
+    pub members: Vec<Address>,
+    /// How often they are asked.
+    pub rhythm: Rhythm,
+}
+
+/// Which servers to ask, and as whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// Where they listen, for us and for sessions.
+    pub servers: Vec<Address>,
+    /// How to log in.
+    pub login: Login,
+    /// How often they are asked.
+    pub rhythm: Rhythm,
 }
 
 impl Etcd {

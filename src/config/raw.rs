@@ -76,10 +76,12 @@ pub(super) struct RawTcp {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCluster {
     pub(super) scope: Option<Spanned<String>>,
-    pub(super) namespace: Option<String>,
-    pub(super) on_store_loss: Option<RawOnStoreLoss>,
+    pub(super) namespace: Option<Spanned<String>>,
+    pub(super) on_store_loss: Option<Spanned<RawOnStoreLoss>>,
     pub(super) reread_interval: Option<Spanned<Interval>>,
-    pub(super) etcd: RawEtcd,
+    pub(super) etcd: Option<Spanned<RawEtcd>>,
+    pub(super) patroni_rest: Option<Spanned<RawPatroniRest>>,
+    pub(super) probe: Option<Spanned<RawProbe>>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +100,29 @@ pub(super) struct RawEtcd {
     pub(super) cacert: Option<Spanned<PathBuf>>,
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPatroniRest {
+    pub(super) members: Spanned<Vec<Spanned<String>>>,
+    pub(super) interval: Option<Spanned<Interval>>,
+    pub(super) timeout: Option<Spanned<Interval>>,
+    pub(super) rise: Option<Spanned<u32>>,
+    pub(super) fall: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProbe {
+    pub(super) servers: Spanned<Vec<Spanned<String>>>,
+    pub(super) user: Spanned<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) database: Option<String>,
+    pub(super) interval: Option<Spanned<Interval>>,
+    pub(super) timeout: Option<Spanned<Interval>>,
+    pub(super) rise: Option<Spanned<u32>>,
+    pub(super) fall: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, SyncRecord};
-use pgvane_cluster::view::ClusterView;
+use pgvane_cluster::view::{ClusterView, Unled};
 
 use super::freshness::Standing;
 
@@ -61,14 +61,16 @@ pub struct MemberPlan {
 /// Why nobody takes writes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NoPrimary {
-    /// The store has not answered since the proxy started.
+    /// The source has not answered since the proxy started.
     StoreNeverAnswered,
-    /// The store does not answer and nobody vouches for the last leader.
+    /// The source does not answer and nobody vouches for the last leader.
     StoreLost(NodeName),
     /// The proxy was frozen and has no new proof yet.
     Suspended,
     /// The leader key is free.
     NoLeader,
+    /// Everybody was asked, and nobody can be believed to lead.
+    Unled(Unled),
     /// The leader key names a member without a readable record.
     NoRecord(NodeName),
     /// The leader's record says it does not serve: not yet, or no longer.
@@ -89,12 +91,15 @@ pub enum NoPrimary {
 impl fmt::Display for NoPrimary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoPrimary::StoreNeverAnswered => f.write_str("etcd has not answered since the proxy started"),
+            NoPrimary::StoreNeverAnswered => {
+                f.write_str("nobody has told of the cluster since the proxy started")
+            }
             NoPrimary::StoreLost(name) => {
-                write!(f, "etcd does not answer and nobody vouches for the last leader {name}")
+                write!(f, "nobody proves any more that the last leader {name} leads")
             }
             NoPrimary::Suspended => f.write_str("the proxy was frozen and is asking who leads"),
             NoPrimary::NoLeader => f.write_str("nobody holds the leader key"),
+            NoPrimary::Unled(why) => unled(why, f),
             NoPrimary::NoRecord(name) => write!(f, "the leader {name} has no readable member record"),
             NoPrimary::NotServing(name, role, state) => {
                 write!(f, "the leader {name} does not serve: its role is {role}, its state {state}")
@@ -109,6 +114,29 @@ impl fmt::Display for NoPrimary {
             ),
         }
     }
+}
+
+fn unled(why: &Unled, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match why {
+        Unled::NoClaim => f.write_str("no member says that it is the primary"),
+        Unled::Disputed(names, timeline) => {
+            let names = join(names.iter());
+            write!(f, "{names} all say that they are the primary, on the same timeline {timeline}")
+        }
+        Unled::Outdated { claimant, timeline, newest } => write!(
+            f,
+            "{claimant} says that it is the primary on timeline {timeline}, but timeline {newest} was seen; if that \
+             one was given up, restart the proxy"
+        ),
+        Unled::Strangers(all) => {
+            let all = join(all.iter().map(|(name, id)| format!("{name} ({id})")));
+            write!(f, "these are servers of different clusters, by their system identifiers: {all}")
+        }
+    }
+}
+
+fn join(words: impl Iterator<Item = impl fmt::Display>) -> String {
+    words.map(|word| word.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Why a member takes no reads as a replica.
@@ -153,7 +181,10 @@ pub fn derive(view: Option<&ClusterView>, standing: Standing, newest: Epoch) -> 
 }
 
 fn primary(view: &ClusterView, standing: Standing, newest: Epoch) -> Result<PrimaryPlan, NoPrimary> {
-    let leader = view.leader.as_ref().ok_or(NoPrimary::NoLeader)?;
+    let leader = view
+        .leader
+        .as_ref()
+        .ok_or_else(|| view.unled.clone().map_or(NoPrimary::NoLeader, NoPrimary::Unled))?;
     let name = || leader.name.clone();
     if leader.epoch < newest {
         return Err(NoPrimary::EpochWentBack { shown: leader.epoch, seen: newest });
@@ -229,6 +260,7 @@ fn readable(record: &MemberRecord, lag: Option<u64>) -> Result<(), NotReadable> 
 
 #[cfg(test)]
 mod tests {
+    use pgvane_cluster::ids::Timeline;
     use pgvane_cluster::records::{NativeMember, StatusRecord, Tags};
     use pgvane_cluster::view::{LeaderKey, Member, Versioned};
 
@@ -325,6 +357,33 @@ mod tests {
         view.leader = Some(LeaderKey { name: "pg9".into(), epoch: EPOCH, lease: None });
         assert_eq!(plan(&view).primary, Err(NoPrimary::NoRecord("pg9".into())));
         assert_eq!(derive(None, Standing::Proven, EPOCH).primary, Err(NoPrimary::StoreNeverAnswered));
+    }
+
+    #[test]
+    fn without_a_leader_key_the_members_say_why_nobody_leads() {
+        let mut view = base();
+        view.leader = None;
+        let outdated = Unled::Outdated { claimant: "pg1".into(), timeline: Timeline(3), newest: Timeline(4) };
+        for (why, text) in [
+            (Unled::NoClaim, "no member says that it is the primary"),
+            (
+                Unled::Disputed(vec!["pg1".into(), "pg2".into()], Timeline(3)),
+                "pg1, pg2 all say that they are the primary, on the same timeline 3",
+            ),
+            (
+                outdated,
+                "pg1 says that it is the primary on timeline 3, but timeline 4 was seen; if that one was given up, \
+                 restart the proxy",
+            ),
+            (
+                Unled::Strangers(vec![("pg1".into(), "7".to_owned()), ("pg2".into(), "8".to_owned())]),
+                "these are servers of different clusters, by their system identifiers: pg1 (7), pg2 (8)",
+            ),
+        ] {
+            view.unled = Some(why.clone());
+            let told = plan(&view).primary.expect_err("nobody leads");
+            assert_eq!((told.to_string().as_str(), told), (text, NoPrimary::Unled(why)));
+        }
     }
 
     #[test]

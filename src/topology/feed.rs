@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::derive::{MemberPlan, Plan, PrimaryPlan, derive};
 use super::freshness::{Evidence, Judgement, OnStoreLoss, Policy, Standing, judge};
+use super::origin::Origin;
 use super::succession::succeed;
 use super::vouch::{self, Answer};
 use super::{Admission, NoPrimary, Node, Reign, Target, Topology, TopologyRx};
@@ -38,8 +39,10 @@ type Asking = Pin<Box<dyn Future<Output = (Tick, NodeName, Epoch, Answer)> + Sen
 /// Least time between two requests for a read out of turn.
 const REFRESH_EVERY: Duration = Duration::from_millis(100);
 
-/// Where observations come from: a [`Follower`], or a test.
+/// Where observations come from: a [`Follower`], a poll of the members, or a test.
 pub struct Source {
+    /// What tells of the cluster.
+    pub origin: Origin,
     /// What is known of the cluster.
     pub observations: watch::Receiver<Observation>,
     /// What was counted so far.
@@ -48,10 +51,14 @@ pub struct Source {
     pub refresh: Box<dyn Fn() + Send + Sync>,
 }
 
+/// The task behind a source; it never ends by itself.
+pub type Driving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl From<Follower> for Source {
     fn from(follower: Follower) -> Source {
         let counted = follower.clone();
         Source {
+            origin: Origin::Etcd,
             observations: follower.observation(),
             stats: Box::new(move || counted.stats()),
             refresh: Box::new(move || follower.refresh()),
@@ -76,6 +83,7 @@ pub fn feed(input: FeedInput, stop: CancellationToken) -> (TopologyRx, impl Futu
     let now = Tick::now();
     let empty = Topology {
         cluster: Arc::clone(&input.cluster),
+        origin: input.source.origin,
         revision: Revision::default(),
         leader: None,
         primary: Err(NoPrimary::StoreNeverAnswered),
@@ -266,6 +274,7 @@ impl Feed {
         }
         Topology {
             cluster: Arc::clone(&self.input.cluster),
+            origin: self.input.source.origin,
             revision: plan.revision,
             leader: plan.leader,
             missing_since: primary.is_err().then(|| before.missing_since.unwrap_or(now)),
@@ -318,7 +327,8 @@ impl Feed {
         if let (Standing::NeverSeen, Some((_, why))) = (after.standing, &after.store_down)
             && before.store_down.as_ref().is_some_and(|(_, w)| w != why)
         {
-            warn!(cluster, why, "etcd has not answered yet; trying again");
+            let who = after.origin.who();
+            warn!(cluster, why, "{who} has not answered yet; trying again");
         }
         match (&before.primary, &after.primary) {
             (Ok(old), Ok(new)) if epoch_of(old) == epoch_of(new) && old.address == new.address => {}

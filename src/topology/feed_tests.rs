@@ -42,7 +42,12 @@ fn start(on_store_loss: OnStoreLoss) -> Fixture {
     let input = FeedInput {
         cluster: "main".into(),
         on_store_loss,
-        source: Source { observations: rx, stats: Box::new(FollowStats::default), refresh: Box::new(|| {}) },
+        source: Source {
+            origin: Origin::Etcd,
+            observations: rx,
+            stats: Box::new(FollowStats::default),
+            refresh: Box::new(|| {}),
+        },
         metrics: metrics.cluster("main"),
     };
     let stop = CancellationToken::new();

@@ -3,7 +3,9 @@
 pub mod derive;
 pub mod feed;
 pub mod freshness;
+pub mod origin;
 mod reign;
+pub mod rise_fall;
 pub mod succession;
 mod vouch;
 
@@ -18,6 +20,7 @@ use tokio::sync::{Notify, watch};
 
 pub use self::derive::{Address, MemberPlan, NoPrimary};
 use self::freshness::{OnStoreLoss, Standing};
+use self::origin::Origin;
 pub use self::reign::Reign;
 
 /// How long a node that refused a connection is passed over while others can be asked.
@@ -197,6 +200,8 @@ pub struct Target {
 pub struct Topology {
     /// The cluster's name in the settings.
     pub cluster: Arc<str>,
+    /// What tells of it.
+    pub origin: Origin,
     /// The revision it was derived from.
     pub revision: Revision,
     /// The leader key.
@@ -213,7 +218,7 @@ pub struct Topology {
     pub on_store_loss: OnStoreLoss,
     /// When the view was last proven true.
     pub confirmed_at: Tick,
-    /// Since when the store does not answer, and the last error; `None` while it does.
+    /// Since when the source does not answer, and the last error; `None` while it does.
     pub store_down: Option<(Tick, String)>,
     /// Since when nobody takes writes; `None` while somebody does.
     pub missing_since: Option<Tick>,
@@ -293,6 +298,7 @@ pub(crate) mod fixture {
         let leader = primary.as_ref().and_then(|p| Some((p.name.clone(), p.reign.as_ref()?.epoch())));
         Topology {
             cluster: "main".into(),
+            origin: Origin::Etcd,
             revision: Revision(1),
             leader,
             primary: primary.ok_or(NoPrimary::NoLeader),

@@ -178,11 +178,21 @@ impl Proxy {
     /// Starts one with these listener sections; `cluster_keys` go into the cluster's section.
     pub(crate) fn start(cluster: &Cluster, cluster_keys: &str, sections: &[String]) -> Proxy {
         let config = settings(cluster_keys, sections).unwrap_or_else(|error| panic!("{error}"));
+        let stores = BTreeMap::from([("main".to_owned(), Arc::new(cluster.proxy_side.clone()))]);
+        Proxy::run(config, stores)
+    }
+
+    /// Starts one whose clusters are told of by their members: `text` is all that the settings say.
+    pub(crate) fn without_store(text: &str) -> Proxy {
+        let config = config::parse("proxy.toml", text).unwrap_or_else(|error| panic!("{error}"));
+        Proxy::run(config, BTreeMap::new())
+    }
+
+    fn run(config: Config, stores: BTreeMap<String, Arc<ModelStore>>) -> Proxy {
         let count = config.listeners.len();
         let bound = pgvane::bind(&config, Inherited::default()).expect("free ports");
         let addresses = (0..count).map(|index| bound.addresses(index)[0]).collect();
         let admin = bound.admin_addresses()[0];
-        let stores = BTreeMap::from([("main".to_owned(), Arc::new(cluster.proxy_side.clone()))]);
         let shutdown = Shutdown::default();
         let file = Arc::new(Mutex::new(Err("nothing was written".to_owned())));
         let read = Arc::clone(&file);
