@@ -12,6 +12,7 @@ mod acceptor;
 pub mod access;
 mod admin;
 pub mod bind;
+mod checks;
 pub mod close;
 pub mod config;
 mod conn;
@@ -172,15 +173,20 @@ fn follow_clusters<S: Store>(
             config::Source::PatroniRest(rest) => sources::ask_patroni(rest),
             config::Source::Probe(probe) => sources::ask_postgres(probe),
         };
+        let metrics = metrics.cluster(name);
         let input = FeedInput {
             cluster: name.as_str().into(),
             on_store_loss: cluster.on_store_loss,
             source,
-            metrics: metrics.cluster(name),
+            metrics: Arc::clone(&metrics),
         };
         let (topology, feeding) = feed(input, stop.clone());
         house.spawn(stop.clone().run_until_cancelled_owned(driving));
         house.spawn(feeding);
+        if let Some(settings) = cluster.checks.filter(|checks| checks.when != config::When::Never) {
+            let checking = checks::check(topology.clone(), settings, config.tcp, metrics);
+            house.spawn(stop.clone().run_until_cancelled_owned(checking));
+        }
         clusters.insert(name.clone(), topology);
     }
     clusters

@@ -88,6 +88,9 @@ families! {
         "Reigns whose sessions were cut: epoch_ended, store_lost.";
     LAST_OUTAGE = Gauge "pgvane_last_outage_seconds" ["cluster"]
         "How long nobody served before the present primary did; 0 before the first change.";
+    CHECKS = Counter "pgvane_checks_total" ["cluster", "result"] "Active checks of servers: answered, failed.";
+    TARGET_ANSWERS = Gauge "pgvane_target_answers" ["cluster", "target"]
+        "0 when checks get no answer from it; 1 else.";
     TARGET_SESSIONS = Gauge "pgvane_target_sessions" ["cluster", "target"]
         "Sessions on this server now.";
     TARGET_SERVES = Gauge "pgvane_target_serves" ["cluster", "target", "role"]
@@ -210,11 +213,11 @@ impl Metrics {
     }
 
     /// The series of one cluster.
-    pub fn cluster(&self, cluster: &str) -> ClusterMetrics {
+    pub fn cluster(&self, cluster: &str) -> Arc<ClusterMetrics> {
         let r = &self.recorder;
         let age = gauge(r, AGE, &[cluster]);
         age.set(-1);
-        ClusterMetrics {
+        Arc::new(ClusterMetrics {
             serving: gauge(r, SERVING, &[cluster]),
             replicas: gauge(r, REPLICAS, &[cluster]),
             epoch: gauge(r, EPOCH, &[cluster]),
@@ -230,7 +233,8 @@ impl Metrics {
             epoch_ended: counter(r, EPOCH_ENDS, &[cluster, CloseReason::EpochEnded.label()]),
             store_lost: counter(r, EPOCH_ENDS, &[cluster, CloseReason::StoreLost.label()]),
             last_outage: gauge(r, LAST_OUTAGE, &[cluster]),
-        }
+            checks: ["failed", "answered"].map(|result| counter(r, CHECKS, &[cluster, result])),
+        })
     }
 
     /// Sets the series of a cluster's servers; those of one that is no member any more become 0.
@@ -245,6 +249,7 @@ impl Metrics {
                 Some(member) => member.lag.map_or(-1.0, float),
                 None => 0.0,
             };
+            gauge_of(r, TARGET_ANSWERS, &[cluster, name]).set(u8::from(node.answers()));
             gauge_of(r, TARGET_SESSIONS, &[cluster, name]).set(float(node.sessions() as u64));
             gauge_of(r, TARGET_SERVES, &[cluster, name, "primary"]).set(u8::from(may && is_primary));
             let reads = may && member.is_some_and(|member| member.reads.is_ok());
@@ -255,7 +260,7 @@ impl Metrics {
         let mut known = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         for gone in known.iter().filter(|(of, name)| *of == *cluster && !topology.nodes.contains_key(name)) {
             let labels = [cluster, gone.1.as_str()];
-            for family in [TARGET_SESSIONS, TARGET_LAG, TARGET_ADMISSION] {
+            for family in [TARGET_ANSWERS, TARGET_SESSIONS, TARGET_LAG, TARGET_ADMISSION] {
                 gauge_of(r, family, &labels).set(0);
             }
             for role in ["primary", "replica"] {
@@ -448,6 +453,14 @@ pub struct ClusterMetrics {
     pub(crate) epoch_ended: Counter,
     pub(crate) store_lost: Counter,
     pub(crate) last_outage: Gauge,
+    checks: [Counter; 2],
+}
+
+impl ClusterMetrics {
+    /// Counts a check.
+    pub(crate) fn checked(&self, is_answered: bool) {
+        self.checks[usize::from(is_answered)].increment(1);
+    }
 }
 
 #[cfg(test)]

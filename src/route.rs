@@ -138,7 +138,7 @@ pub fn choose(
     let has_room = |t: &&&Arc<Target>| !t.node.is_full(rules.max_sessions_per_target, is_waiting);
     // The first of the least.
     let best = candidates.iter().filter(has_room);
-    match best.min_by_key(|t| (t.node.is_shunned(now), rules.balance.burden(t))) {
+    match best.min_by_key(|t| (t.node.is_shunned(now) || !t.node.answers(), rules.balance.burden(t))) {
         Some(target) => Choice::Target(Arc::clone(target)),
         None => Choice::Full(candidates.into_iter().cloned().collect()),
     }
@@ -348,6 +348,16 @@ mod tests {
         assert!(!t.replicas[0].node.is_shunned(later));
         t.replicas[0].node.welcome();
         assert_eq!(picks(READS, &t, &[]), ["b"; 4]);
+    }
+
+    #[test]
+    fn who_does_not_answer_checks_comes_last() {
+        let t = three();
+        t.replicas[0].node.set_answers(false);
+        assert_eq!(picks(READS, &t, &[]), ["c"; 4]);
+        assert_eq!(picks(READS, &t, &["c"]), ["b"; 4], "nobody else: checks may be wrong");
+        t.replicas[0].node.set_answers(true);
+        assert_eq!(picks(READS, &t, &[]), ["b", "c", "b", "c"]);
     }
 
     /// Opens `count` sessions one after the other and says how many each target got.

@@ -74,6 +74,8 @@ struct MemberStatus {
     admission: &'static str,
     /// Whether it refused a session a moment ago.
     refused: bool,
+    /// Whether checks get answers from it, where there are checks.
+    answers: bool,
 }
 
 #[derive(Serialize)]
@@ -127,6 +129,7 @@ impl ClusterStatus {
             no_reads: m.reads.as_ref().err().map(ToString::to_string),
             sessions: t.nodes.get(&m.name).map_or(0, |node| node.sessions()),
             admission: t.nodes.get(&m.name).map_or(Admission::default(), |node| node.admission()).label(),
+            answers: t.nodes.get(&m.name).is_none_or(|node| node.answers()),
             refused: t.nodes.get(&m.name).is_some_and(|node| node.is_shunned(now)),
         };
         ClusterStatus {

@@ -33,7 +33,7 @@ fn the_example_names_every_key() {
             .any(|line| line.trim_start_matches("# ").starts_with(&first) || line.contains(&within));
         let section = ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"]
             .contains(&key)
-            || ["patroni_rest", "probe"].contains(&key);
+            || ["patroni_rest", "probe", "checks"].contains(&key);
         assert!(shown || section, "{key} is not in proxy.toml.example");
     }
 }

@@ -12,8 +12,8 @@ use toml::Spanned;
 
 use super::check::positive;
 use super::problem::Problem;
-use super::raw::{RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe};
-use super::{Cluster, Etcd, PatroniRest, Probe, Source};
+use super::raw::{RawChecks, RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe, RawWhen};
+use super::{Checks, Cluster, Etcd, PatroniRest, Probe, Source, When};
 use crate::sources::Rhythm;
 use crate::sources::probe::Login;
 use crate::topology::Address;
@@ -58,7 +58,12 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
                 Some(RawOnStoreLoss::Fence) => OnStoreLoss::Fence,
                 Some(RawOnStoreLoss::Hold) | None => OnStoreLoss::Hold,
             };
-            return Ok(Cluster { source: Source::Etcd(check_etcd(name, keys, etcd)?), on_store_loss });
+            let checks = Some(check_checks(raw.checks.map(Spanned::into_inner))?);
+            return Ok(Cluster {
+                source: Source::Etcd(check_etcd(name, keys, etcd)?),
+                on_store_loss,
+                checks,
+            });
         }
         (None, Some(rest), None) => Source::PatroniRest(check_patroni_rest(rest)?),
         (None, None, Some(probe)) => Source::Probe(check_probe(probe)?),
@@ -82,8 +87,29 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
             "here the primary's own answers are its proof, and its sessions are cut when it keeps silent; leave it out",
         ));
     }
+    if let Some(checks) = &raw.checks {
+        return Err(Problem::at(checks, "checks are for clusters with an etcd section")
+            .help("the members themselves are asked here, at all times; leave it out"));
+    }
     // To ask the primary once more, as "hold" does, would be the question that it does not answer.
-    Ok(Cluster { source, on_store_loss: OnStoreLoss::Fence })
+    Ok(Cluster { source, on_store_loss: OnStoreLoss::Fence, checks: None })
+}
+
+fn check_checks(raw: Option<RawChecks>) -> Result<Checks, Problem> {
+    let raw = raw.unwrap_or(RawChecks { when: None, interval: None, timeout: None, rise: None, fall: None });
+    Ok(Checks {
+        when: match raw.when {
+            Some(RawWhen::Always) => When::Always,
+            Some(RawWhen::Never) => When::Never,
+            Some(RawWhen::StoreDown) | None => When::StoreDown,
+        },
+        rhythm: check_rhythm(
+            raw.interval.as_ref(),
+            raw.timeout.as_ref(),
+            raw.rise.as_ref(),
+            raw.fall.as_ref(),
+        )?,
+    })
 }
 
 fn one_too_many(section: &str, at: Range<usize>) -> Problem {

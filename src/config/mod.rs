@@ -107,6 +107,28 @@ pub struct Cluster {
     pub source: Source,
     /// What to do with the last leader when its source no longer proves it.
     pub on_store_loss: OnStoreLoss,
+    /// How servers are checked; `None`: the source asks them already.
+    pub checks: Option<Checks>,
+}
+
+/// How servers are checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Checks {
+    /// In which circumstances.
+    pub when: When,
+    /// How often, and what counts.
+    pub rhythm: Rhythm,
+}
+
+/// In which circumstances servers are checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// While the store does not answer.
+    StoreDown,
+    /// At all times.
+    Always,
+    /// At none.
+    Never,
 }
 
 /// Where the truth about a cluster comes from.

@@ -82,6 +82,25 @@ pub(super) struct RawCluster {
     pub(super) etcd: Option<Spanned<RawEtcd>>,
     pub(super) patroni_rest: Option<Spanned<RawPatroniRest>>,
     pub(super) probe: Option<Spanned<RawProbe>>,
+    pub(super) checks: Option<Spanned<RawChecks>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawChecks {
+    pub(super) when: Option<RawWhen>,
+    pub(super) interval: Option<Spanned<Interval>>,
+    pub(super) timeout: Option<Spanned<Interval>>,
+    pub(super) rise: Option<Spanned<u32>>,
+    pub(super) fall: Option<Spanned<u32>>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawWhen {
+    StoreDown,
+    Always,
+    Never,
 }
 
 #[derive(Deserialize)]

@@ -75,7 +75,7 @@ pub struct FeedInput {
     /// What is known of the cluster.
     pub source: Source,
     /// Where to count.
-    pub metrics: ClusterMetrics,
+    pub metrics: Arc<ClusterMetrics>,
 }
 
 /// The picture before the first observation, and the task that keeps it current until `stop`.

@@ -11,7 +11,7 @@ mod vouch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
@@ -41,6 +41,8 @@ pub struct Node {
     waiting: AtomicUsize,
     freed: Notify,
     admission: AtomicU8,
+    /// Whether checks get no answer from it.
+    is_silent: AtomicBool,
 }
 
 /// What an operator lets a node take.
@@ -97,6 +99,16 @@ impl Node {
     /// Completes when a session leaves the node. One who waits is told of one that leaves.
     pub async fn freed(&self) {
         self.freed.notified().await;
+    }
+
+    /// Notes what checks have found.
+    pub fn set_answers(&self, answers: bool) {
+        self.is_silent.store(!answers, Ordering::Relaxed);
+    }
+
+    /// Whether checks get answers from it, where there are checks.
+    pub fn answers(&self) -> bool {
+        !self.is_silent.load(Ordering::Relaxed)
     }
 
     /// Whether it refused a moment ago.
