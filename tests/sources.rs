@@ -260,13 +260,22 @@ async fn sql(playground: &Playground, node: &str, statement: &str) {
     driver.abort();
 }
 
-/// A proxy that asks the servers ten times a second, with this login.
-fn probing(playground: &Playground, login: &str) -> Proxy {
+/// A proxy that asks the servers once per `interval`, with this login.
+fn probing_every(interval: &str, playground: &Playground, login: &str) -> Proxy {
     let servers: Vec<_> = playground.nodes.iter().map(Node::postgres).collect();
-    asking("probe", &servers, &format!("{login}\ninterval = \"100ms\""))
+    asking("probe", &servers, &format!("{login}\ninterval = \"{interval}\""))
+}
+
+fn probing(playground: &Playground, login: &str) -> Proxy {
+    probing_every("100ms", playground, login)
 }
 
 const WATCHER: &str = "user = \"watcher\"\npassword = \"seen\"";
+
+/// A member in `/topology`.
+fn member<'a>(topology: &'a Value, name: &str) -> Option<&'a Value> {
+    topology["clusters"][0]["members"].as_array()?.iter().find(|member| member["name"] == name)
+}
 
 /// Waits until writes go to `node` and reads to `replicas` others.
 async fn until_routed(proxy: &Proxy, playground: &Playground, node: &str, replicas: usize) {
@@ -322,9 +331,9 @@ async fn writes_follow_a_switchover_whoever_tells_of_it() {
         assert_eq!(until_served(proxy.addresses[1], false).await, ports[1]);
         sessions.push(session);
     }
-    let names = |t: &Value| t["clusters"][0]["members"][0]["name"].clone();
-    assert_eq!(names(&proxies[0].topology().await), "pg1");
-    assert_eq!(names(&proxies[1].topology().await), playground.node("pg1").postgres().to_string());
+    assert!(member(&proxies[0].topology().await, "pg1").is_some(), "Patroni's names");
+    let address = playground.node("pg1").postgres().to_string();
+    assert!(member(&proxies[1].topology().await, &address).is_some(), "servers have no other name");
 
     let programs = programs::built().expect("the programs are built");
     let mut switchover = tokio::process::Command::new(programs.ctl);
@@ -376,4 +385,23 @@ async fn of_real_primaries_the_highest_timeline_leads_and_two_on_it_lead_neither
     // The old primary still runs and still takes writes from whoever asks it; nobody is sent there.
     assert!(TcpStream::connect(playground.node("pg1").postgres()).await.is_ok());
     proxy.until_metric(&ends("epoch_ended"), 2.0).await;
+}
+
+/// The next question is an hour away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_is_asked_at_once() {
+    let mut playground = playground(2).await;
+    // Its one question is to find the role on the standby.
+    until_routed(&probing(&playground, WATCHER), &playground, "pg1", 1).await;
+    let proxy = probing_every("1h", &playground, &format!("{WATCHER}\ntimeout = \"20s\""));
+    until_routed(&proxy, &playground, "pg1", 1).await;
+    playground.node_mut("pg2").kill_agent(Duration::from_secs(10)).await;
+    playground.node("pg2").kill_postmaster().expect("it runs");
+    let two = playground.node("pg2").postgres().to_string();
+    let gone = |t: &Value| {
+        let member = member(t, &two).expect("it is listed");
+        let silent = member["state"].as_str().is_some_and(|state| state.starts_with("silent"));
+        member["takes_reads"] == false && silent
+    };
+    proxy.until_topology("the standby that was killed is gone", gone).await;
 }
