@@ -5,8 +5,12 @@ use std::time::Instant;
 use crate::programs::{cargo, root};
 use crate::{install, programs};
 
-/// Runs the checks; `lint` stops before the tests, `rest` goes to `cargo test`.
-pub fn run(lint: bool, rest: &[String]) -> Result<(), String> {
+/// Set for tests that have a full length beside the one they are always played at.
+pub const LONG: &str = "PGVANE_LONG";
+
+/// Runs the checks; `lint` stops before the tests, `long` plays the long ones at full length, `rest` goes to
+/// `cargo test`.
+pub fn run(lint: bool, long: bool, rest: &[String]) -> Result<(), String> {
     step("format", &["fmt", "--all", "--check"], &[])?;
     step("clippy", &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     step(
@@ -24,7 +28,7 @@ pub fn run(lint: bool, rest: &[String]) -> Result<(), String> {
     // All of them, so that one run tells of all that fails.
     let mut args = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
     args.extend(rest.iter().map(String::as_str));
-    step("tests", &args, &[])
+    step("tests", &args, if long { &[(LONG, "1")] } else { &[] })
 }
 
 fn step(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {

@@ -67,6 +67,9 @@ struct TestArgs {
     /// Only what needs no server: fmt, clippy, docs.
     #[arg(long)]
     lint: bool,
+    /// Play the long tests at full length: half an hour more.
+    #[arg(long, conflicts_with = "lint")]
+    long: bool,
     /// Arguments for `cargo test`, after `--`: a filter, `--nocapture`, ...
     #[arg(last = true)]
     cargo: Vec<String>,
@@ -75,7 +78,7 @@ struct TestArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Janitor { dir, keep } => janitor::main(&dir, keep).map_err(|e| e.to_string()),
-        Task::Test(args) => checks::run(args.lint, &args.cargo),
+        Task::Test(args) => checks::run(args.lint, args.long, &args.cargo),
         Task::Demo(args) => play(&args),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStub { address, id } => bench::stub::serve(address, id).map_err(|e| e.to_string()),

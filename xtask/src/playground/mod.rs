@@ -55,11 +55,13 @@ pub struct Options {
     pub keep: bool,
     /// Where the member records say that the agents' APIs are, `pg1` first; where the agents listen unless given.
     pub apis: Vec<SocketAddr>,
+    /// PostgreSQL's `max_connections`.
+    pub max_connections: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, proxies: 2, ttl: 10, keep: false, apis: vec![] }
+        Options { nodes: 3, proxies: 2, ttl: 10, keep: false, apis: vec![], max_connections: 100 }
     }
 }
 
@@ -202,6 +204,7 @@ impl Playground {
                 etcd: self.etcd.client(),
                 bin_dir: servers.postgres.clone(),
                 rest,
+                max_connections: options.max_connections,
                 rest_shown: options.apis.get(number - 1).copied().unwrap_or(rest),
                 postgres: ports.free()?,
                 superuser_password: superuser_password.clone(),

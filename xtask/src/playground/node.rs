@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub replication_password: String,
     /// The lease time in seconds; counts on the node that bootstraps.
     pub ttl: u32,
+    /// PostgreSQL's `max_connections`; counts on the node that bootstraps.
+    pub max_connections: u32,
 }
 
 /// A node whose agent can be stopped, killed, frozen and started again.
@@ -155,7 +157,7 @@ impl Node {
 
 fn settings(options: &NodeOptions) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
-    let NodeOptions { superuser_password, replication_password, ttl, .. } = options;
+    let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
     let bin_dir = options.bin_dir.display();
     // What Patroni's rules make of such a ttl; the agent derives its own deadlines from ttl alone.
     let wait = (ttl / 3).max(1);
@@ -198,6 +200,9 @@ initdb = ["encoding=UTF8", "data-checksums"]
 ttl = {ttl}
 loop_wait = {wait}
 retry_timeout = {wait}
+
+[bootstrap.dcs.postgresql.parameters]
+max_connections = {max_connections}
 "#
     )
 }
