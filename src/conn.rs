@@ -17,6 +17,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use crate::socket;
 use crate::splice::Stream;
 
+/// Most reads, of 4 KiB, of what nobody will read.
+const DISCARDS: usize = 64;
+
 /// A connection that was accepted and belongs to no runtime yet.
 #[derive(Debug)]
 pub(crate) enum Accepted {
@@ -106,15 +109,17 @@ impl Conn {
     }
 
     /// Reads what has come and nobody will read: it would turn the close into a reset, which overtakes what was sent
-    /// before it.
+    /// before it. Of one who goes on sending, no more than a socket holds.
     pub(crate) fn discard(&self) {
         let mut bytes = [0; 4096];
-        match self {
-            Conn::Unix(socket) => while socket.try_read(&mut bytes).is_ok_and(|n| n > 0) {},
-            _ => {
-                if let Some(socket) = self.tcp() {
-                    while socket.try_read(&mut bytes).is_ok_and(|n| n > 0) {}
-                }
+        for _ in 0..DISCARDS {
+            let read = match (self, self.tcp()) {
+                (_, Some(socket)) => socket.try_read(&mut bytes),
+                (Conn::Unix(socket), _) => socket.try_read(&mut bytes),
+                _ => return,
+            };
+            if !read.is_ok_and(|n| n > 0) {
+                return;
             }
         }
     }

@@ -34,11 +34,12 @@ pub(super) async fn serve(admin: Arc<Admin>, listener: UnixListener, stop: Cance
         match accepted {
             Ok((stream, _)) => {
                 let serving = meet(Arc::clone(&admin), stream, routes.clone());
-                tokio::spawn(stop.clone().run_until_cancelled_owned(async {
+                // Not ended with the accepting: who asked for an upgrade hears how it went from us.
+                tokio::spawn(async {
                     if let Err(error) = serving.await {
                         debug!(%error, "a connection to the admin socket ended");
                     }
-                }));
+                });
             }
             Err(error) => {
                 warn!(%error, "the admin socket cannot be accepted from");
