@@ -54,7 +54,7 @@ use pgvane_cluster::follow::{FollowOptions, follow};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::store::Store;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -136,17 +136,17 @@ pub async fn run<S: Store>(
         successor = operated.until_relieved() => Some(successor),
     };
     let Operated { config, doors, .. } = operated;
-    let drain = match successor {
-        None => config.drain,
+    let end = End { drain: config.drain, life, sessions, ports, shutdown };
+    match successor {
+        None => end.after_notice().await,
         Some(successor) => {
             admin_stop.cancel();
-            life.enter(Phase::Draining);
+            end.life.enter(Phase::Draining);
             doors.closed().await;
             successor.let_go();
-            config::Drain { notice: Duration::ZERO, timeout: config.drain.handed_over, ..config.drain }
+            end.after_handing_over().await;
         }
-    };
-    stop(drain, &life, &sessions, &ports, &shutdown).await;
+    }
     house_stop.cancel();
     house.close();
     if timeout(CUT_GRACE, house.wait()).await.is_err() {
@@ -203,31 +203,55 @@ fn follow_etcd<S: Store>(store: Arc<S>, etcd: &config::Etcd) -> (Source, Driving
     (follower.into(), Box::pin(async { match following.await {} }))
 }
 
-/// Says so, stops accepting, lets sessions finish, cuts the rest.
-async fn stop(
+/// The end of a proxy: sessions may finish, the rest are cut.
+struct End {
     drain: config::Drain,
-    life: &Lifecycle,
-    sessions: &TaskTracker,
-    ports: &watch::Receiver<Vec<Arc<Port>>>,
-    shutdown: &Shutdown,
-) {
-    let open = || ports.borrow().iter().map(|port| port.open_sessions()).sum::<usize>();
-    life.enter(Phase::LameDuck);
-    if !drain.notice.is_zero() {
-        info!(notice = ?drain.notice, "stopping: not ready from now on");
-        timeout(drain.notice, shutdown.now.cancelled()).await.ok();
+    life: Lifecycle,
+    sessions: TaskTracker,
+    ports: watch::Receiver<Vec<Arc<Port>>>,
+    shutdown: Shutdown,
+}
+
+impl End {
+    /// Says so first, so that clients go elsewhere, and stops accepting.
+    async fn after_notice(self) {
+        self.life.enter(Phase::LameDuck);
+        let notice = self.drain.notice;
+        if !notice.is_zero() {
+            info!(?notice, "stopping: not ready from now on");
+            timeout(notice, self.shutdown.now.cancelled()).await.ok();
+        }
+        self.life.enter(Phase::Draining);
+        self.finish(self.drain.timeout).await;
     }
-    life.enter(Phase::Draining);
-    sessions.close();
-    info!(sessions = open(), timeout = ?drain.timeout, "draining: no new connections");
-    tokio::select! {
-        () = sessions.wait() => return,
-        () = tokio::time::sleep(drain.timeout) => {}
-        () = shutdown.now.cancelled() => {}
+
+    /// Somebody else accepts already, so that nobody waits for us, until we are told to stop as well.
+    async fn after_handing_over(self) {
+        self.sessions.close();
+        info!(sessions = self.open(), timeout = ?self.drain.handed_over, "draining: handed over");
+        tokio::select! {
+            () = self.sessions.wait() => {}
+            () = sleep(self.drain.handed_over) => self.finish(Duration::ZERO).await,
+            () = self.shutdown.drain.cancelled() => self.finish(self.drain.timeout).await,
+        }
     }
-    warn!(sessions = open(), "cutting the sessions that are left");
-    life.enter(Phase::Cut);
-    if timeout(CUT_GRACE, sessions.wait()).await.is_err() {
-        warn!(sessions = open(), "sessions did not end in time");
+
+    async fn finish(&self, patience: Duration) {
+        self.sessions.close();
+        info!(sessions = self.open(), timeout = ?patience, "draining: no new connections");
+        tokio::select! {
+            () = self.sessions.wait() => return,
+            () = sleep(patience) => {}
+            () = self.shutdown.now.cancelled() => {}
+        }
+        warn!(sessions = self.open(), "cutting the sessions that are left");
+        self.life.enter(Phase::Cut);
+        if timeout(CUT_GRACE, self.sessions.wait()).await.is_err() {
+            warn!(sessions = self.open(), "sessions did not end in time");
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.ports.borrow().iter().map(|port| port.open_sessions()).sum()
     }
 }
