@@ -227,6 +227,7 @@ impl Feed {
             self.last_answer = None;
         }
         let settings = observation.view.as_ref().map(|v| v.settings()).unwrap_or_default();
+        self.evidence.confirmed_at = observation.view.as_ref().map(|_| observation.confirmed_at);
         self.evidence.lease_until = observation.view.as_ref().map(|_| {
             observation
                 .leader_lease

@@ -37,12 +37,23 @@ impl OnStoreLoss {
 pub struct Evidence {
     /// By the store: the lease lives at least until here. `None` before the store answered.
     pub lease_until: Option<Tick>,
+    /// When the store last said that this leader leads.
+    pub confirmed_at: Option<Tick>,
     /// When the latest question that the leader's agent answered "yes, I lead" was sent.
     pub vouched_at: Option<Tick>,
     /// When the latest question that it answered "no" was sent.
     pub refused_at: Option<Tick>,
     /// When this process was found to have been stopped or starved, if it was.
     pub resumed_at: Option<Tick>,
+}
+
+impl Evidence {
+    /// When the leader's agent said "no", if nobody has said otherwise since.
+    fn last_word_is_no(&self) -> Option<Tick> {
+        let is_later = |refused: &Tick, other: Option<Tick>| other.is_none_or(|other| other < *refused);
+        self.refused_at
+            .filter(|refused| is_later(refused, self.vouched_at) && is_later(refused, self.confirmed_at))
+    }
 }
 
 /// What the deadlines are made of.
@@ -134,6 +145,10 @@ pub fn judge(evidence: &Evidence, policy: &Policy, store_down: bool, now: Tick) 
     };
     let holds = policy.on_store_loss == OnStoreLoss::Hold;
     let deadline = lease_until - policy.margin();
+    // While the store is silent the leader's own "no" is the newest word: it may have handed over behind our back.
+    if let Some(refused) = evidence.last_word_is_no().filter(|_| holds && store_down) {
+        return Judgement { ask: true, refresh: true, ..Judgement::new(Standing::Lost, refused.min(now)) };
+    }
     if now < deadline {
         let ask_from = deadline - policy.ask_lead();
         let refresh_from = deadline - policy.refresh_lead();
@@ -234,12 +249,24 @@ mod tests {
         assert_eq!(standing(refused, &HOLD, at(101)), Standing::Lost);
         let outvoted = Evidence { vouched_at: Some(at(102)), refused_at: Some(at(101)), ..leased() };
         assert_eq!(standing(outvoted, &HOLD, at(102)), Standing::Vouched);
-        let early = Evidence { refused_at: Some(at(50)), ..leased() };
+        let early = Evidence { refused_at: Some(at(50)), confirmed_at: Some(at(55)), ..leased() };
+        assert_eq!(standing(early, &HOLD, at(60)), Standing::Proven, "the store said otherwise since");
+    }
+
+    #[test]
+    fn a_refusal_after_the_stores_last_word_ends_it_before_the_lease_does() {
+        let later = Evidence { refused_at: Some(at(60)), confirmed_at: Some(at(55)), ..leased() };
+        let lost = judge(&later, &HOLD, true, at(61));
+        assert_eq!((lost.standing, lost.ask), (Standing::Lost, true), "and it is asked on");
+        assert!(lost.valid_until <= at(60));
         assert_eq!(
-            standing(early, &HOLD, at(60)),
+            judge(&later, &HOLD, false, at(61)).standing,
             Standing::Proven,
-            "the store's word outweighs the agent's"
+            "the store is there to be asked"
         );
+        assert_eq!(standing(later, &FENCE, at(61)), Standing::Proven, "who fences asks nobody");
+        let again = Evidence { vouched_at: Some(at(62)), ..later };
+        assert_eq!(standing(again, &HOLD, at(62)), Standing::Proven);
     }
 
     #[test]
@@ -263,11 +290,11 @@ mod tests {
         /// Whatever is known: routing implies an open gate, and a wake-up is never in the past.
         #[test]
         fn routing_implies_an_open_gate(
-            lease_until in any_tick(), vouched_at in any_tick(), refused_at in any_tick(),
+            lease_until in any_tick(), confirmed_at in any_tick(), vouched_at in any_tick(), refused_at in any_tick(),
             resumed_at in any_tick(), fence in any::<bool>(), down in any::<bool>(), now in 0_u64..250_000,
         ) {
             let now = Tick::from_millis(now);
-            let evidence = Evidence { lease_until, vouched_at, refused_at, resumed_at };
+            let evidence = Evidence { lease_until, confirmed_at, vouched_at, refused_at, resumed_at };
             let policy = if fence { FENCE } else { HOLD };
             let j = judge(&evidence, &policy, down, now);
             prop_assert_eq!(j.standing.may_route(), now < j.valid_until);

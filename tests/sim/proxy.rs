@@ -159,6 +159,7 @@ fn turn(sim: &Sim, p: usize, now: Tick) -> Judgement {
         proxy.next_ask = now;
     }
     let ttl = view.as_ref().map(|v| v.settings()).unwrap_or_default().ttl;
+    proxy.evidence.confirmed_at = view.as_ref().map(|_| confirmed_at);
     proxy.evidence.lease_until =
         view.as_ref().map(|_| lease.map_or(confirmed_at + ttl, |lease| lease.lives_until));
     let policy = Policy { on_store_loss, ttl };
