@@ -44,6 +44,7 @@ fn start(on_store_loss: OnStoreLoss) -> Fixture {
         on_store_loss,
         source: Source { observations: rx, stats: Box::new(FollowStats::default), refresh: Box::new(|| {}) },
         metrics: metrics.cluster("main"),
+        timeline: Arc::default(),
     };
     let stop = CancellationToken::new();
     let (rx, task) = feed(input, stop.clone());

@@ -5,6 +5,7 @@ pub mod feed;
 pub mod freshness;
 mod reign;
 pub mod succession;
+pub mod timeline;
 mod vouch;
 
 use std::collections::BTreeMap;
