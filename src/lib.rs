@@ -48,7 +48,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgvane_cluster::follow::{FollowOptions, follow};
 use pgvane_cluster::keyspace::Keyspace;
@@ -71,6 +71,7 @@ use crate::operate::Operated;
 use crate::shutdown::{Lifecycle, Phase, Shutdown};
 use crate::topology::TopologyRx;
 use crate::topology::feed::{Driving, FeedInput, Source, feed};
+use crate::topology::timeline::Timeline;
 use crate::workers::Workers;
 
 /// Time that cut sessions have to close their sockets.
@@ -91,7 +92,8 @@ pub async fn run<S: Store>(
     // What runs for the proxy itself; ends last, so that the end can be watched.
     let house = TaskTracker::new();
     let house_stop = CancellationToken::new();
-    let clusters = follow_clusters(&config, stores, &metrics, &house, &house_stop);
+    let timeline = Arc::new(Timeline::default());
+    let clusters = follow_clusters(&config, stores, &metrics, &timeline, &house, &house_stop);
     if let Some(predecessor) = &bound.predecessor {
         newcomer::prepare(&clusters, &predecessor.offer).await;
     }
@@ -107,7 +109,10 @@ pub async fn run<S: Store>(
     };
     let doors = Doors::open(shared, &config, bound.listeners).map_err(io::Error::other)?;
     let ports = doors.ports();
+    // Ends before the house does, when somebody else answers in our place.
+    let admin_stop = house_stop.child_token();
     let admin = Arc::new(Admin {
+        started: Instant::now(),
         phase: life.phase(),
         clusters: clusters.clone(),
         ports: doors.ports(),
@@ -116,13 +121,14 @@ pub async fn run<S: Store>(
         metrics: Arc::clone(&metrics),
         token: config.admin.token.clone(),
         control: control.ask.clone(),
+        timeline,
+        streams: Arc::default(),
+        stop: admin_stop.clone(),
     });
-    // Ends before the house does, when somebody else answers in our place.
-    let admin_stop = house_stop.child_token();
     let mut admin_sockets = Vec::new();
     for (endpoint, socket) in bound.admin {
         admin_sockets.push((endpoint, socket.try_clone()?));
-        admin::serve(&admin, socket, &house, &admin_stop)?;
+        admin::serve(&admin, socket, &house)?;
     }
     house.spawn(admin::upkeep(admin, house_stop.clone()));
     info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "pgvane runs");
@@ -160,6 +166,7 @@ fn follow_clusters<S: Store>(
     config: &Config,
     mut stores: BTreeMap<String, Arc<S>>,
     metrics: &Metrics,
+    timeline: &Arc<Timeline>,
     house: &TaskTracker,
     stop: &CancellationToken,
 ) -> BTreeMap<String, TopologyRx> {
@@ -179,6 +186,7 @@ fn follow_clusters<S: Store>(
             on_store_loss: cluster.on_store_loss,
             source,
             metrics: Arc::clone(&metrics),
+            timeline: Arc::clone(timeline),
         };
         let (topology, feeding) = feed(input, stop.clone());
         house.spawn(stop.clone().run_until_cancelled_owned(driving));

@@ -4,6 +4,7 @@
 //! an atomic add and two proxies in one test process do not share counters.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -196,8 +197,9 @@ impl Metrics {
         let r = &self.recorder;
         Arc::new(ListenerMetrics {
             sessions: gauge(r, SESSIONS, &[listener]),
-            sessions_total: counter(r, SESSIONS_TOTAL, &[listener]),
-            ends: CloseReason::ALL.map(|reason| counter(r, SESSION_ENDS, &[listener, reason.label()])),
+            sessions_total: Total::of(counter(r, SESSIONS_TOTAL, &[listener])),
+            ends: CloseReason::ALL
+                .map(|reason| Total::of(counter(r, SESSION_ENDS, &[listener, reason.label()]))),
             accept_errors: counter(r, ACCEPT_ERRORS, &[listener]),
             held: gauge(r, HELD, &[listener]),
             held_total: counter(r, HELD_TOTAL, &[listener]),
@@ -207,8 +209,8 @@ impl Metrics {
                 .map(|cause| counter(r, CONNECT_FAILURES, &[listener, cause.label()])),
             client_handshakes: handshakes(r, listener, "client"),
             server_handshakes: handshakes(r, listener, "server"),
-            to_client: counter(r, BYTES, &[listener, "to_client"]),
-            to_server: counter(r, BYTES, &[listener, "to_server"]),
+            to_client: Total::of(counter(r, BYTES, &[listener, "to_client"])),
+            to_server: Total::of(counter(r, BYTES, &[listener, "to_server"])),
         })
     }
 
@@ -304,6 +306,41 @@ fn key(family: Family, values: &[&str]) -> Key {
 
 const METADATA: Metadata<'static> = Metadata::new("pgvane", Level::INFO, None);
 
+/// A counter that can be read back: the recorder's own can only be rendered.
+#[derive(Debug)]
+struct Total {
+    counter: Counter,
+    sum: AtomicU64,
+}
+
+impl Total {
+    fn of(counter: Counter) -> Total {
+        Total { counter, sum: AtomicU64::new(0) }
+    }
+
+    fn increment(&self, by: u64) {
+        self.counter.increment(by);
+        self.sum.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn sum(&self) -> u64 {
+        self.sum.load(Ordering::Relaxed)
+    }
+}
+
+/// What one listener has counted since the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Totals {
+    /// Client connections accepted.
+    pub sessions: u64,
+    /// Bytes forwarded to clients, counted once a megabyte and at a session's end.
+    pub to_client: u64,
+    /// Bytes forwarded to servers, counted likewise.
+    pub to_server: u64,
+    /// Sessions ended, by the reasons that have come up.
+    pub ends: Vec<(CloseReason, u64)>,
+}
+
 fn counter(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Counter {
     let counter = recorder.register_counter(&key(family, values), &METADATA);
     counter.increment(0);
@@ -338,8 +375,8 @@ fn histogram(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> 
 #[derive(Debug)]
 pub struct ListenerMetrics {
     sessions: Gauge,
-    sessions_total: Counter,
-    ends: [Counter; CloseReason::ALL.len()],
+    sessions_total: Total,
+    ends: [Total; CloseReason::ALL.len()],
     accept_errors: Counter,
     held: Gauge,
     held_total: Counter,
@@ -348,8 +385,8 @@ pub struct ListenerMetrics {
     connect_failures: [Counter; ConnectFailure::ALL.len()],
     client_handshakes: [Counter; 2],
     server_handshakes: [Counter; 2],
-    to_client: Counter,
-    to_server: Counter,
+    to_client: Total,
+    to_server: Total,
 }
 
 impl ListenerMetrics {
@@ -407,6 +444,17 @@ impl ListenerMetrics {
         match to {
             Side::Client => self.to_client.increment(bytes),
             Side::Server => self.to_server.increment(bytes),
+        }
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> Totals {
+        let ends = CloseReason::ALL.into_iter().map(|reason| (reason, self.ends[reason.index()].sum()));
+        Totals {
+            sessions: self.sessions_total.sum(),
+            to_client: self.to_client.sum(),
+            to_server: self.to_server.sum(),
+            ends: ends.filter(|(_, count)| *count > 0).collect(),
         }
     }
 }
@@ -549,6 +597,28 @@ mod tests {
             "pgvane_held{listener=\"primary\"} 0",
             "pgvane_held_total{listener=\"primary\"} 1",
             "pgvane_hold_seconds_count{listener=\"primary\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn totals_are_what_is_exported() {
+        let metrics = Metrics::new();
+        let listener = metrics.listener("primary");
+        drop(listener.session());
+        listener.refused();
+        listener.ended(CloseReason::Killed);
+        listener.moved(Side::Client, 7);
+        listener.moved(Side::Server, 5);
+        let ends = vec![(CloseReason::Killed, 1)];
+        assert_eq!(listener.totals(), Totals { sessions: 2, to_client: 7, to_server: 5, ends });
+        let text = metrics.render();
+        for line in [
+            "pgvane_sessions_total{listener=\"primary\"} 2",
+            "pgvane_session_ends_total{listener=\"primary\",reason=\"killed\"} 1",
+            "pgvane_bytes_total{listener=\"primary\",direction=\"to_client\"} 7",
+            "pgvane_bytes_total{listener=\"primary\",direction=\"to_server\"} 5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -12,6 +12,7 @@ use super::Admin;
 use crate::close::CloseReason;
 use crate::control::{Answer, Request};
 use crate::topology::Admission;
+use crate::topology::timeline::What;
 
 /// A sentence for the operator, and whether it is good news.
 type Reply = (StatusCode, String);
@@ -55,6 +56,7 @@ pub(super) async fn admit(
         return (StatusCode::NOT_FOUND, text);
     };
     node.admit(admission);
+    admin.timeline.note(&cluster, What::SetByOperator { target: target.clone(), admission });
     topology.reconsider();
     let cut = match admission {
         Admission::Disabled => admin.roster.end_on(node, CloseReason::TargetDisabled),

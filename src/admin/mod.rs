@@ -1,7 +1,9 @@
-//! The admin side, HTTP over TCP and over a Unix socket: `/livez`, `/readyz`, `/metrics`, `/topology` for everybody;
-//! what shows clients or changes something for those who may.
+//! The admin side, HTTP over TCP and over a Unix socket: the status page, `/livez`, `/readyz`, `/metrics`, `/topology`,
+//! `/events` for everybody; what shows clients or changes something for those who may.
 
 mod command;
+mod live;
+mod page;
 mod readiness;
 mod socket;
 mod status;
@@ -9,7 +11,7 @@ mod status;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -19,9 +21,10 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::settings_file::Secret;
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,15 +34,24 @@ use crate::endpoint::Socket;
 use crate::listen::Port;
 use crate::metrics::Metrics;
 use crate::roster::Roster;
+use crate::seats::Seats;
 use crate::shutdown::Phase;
 use crate::topology::TopologyRx;
+use crate::topology::timeline::Timeline;
 
 /// How often the readiness gauge is set and histogram samples are folded.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// Time that answers have to be sent whole when the admin side stops. A page that does not read must not hold it up.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long what was sent to a peer may stay unconfirmed: a page that is gone without a word gives its place back.
+const PEER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What the endpoints read, and whom they tell.
 #[derive(Debug)]
 pub(crate) struct Admin {
+    pub(crate) started: Instant,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) clusters: BTreeMap<String, TopologyRx>,
     pub(crate) ports: watch::Receiver<Vec<Arc<Port>>>,
@@ -50,18 +62,21 @@ pub(crate) struct Admin {
     pub(crate) token: Option<Secret>,
     /// What changes the proxy as a whole.
     pub(crate) control: mpsc::Sender<Control>,
+    /// What happened last.
+    pub(crate) timeline: Arc<Timeline>,
+    /// Streams of `/events` now.
+    pub(crate) streams: Arc<Seats>,
+    /// Ends the admin side.
+    pub(crate) stop: CancellationToken,
 }
 
-/// Answers on a socket until `stop`, within `tasks`.
-pub(crate) fn serve(
-    admin: &Arc<Admin>,
-    socket: Socket,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> io::Result<()> {
-    let (admin, stop) = (Arc::clone(admin), stop.clone());
+/// Answers on a socket until the admin side stops, within `tasks`.
+pub(crate) fn serve(admin: &Arc<Admin>, socket: Socket, tasks: &TaskTracker) -> io::Result<()> {
+    let (admin, stop) = (Arc::clone(admin), admin.stop.clone());
     match socket {
         Socket::Tcp(listener) => {
+            // Those who are accepted have it from the listener.
+            SockRef::from(&listener).set_tcp_user_timeout(Some(PEER_PATIENCE))?;
             tasks.spawn(serve_tcp(admin, TcpListener::from_std(listener)?, stop));
         }
         Socket::Unix(listener) => {
@@ -74,9 +89,16 @@ pub(crate) fn serve(
 async fn serve_tcp(admin: Arc<Admin>, listener: TcpListener, stop: CancellationToken) {
     let may = middleware::from_fn_with_state(Arc::clone(&admin), only_with_token);
     let routes = open_routes().merge(guarded_routes().route_layer(may)).with_state(admin);
-    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::warn!(%error, "the admin listener ended");
+    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let late = async {
+        stop.cancelled().await;
+        sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        served = served.into_future() => if let Err(error) = served {
+            tracing::warn!(%error, "the admin listener ended");
+        },
+        () = late => {}
     }
 }
 
@@ -87,6 +109,8 @@ fn open_routes() -> Router<Arc<Admin>> {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/topology", get(topology))
+        .route("/events", get(live::events))
+        .merge(page::routes())
 }
 
 /// What shows who the clients are, or changes something.

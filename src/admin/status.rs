@@ -1,7 +1,8 @@
-//! The documents of the admin side: `/topology` and `/sessions`.
+//! The documents of the admin side: `/topology`, which `/events` repeats, and `/sessions`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pgvane_cluster::clock::Tick;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::Admin;
 use crate::listen::Port;
 use crate::roster::Ticket;
 use crate::topology::freshness::Standing;
+use crate::topology::timeline::{Entry, milliseconds};
 use crate::topology::{Admission, Topology};
 
 /// The document at `/topology`.
@@ -17,11 +19,19 @@ use crate::topology::{Admission, Topology};
 pub(super) struct Status {
     version: &'static str,
     pid: u32,
+    /// By the wall clock: milliseconds since 1970.
+    now_ms: u64,
+    /// Time since this process began to serve.
+    uptime_ms: u64,
     phase: String,
     ready: bool,
     not_ready: Option<String>,
     clusters: Vec<ClusterStatus>,
     listeners: Vec<ListenerStatus>,
+    /// What happened last, the oldest first.
+    timeline: Vec<Entry>,
+    /// Whether there is a token by which something can be changed over TCP.
+    takes_commands: bool,
 }
 
 #[derive(Serialize)]
@@ -66,6 +76,8 @@ struct MemberStatus {
     host: Option<String>,
     port: Option<u16>,
     lag_bytes: Option<u64>,
+    /// Whether it is a synchronous standby.
+    is_sync: bool,
     /// Whether it takes new sessions as a replica.
     takes_reads: bool,
     no_reads: Option<String>,
@@ -91,7 +103,15 @@ struct ListenerStatus {
     role: &'static str,
     listen: Vec<String>,
     sessions: usize,
+    max_sessions: usize,
     held: usize,
+    /// Since this process began to serve, as all totals.
+    sessions_total: u64,
+    /// Counted once a megabyte and at a session's end, as all bytes.
+    to_client_bytes: u64,
+    to_server_bytes: u64,
+    /// Sessions ended, by reason; reasons that have not come up are left out.
+    ends: BTreeMap<&'static str, u64>,
 }
 
 impl Status {
@@ -101,11 +121,15 @@ impl Status {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
+            now_ms: milliseconds(SystemTime::now()),
+            uptime_ms: millis(admin.started.elapsed()),
             phase: admin.phase.borrow().to_string(),
             ready: readiness.is_ok(),
             not_ready: readiness.err(),
             clusters: admin.clusters.values().map(|c| ClusterStatus::of(&c.current(), now)).collect(),
             listeners: admin.ports.borrow().iter().map(|p| ListenerStatus::of(p)).collect(),
+            timeline: admin.timeline.entries(),
+            takes_commands: admin.token.is_some(),
         }
     }
 }
@@ -125,6 +149,7 @@ impl ClusterStatus {
             host: m.address.as_ref().map(|(host, _)| host.clone()),
             port: m.address.as_ref().map(|(_, port)| *port),
             lag_bytes: m.lag,
+            is_sync: m.is_sync,
             takes_reads: m.reads.is_ok(),
             no_reads: m.reads.as_ref().err().map(ToString::to_string),
             sessions: t.nodes.get(&m.name).map_or(0, |node| node.sessions()),
@@ -161,13 +186,19 @@ impl ClusterStatus {
 
 impl ListenerStatus {
     fn of(port: &Port) -> ListenerStatus {
+        let totals = port.metrics.totals();
         ListenerStatus {
             name: port.settings.name.clone(),
             cluster: port.settings.cluster.clone(),
             role: port.settings.rules.role.label(),
             listen: port.settings.listen.iter().map(ToString::to_string).collect(),
             sessions: port.open_sessions(),
+            max_sessions: port.settings.max_sessions,
             held: port.held(),
+            sessions_total: totals.sessions,
+            to_client_bytes: totals.to_client,
+            to_server_bytes: totals.to_server,
+            ends: totals.ends.into_iter().map(|(reason, count)| (reason.label(), count)).collect(),
         }
     }
 }

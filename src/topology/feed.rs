@@ -19,6 +19,7 @@ use super::derive::{MemberPlan, Plan, PrimaryPlan, derive};
 use super::freshness::{Evidence, Judgement, OnStoreLoss, Policy, Standing, judge};
 use super::origin::Origin;
 use super::succession::succeed;
+use super::timeline::{Timeline, What};
 use super::vouch::{self, Answer};
 use super::{Admission, NoPrimary, Node, Reign, Target, Topology, TopologyRx};
 use crate::close::CloseReason;
@@ -76,6 +77,8 @@ pub struct FeedInput {
     pub source: Source,
     /// Where to count.
     pub metrics: Arc<ClusterMetrics>,
+    /// Where to note what happens.
+    pub timeline: Arc<Timeline>,
 }
 
 /// The picture before the first observation, and the task that keeps it current until `stop`.
@@ -321,7 +324,7 @@ impl Feed {
         Arc::clone(self.nodes.entry(name.clone()).or_default())
     }
 
-    /// Logs what changed; a repeated turn is silent.
+    /// Logs and notes what changed; a repeated turn is silent.
     fn tell(&self, before: &Topology, after: &Topology) {
         let cluster = &*self.input.cluster;
         // The follower tells of a store that falls silent later; that it never spoke matters only to us.
@@ -334,13 +337,23 @@ impl Feed {
         match (&before.primary, &after.primary) {
             (Ok(old), Ok(new)) if epoch_of(old) == epoch_of(new) && old.address == new.address => {}
             (Err(old), Err(new)) if old == new => {}
-            (_, Ok(new)) => {
+            (old, Ok(new)) => {
                 let (host, port) = &new.address;
-                let outage_ms = after.last_outage.map(|d| d.as_millis());
+                // A primary that only moved to another address ended no outage.
+                let is_new = old.as_ref().ok().is_none_or(|old| epoch_of(old) != epoch_of(new));
+                let outage_ms = after
+                    .last_outage
+                    .filter(|_| is_new)
+                    .map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
                 let epoch = epoch_of(new);
                 info!(cluster, target = %new.name, host, port, epoch, outage_ms, "primary serves");
+                let what = What::PrimaryServes { target: new.name.to_string(), epoch, outage_ms };
+                self.input.timeline.note(cluster, what);
             }
-            (_, Err(why)) => warn!(cluster, %why, "no primary takes new sessions"),
+            (_, Err(why)) => {
+                warn!(cluster, %why, "no primary takes new sessions");
+                self.input.timeline.note(cluster, What::NoPrimary { why: why.to_string() });
+            }
         }
         if before.standing != after.standing {
             info!(cluster, standing = after.standing.label(), "proof of the leader changed");

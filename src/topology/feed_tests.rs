@@ -49,6 +49,7 @@ fn start(on_store_loss: OnStoreLoss) -> Fixture {
             refresh: Box::new(|| {}),
         },
         metrics: metrics.cluster("main"),
+        timeline: Arc::default(),
     };
     let stop = CancellationToken::new();
     let (rx, task) = feed(input, stop.clone());

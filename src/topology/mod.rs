@@ -8,6 +8,7 @@ pub mod origin;
 mod reign;
 pub mod rise_fall;
 pub mod succession;
+pub mod timeline;
 mod vouch;
 
 use std::collections::BTreeMap;

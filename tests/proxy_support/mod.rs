@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod server;
 pub(crate) mod shown;

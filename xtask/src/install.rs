@@ -1,4 +1,5 @@
-//! Finds PostgreSQL, etcd and the proxies to compare with on this machine, and installs what is missing with its package manager.
+//! Finds PostgreSQL, etcd, the proxies to compare with and a browser on this machine, and installs what is missing with
+//! its package manager.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ enum Part {
     Haproxy,
     Nginx,
     Pgbouncer,
+    Chromium,
 }
 
 impl Part {
@@ -61,6 +63,7 @@ impl Part {
             Part::Haproxy => "HAProxy",
             Part::Nginx => "nginx with its stream module",
             Part::Pgbouncer => "PgBouncer",
+            Part::Chromium => "Chromium",
         }
     }
 
@@ -72,6 +75,8 @@ impl Part {
             Part::Haproxy => &["haproxy"],
             Part::Nginx => &["nginx", "libnginx-mod-stream"],
             Part::Pgbouncer => &["pgbouncer"],
+            // Without a font it shows no text.
+            Part::Chromium => &["chromium", "fonts-liberation"],
         }
     }
 }
@@ -116,17 +121,22 @@ const NGINX_MODULES: &[&str] =
 
 /// HAProxy, to be measured against.
 pub fn haproxy() -> Result<PathBuf, InstallError> {
-    rival(Part::Haproxy, "haproxy", || true)
+    program(Part::Haproxy, "haproxy", || true)
 }
 
 /// PgBouncer, to be measured against.
 pub fn pgbouncer() -> Result<PathBuf, InstallError> {
-    rival(Part::Pgbouncer, "pgbouncer", || true)
+    program(Part::Pgbouncer, "pgbouncer", || true)
 }
 
 /// nginx, to be measured against.
 pub fn nginx() -> Result<PathBuf, InstallError> {
-    rival(Part::Nginx, "nginx", || nginx_stream_module().is_some())
+    program(Part::Nginx, "nginx", || nginx_stream_module().is_some())
+}
+
+/// A browser: the tests look at the status page with it.
+pub fn chromium() -> Result<PathBuf, InstallError> {
+    program(Part::Chromium, "chromium", || true)
 }
 
 /// nginx's stream module, where it is a file of its own.
@@ -134,7 +144,7 @@ pub fn nginx_stream_module() -> Option<PathBuf> {
     NGINX_MODULES.iter().map(|dir| Path::new(dir).join("ngx_stream_module.so")).find(|path| path.is_file())
 }
 
-fn rival(part: Part, program: &str, is_complete: impl Fn() -> bool) -> Result<PathBuf, InstallError> {
+fn program(part: Part, program: &str, is_complete: impl Fn() -> bool) -> Result<PathBuf, InstallError> {
     // Debian has such programs where only root's PATH leads.
     let find =
         || on_path(program).or_else(|| Some(Path::new("/usr/sbin").join(program)).filter(|p| p.is_file()));
