@@ -21,6 +21,7 @@ mod listen;
 pub mod metrics;
 mod open;
 pub mod pgwire;
+pub mod proxy_protocol;
 mod refusal;
 pub mod route;
 mod seats;
