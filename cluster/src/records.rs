@@ -488,8 +488,9 @@ impl HistoryRecord {
             .iter()
             .map(|e| {
                 let mut line = vec![e.timeline.0.into(), e.switch_lsn.0.into(), e.reason.clone().into()];
-                if let Some(timestamp) = &e.timestamp {
-                    line.push(timestamp.clone().into());
+                // A leader keeps its place behind a time that is not known.
+                if e.timestamp.is_some() || e.new_leader.is_some() {
+                    line.push(e.timestamp.clone().into());
                     line.extend(e.new_leader.iter().map(|n| n.as_str().into()));
                 }
                 line
@@ -500,7 +501,7 @@ impl HistoryRecord {
 
     /// The cluster timeline: one more than the last that ended; 1 when none has.
     pub fn cluster_timeline(&self) -> Timeline {
-        Timeline(self.0.last().map_or(1, |e| e.timeline.0 + 1))
+        Timeline(self.0.last().map_or(1, |e| e.timeline.0.saturating_add(1)))
     }
 }
 
@@ -674,6 +675,14 @@ mod tests {
         assert_eq!(h.cluster_timeline(), Timeline(3));
         assert_eq!(h.to_json(), json);
         assert_eq!(HistoryRecord::default().cluster_timeline(), Timeline(1));
+    }
+
+    #[test]
+    fn odd_history_lines_are_kept_whole() {
+        let json = br#"[[4294967295,1,"x",null,"b"]]"#;
+        let h = HistoryRecord::parse(json).expect("reads");
+        assert_eq!(h.to_json(), json);
+        assert_eq!(h.cluster_timeline(), Timeline(u32::MAX));
     }
 
     #[test]

@@ -118,11 +118,12 @@ impl Reader<'_> {
     }
 
     fn seconds(&mut self, keys: &[&str], into: &mut Duration) {
-        let parsed = self.take(keys, "a number of seconds or text such as \"30s\"", |v| match v {
-            Value::Number(n) => Duration::try_from_secs_f64(n.as_f64()?).ok(),
-            Value::String(s) => units::parse_duration(s, Duration::from_secs(1)),
-            _ => None,
-        });
+        let parsed =
+            self.take(keys, "a number of seconds or text such as \"30s\", up to \"36525d\"", |v| match v {
+                Value::Number(n) => units::duration_from_secs(n.as_f64()?),
+                Value::String(s) => units::parse_duration(s, Duration::from_secs(1)),
+                _ => None,
+            });
         *into = parsed.unwrap_or(*into);
     }
 
@@ -281,6 +282,13 @@ mod tests {
         let keys: Vec<_> = warnings.iter().map(|w| w.key.as_str()).collect();
         assert_eq!(keys, ["ttl", "loop_wait", "pause"]);
         assert_eq!(ClusterSettings::from_json(&json!([])).1.len(), 1);
+    }
+
+    #[test]
+    fn nobody_means_a_thousand_years() {
+        let document = json!({"ttl": 31_557_600_000_u64, "loop_wait": u64::MAX, "retry_timeout": "400000d"});
+        let (s, warnings) = ClusterSettings::from_json(&document);
+        assert_eq!((s, warnings.len()), (ClusterSettings::default(), 3));
     }
 
     #[test]

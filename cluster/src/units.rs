@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Longest duration that is taken, a hundred years: deadlines are sums of settings, and sums must not overflow.
+pub const MAX_DURATION: Duration = Duration::from_hours(36_525 * 24);
+
 /// Booleans as PostgreSQL and Patroni take them, in any case: on/true/yes/1 and off/false/no/0.
 pub fn parse_bool(text: &str) -> Option<bool> {
     match text.trim().to_ascii_lowercase().as_str() {
@@ -31,7 +34,12 @@ pub fn parse_duration(text: &str, default_unit: Duration) -> Option<Duration> {
         "d" => Duration::from_hours(24),
         _ => return None,
     };
-    Duration::try_from_secs_f64(number * unit.as_secs_f64()).ok()
+    duration_from_secs(number * unit.as_secs_f64())
+}
+
+/// A duration of so many seconds, up to [`MAX_DURATION`].
+pub fn duration_from_secs(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|d| *d <= MAX_DURATION)
 }
 
 /// A size in bytes with a unit (`B`, `kB`, `MB`, `GB`, `TB`, each 1024 times the one before, as in
@@ -74,7 +82,8 @@ mod tests {
         assert_eq!(parse_duration("250ms", s), Some(Duration::from_millis(250)));
         assert_eq!(parse_duration("30min", s), Some(1800 * s));
         assert_eq!(parse_duration("1.5s", s), Some(Duration::from_millis(1500)));
-        for bad in ["", "s", "-3s", "3 weeks", "1e400s"] {
+        assert_eq!(parse_duration("36525d", s), Some(MAX_DURATION));
+        for bad in ["", "s", "-3s", "3 weeks", "1e400s", "36526d", "18446744073709551615"] {
             assert_eq!(parse_duration(bad, s), None, "{bad}");
         }
         assert_eq!(show_duration(Duration::from_millis(250)), "250ms");

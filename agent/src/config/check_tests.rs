@@ -75,6 +75,7 @@ fn what_cannot_work_is_refused_by_key() {
         ("[tags]\nnofailover = \"maybe\"", "tags.nofailover: true or false is expected"),
         ("[tags]\nfailover_priority = 1.5", "a whole number is expected"),
         ("[timing]\nguard_budget = \"soon\"", "a duration such as"),
+        ("[timing]\nrenew_interval = 9223372036854775807", "up to \"36525d\""),
         ("[timing]\nstop_budget = 0", "at least 10ms"),
         ("[timing]\nstop_budget = \"9s\"", "ttl 10s is too short"),
         ("[timing]\nclock_drift_ppm = 900000", "at most 500000"),

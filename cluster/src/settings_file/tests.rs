@@ -108,7 +108,7 @@ fn durations_and_sizes_have_units() {
     assert_eq!((limits.buffer, limits.total), (Size(16 << 20), None));
     let seconds = parse::<File>("f", "name=\"a\"\n[[listener]]\nlisten=\"x\"\nidle=3").expect("reads").value;
     assert_eq!(seconds.listener[0].idle, Some(Interval(Duration::from_secs(3))));
-    for bad in ["\"soon\"", "\"3\"", "-1", "1.5", "true", "\"3 parsecs\""] {
+    for bad in ["\"soon\"", "\"3\"", "-1", "1.5", "true", "\"3 parsecs\"", "9223372036854775807"] {
         let text = shown(&format!("name=\"a\"\n[[listener]]\nlisten=\"x\"\nidle = {bad}\n"));
         assert!(text.starts_with("proxy.toml:4:8: `idle` in [listener] cannot be "), "{bad}: {text}");
         assert!(text.contains("allowed: a duration such as"), "{bad}: {text}");

@@ -51,7 +51,10 @@ impl<'de> Deserialize<'de> for Interval {
             type Value = Interval;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a duration such as \"250ms\", \"3s\" or \"5min\"; a whole number counts seconds")
+                f.write_str(
+                    "a duration such as \"250ms\", \"3s\" or \"5min\", up to \"36525d\"; a whole number counts \
+                     seconds",
+                )
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Interval, E> {
@@ -62,9 +65,9 @@ impl<'de> Deserialize<'de> for Interval {
             }
 
             fn visit_i64<E: de::Error>(self, n: i64) -> Result<Interval, E> {
-                let seconds = u64::try_from(n);
-                let seconds = seconds.map_err(|_| E::invalid_value(de::Unexpected::Signed(n), &self))?;
-                Ok(Interval(Duration::from_secs(seconds)))
+                let parsed = u64::try_from(n).ok().map(Duration::from_secs);
+                let parsed = parsed.filter(|d| *d <= units::MAX_DURATION).map(Interval);
+                parsed.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(n), &self))
             }
         }
 
