@@ -32,7 +32,7 @@ async fn a_drained_primary_holds_who_comes_and_keeps_who_is_there() {
     let proxy = Proxy::start(&cluster, "", &sections);
     let (mut session, _) = Client::enter(proxy.addresses[0]).await;
     let (status, said) = proxy.with_token("POST", "/clusters/main/targets/pg1/drain").await;
-    assert_eq!((status, said.as_str()), (200, "pg1 is draining, its 1 sessions go on\n"));
+    assert_eq!((status, said.as_str()), (200, "pg1 is draining; sessions that go on: 1\n"));
     let mut held = Client::connect(proxy.addresses[0]).await;
     held.say_hello().await;
     proxy.until_metric("pgvane_held{listener=\"primary\"}", 1.0).await;
@@ -42,7 +42,7 @@ async fn a_drained_primary_holds_who_comes_and_keeps_who_is_there() {
     assert_eq!(held.welcome().await, Welcome::In("pg1".to_owned()), "let in at once");
 
     let (_, said) = proxy.with_token("POST", "/clusters/main/targets/pg1/disable").await;
-    assert_eq!(said, "pg1 is disabled, 2 sessions are cut\n");
+    assert_eq!(said, "pg1 is disabled; sessions cut: 2\n");
     for mut cut in [session, held] {
         assert!(cut.is_cut().await.contains("an operator has disabled pg1; connect again"));
     }

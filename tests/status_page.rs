@@ -209,7 +209,7 @@ async fn who_changes_something_needs_the_token() {
 
     let right = format!("Authorization: Bearer {TOKEN}\r\n");
     let (status, _, text) = whole(proxy.admin, "POST", drain, &right).await;
-    assert_eq!((status, text.as_str()), (200, "pg1 is draining, its 0 sessions go on\n"));
+    assert_eq!((status, text.as_str()), (200, "pg1 is draining; sessions that go on: 0\n"));
     let set = events
         .until("the order in the stream", |d| d["clusters"][0]["members"][0]["admission"] == "draining")
         .await;
@@ -301,7 +301,7 @@ async fn drained_with_the_token(browser: &mut Browser) {
             "not the right one",
             "document.querySelector('#token-why').textContent === 'this needs the token of [admin]'",
         ),
-        (TOKEN, "document.querySelector('#said').textContent === 'pg2 is draining, its 1 sessions go on'"),
+        (TOKEN, "document.querySelector('#said').textContent === 'pg2 is draining; sessions that go on: 1'"),
     ] {
         browser.until("document.querySelector('#token-dialog').open").await;
         browser.type_in(token).await;

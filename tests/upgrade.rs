@@ -126,7 +126,7 @@ async fn a_new_version_that_cannot_start_changes_nothing() {
     let row = sessions.lines().find(|line| line.contains("pg1")).expect("one session");
     let number = row.split('|').nth(1).expect("a column").trim();
     let said = proxy(&programs.ctl, one.socket(), &["drain", "pg1"]).await.expect("drained");
-    assert_eq!(said, "pg1 is draining, its 1 sessions go on\n");
+    assert_eq!(said, "pg1 is draining; sessions that go on: 1\n");
     let status = proxy(&programs.ctl, one.socket(), &["status"]).await.expect("a status");
     assert!(status.lines().any(|line| line.contains("pg1") && line.contains("draining")), "{status}");
     client.simple_query("SELECT 1").await.expect("its sessions go on");

@@ -64,8 +64,8 @@ pub(super) async fn admit(
     };
     info!(cluster, target, admission = admission.label(), cut, "set by an operator");
     let sessions = match admission {
-        Admission::Disabled => format!(", {cut} sessions are cut"),
-        Admission::Draining => format!(", its {} sessions go on", node.sessions()),
+        Admission::Disabled => format!("; sessions cut: {cut}"),
+        Admission::Draining => format!("; sessions that go on: {}", node.sessions()),
         Admission::Enabled => String::new(),
     };
     done(format!("{target} is {}{sessions}", admission.label()))

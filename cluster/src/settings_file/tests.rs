@@ -175,3 +175,22 @@ proptest::proptest! {
         let _ = parse::<File>("f", &text).map_err(|e| e.to_string());
     }
 }
+
+#[test]
+fn a_secret_is_not_shown_whichever_line_of_it_is_wrong() {
+    for text in [
+        "name = \"a\"\npassword = \"\"\"\nhunter2",
+        "name = \"a\"\npassword = \"\"\"\nx = hunter2\nhunter2",
+        "name = \"a\"\npassword = '''\n[hunter2]\n",
+        "password = [\n  \"hunter2\" \"hunter2\"\n]",
+        "token = \"hunter2\" hunter2",
+        "api_token = hunter2",
+        "password = \"hunter2",
+    ] {
+        let error = parse::<File>("f", text).expect_err(text);
+        assert!(!error.to_string().contains("hunter2"), "{text:?}\n{error}");
+    }
+    // What stands behind it is shown again.
+    let error = parse::<File>("f", "password = \"\"\"\nhunter2\"\"\"\nname = oops").expect_err("no text");
+    assert!(error.to_string().contains("name = oops"), "{error}");
+}
