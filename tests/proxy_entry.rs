@@ -38,7 +38,7 @@ async fn a_unix_socket_is_as_good_as_a_port() {
         assert_eq!(client.ask_for(SSL_REQUEST).await, b'N');
         assert_eq!(client.be_let_in().await, "pg1");
         // A message, so that what follows it can be told.
-        client.echo(&[&b"D\0\x2d\xc6\xc0"[..], &[7; 0x2d_c6bc]].concat()).await;
+        client.echo(&[b"D\0\x2d\xc6\xc0".to_vec(), vec![7; 0x2d_c6bc]].concat()).await;
         clients.push(client);
     }
     by_path(&path).await.send(&packet(CANCEL_REQUEST, &[5; 8])).await;
@@ -116,7 +116,7 @@ async fn one_proxy_tells_the_next_who_the_client_is() {
     let outer = Proxy::start(&outside, "", &[listener("primary", "send_proxy_protocol = true")]);
     let (mut client, name) = Client::enter(outer.addresses[0]).await;
     assert_eq!(name, "pg1");
-    client.echo(&[9; 1_000_000]).await;
+    client.echo(&vec![9; 1_000_000]).await;
     let mine = client.0.local_addr().expect("connected").to_string();
     let sessions = inner.with_token("GET", "/sessions").await.1;
     assert!(sessions.contains(&format!("\"client\":\"{mine}\"")), "{mine} {sessions}");

@@ -172,7 +172,7 @@ impl Scene {
             }
             return "a switchover";
         }
-        if round % 40 == 0 {
+        if round.is_multiple_of(40) {
             if let Ok(leader) = self.playground.look().await.leader() {
                 self.playground.node(&leader).kill_postmaster();
             }

@@ -15,7 +15,7 @@ const RELOADS: usize = 20;
 const UPGRADES: usize = 5;
 
 /// Bound on every wait.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// Runs `pgvanectl proxy`; answers what it says.
 async fn proxy(ctl: &Path, socket: &Path, arguments: &[&str]) -> Result<String, String> {

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use pgvane::endpoint::Endpoint;
 use pgvane::pgwire::{self, FirstAnswer, FirstPacket, FirstRead, Framing};
 use pgvane::proxy_protocol::{self, HeaderRead};
 use pgvane_agent::timing::{Timing, TimingOverrides};
@@ -135,9 +136,14 @@ pub fn proxy_toml(bytes: &[u8]) {
         assert!(names.insert(&listener.name), "two are named {}", listener.name);
         assert!(!listener.listen.is_empty() && listener.max_sessions > 0, "{}", listener.name);
     }
-    for address in config.listeners.iter().flat_map(|l| &l.listen).filter(|a| a.port() != 0) {
+    for address in config.listeners.iter().flat_map(|l| &l.listen).filter(|at| !is_any_port(at)) {
         assert!(addresses.insert(address), "{address} twice");
     }
+}
+
+/// Whether the kernel chooses the port, another one each time.
+fn is_any_port(at: &Endpoint) -> bool {
+    matches!(at, Endpoint::Tcp(address) if address.port() == 0)
 }
 
 /// agent.toml: what is taken can be run.

@@ -144,10 +144,8 @@ pub(crate) fn listener(role: &str, more: &str) -> String {
 pub(crate) const TOKEN: &str = "[admin]\nlisten = [\"127.0.0.1:0\"]\ntoken = \"a token for this test\"\n";
 
 fn settings(cluster_keys: &str, sections: &[String]) -> Result<Config, SettingsError> {
-    let admin = match sections.iter().any(|section| section.starts_with("[admin]")) {
-        true => "",
-        false => "[admin]\nlisten = [\"127.0.0.1:0\"]\n",
-    };
+    let has_admin = sections.iter().any(|section| section.starts_with("[admin]"));
+    let admin = if has_admin { "" } else { "[admin]\nlisten = [\"127.0.0.1:0\"]\n" };
     let text = format!(
         "{admin}{}\n\
          [cluster.main]\nreread_interval = \"200ms\"\n{cluster_keys}\n\
