@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod certificates;
+pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod tools;
 pub(crate) mod writer;
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde_json::{Value, json};
+use xtask::playground::ports::Ports;
 use xtask::playground::proxy::MoreSettings;
 use xtask::playground::{Options, Playground, http};
 use xtask::{drill, install, programs};
@@ -47,6 +50,13 @@ pub(crate) fn add_proxy(
     playground.add_proxy(etcd, more).expect("the proxy starts")
 }
 
+/// Where one more port of a proxy will be, and the section for [`add_proxy`] that opens it.
+pub(crate) fn one_more_port(name: &str, keys: &str) -> (SocketAddr, String) {
+    let address = Ports::new().free().expect("a port");
+    let cluster = if keys.contains("cluster =") { "" } else { "cluster = \"demo\"\n" };
+    (address, format!("[[listener]]\nname = \"{name}\"\nlisten = [\"{address}\"]\n{cluster}{keys}\n"))
+}
+
 /// Waits until the cluster is whole and every proxy routes to it.
 pub(crate) async fn healthy(playground: &mut Playground) {
     if let Err(error) = playground.until_healthy(SOON).await {
@@ -68,6 +78,22 @@ pub(crate) async fn until(playground: &Playground, what: &str, mut is_so: impl A
 pub(crate) async fn topology(playground: &Playground, proxy: usize) -> Value {
     let admin = playground.proxies[proxy].options().admin;
     http::get(admin, "/topology", Duration::from_secs(2)).await.unwrap_or_default()
+}
+
+/// What the proxy at this place makes of one member.
+pub(crate) async fn member(playground: &Playground, proxy: usize, name: &str) -> Value {
+    let topology = topology(playground, proxy).await;
+    let mut members = topology["clusters"][0]["members"].as_array().into_iter().flatten();
+    members.find(|member| member["name"] == name).cloned().unwrap_or_default()
+}
+
+/// The sum of the series of the proxy at this place whose lines begin so.
+pub(crate) async fn metric(playground: &Playground, proxy: usize, series: &str) -> usize {
+    let admin = playground.proxies[proxy].options().admin;
+    let answer = http::request(Method::GET, admin, "/metrics", String::new(), SOON).await.expect("metrics");
+    let text = String::from_utf8_lossy(&answer.1).into_owned();
+    let lines = text.lines().filter(|line| line.starts_with(series));
+    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
 }
 
 /// Waits until the proxy at this place says this of its proof of the leader.

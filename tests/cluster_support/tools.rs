@@ -1,11 +1,14 @@
 //! PostgreSQL's own client programs, as operators and applications call them.
 
+use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 use xtask::install;
+use xtask::playground::CLIENT_ROLE;
 
 use super::SOON;
 
@@ -16,6 +19,11 @@ pub(crate) fn tool(name: &str, args: &[&str]) -> Command {
     command.args(args).env_clear().env("LC_ALL", "C.UTF-8").env("HOME", "/nonexistent");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
+}
+
+/// How libpq reaches this port as the role of clients.
+pub(crate) fn libpq(port: SocketAddr) -> String {
+    format!("host=localhost hostaddr={} port={} user={CLIENT_ROLE} dbname=postgres", port.ip(), port.port())
 }
 
 /// `psql`, without anybody's settings file, in the form that programs read. Errors show their SQLSTATE.
@@ -93,6 +101,17 @@ impl Dialogue {
     /// Types one last line; answers what it complained of before it ended.
     pub(crate) async fn last(mut self, line: &str) -> String {
         self.say(line).await;
+        self.complaint().await
+    }
+
+    /// Presses Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).expect("psql runs");
+        kill_process(pid, Signal::INT).expect("psql runs");
+    }
+
+    /// Types no more; answers what it complained of before it ended.
+    pub(crate) async fn complaint(mut self) -> String {
         drop(self.stdin);
         let mut complaint = String::new();
         let mut stderr = self.child.stderr.take().expect("piped");

@@ -344,6 +344,12 @@ impl Playground {
         Ok(path)
     }
 
+    /// All that the process of that name has said.
+    pub fn log(&self, name: &str) -> String {
+        let text = std::fs::read(self.home.log(name)).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// The ends of all logs, for a failure's report.
     pub fn log_tails(&self, lines: usize) -> String {
         self.home.log_tails(lines)

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
+
 use super::home::Home;
 use super::picture::ProxySite;
 use super::process::Running;
@@ -73,6 +75,11 @@ impl Proxy {
         self.process.is_running()
     }
 
+    /// Sends it a signal, such as the one that has it read its settings again.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     pub(super) fn site(&self) -> ProxySite {
         ProxySite { name: self.options.name.clone(), admin: self.options.admin }
     }
@@ -89,7 +96,7 @@ fn settings(options: &ProxyOptions, socket: &Path) -> String {
     format!(
         "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n\n\
          [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
-         [[listener]]\nrole = \"primary\"\nlisten = [\"{primary}\"]\n{of_primary}\n\
-         [[listener]]\nrole = \"replica\"\nlisten = [\"{replica}\"]\n"
+         [[listener]]\nrole = \"primary\"\ncluster = \"{SCOPE}\"\nlisten = [\"{primary}\"]\n{of_primary}\n\
+         [[listener]]\nrole = \"replica\"\ncluster = \"{SCOPE}\"\nlisten = [\"{replica}\"]\n"
     )
 }
