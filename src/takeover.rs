@@ -1,7 +1,7 @@
 //! The way of the ports from one process to the next, over the admin socket, so that a new version starts without a
 //! moment in which nobody listens.
 //!
-//! The newcomer says [`HELLO`]; it gets a document (its length in 4 bytes first) that names the sockets, and the
+//! The newcomer says its hello; it gets a document (its length in 4 bytes first) that names the sockets, and the
 //! sockets themselves (SCM_RIGHTS, unix(7)). Both accept then. When the newcomer serves it says so, with one byte; the
 //! predecessor stops accepting, answers with one byte, and drains. A newcomer that dies before leaves the predecessor
 //! as it was.
@@ -168,7 +168,7 @@ impl Successor {
     }
 }
 
-/// Hands over to who is at the other end, which has said [`HELLO`]; returns when it serves.
+/// Hands over to who is at the other end, which has said its hello; returns when it serves.
 pub(crate) fn hand_over(mut stream: UnixStream, mut this: HandOver) -> io::Result<Successor> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(UNTIL_IT_SERVES))?;

@@ -71,7 +71,7 @@ impl Node {
         }
     }
 
-    /// Sets what it may take. [`TopologyRx::reconsider`] tells those who wait.
+    /// Sets what it may take. `TopologyRx::reconsider` tells those who wait.
     pub fn admit(&self, admission: Admission) {
         self.admission.store(admission as u8, Ordering::Relaxed);
     }
