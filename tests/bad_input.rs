@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use xtask::playground::ports::Ports;
 
 /// Nothing listens there: port 1 is nobody's, and needs root.
 const NO_ETCD: &str = "http://127.0.0.1:1";
@@ -98,7 +99,7 @@ fn agent_settings(api: SocketAddr) -> String {
 }
 
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound")
+    Ports::new().free().expect("a free port")
 }
 
 /// One line that says it all, apart from the text a caret points into.
@@ -114,7 +115,7 @@ fn the_proxy_points_at_the_mistake() {
         (
             "[drain]\ntimout = \"3s\"",
             "settings.toml:2:1: unknown key `timout` in [drain]\n  |\n2 | timout = \"3s\"\n  | ^^^^^^\n  \
-             = help: did you mean `timeout`? allowed: notice, timeout\n",
+             = help: did you mean `timeout`? allowed: notice, timeout, handed_over\n",
         ),
         (
             "[tcp]\nkeepalive_count = \"x\"",

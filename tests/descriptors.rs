@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use xtask::playground::ports::Ports;
 
 /// Open files the proxy may have.
 const LIMIT: usize = 96;
@@ -37,10 +39,6 @@ impl Proxy {
     }
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port")
-}
-
 /// A page of the admin port, when it answers.
 fn page(admin: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&admin, SOON).ok()?;
@@ -63,7 +61,8 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn at_the_limit_of_descriptors_it_waits_and_then_goes_on() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("proxy.toml");
-    let (port, admin) = (free_port(), free_port());
+    let mut ports = Ports::new();
+    let (port, admin) = (ports.free().expect("a port"), ports.free().expect("a port"));
     // Nobody serves, so that everybody who comes is held.
     let settings = format!(
         "[process]\nworkers = 1\n[admin]\nlisten = [\"{admin}\"]\n\

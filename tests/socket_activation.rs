@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use xtask::playground::ports::Ports;
 
 /// Bound on every wait.
 const SOON: Duration = Duration::from_secs(20);
@@ -40,7 +41,7 @@ fn a_port_that_systemd_listens_on_is_served() {
         fcntl_setfd(socket, FdFlags::empty()).expect("to be inherited");
     }
     let (port, stray) = (passed.local_addr().expect("bound"), unwanted.local_addr().expect("bound"));
-    let admin = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let admin = Ports::new().free().expect("a port");
     // It comes before the proxy does, and waits.
     let early = TcpStream::connect_timeout(&port, SOON).expect("systemd listens");
 
