@@ -118,7 +118,8 @@ async fn outage(strike: impl AsyncFnOnce(&mut Playground), heal: impl FnOnce(&mu
     assert!(after < TTL + SLACK, "cut after {after:?}\n{}", playground.log_tails(60));
     until(playground, "a refusal", async || failure(&scene.fence.renews, CANNOT_CONNECT_NOW).is_some()).await;
     let refused = failure(&scene.fence.renews, CANNOT_CONNECT_NOW).expect("there is one").text;
-    let why = "cluster demo: etcd does not answer and nobody vouches for the last leader pg1 (for ";
+    let why =
+        "cluster demo: nobody proves any more that the last leader pg1 leads; etcd does not answer (for ";
     assert!(refused.contains(why) && refused.ends_with("; gave up after 500ms"), "{refused}");
 
     // Who holds goes on, longer than any lease lives, with the sessions there are and with new ones.

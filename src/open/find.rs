@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 use crate::roster::Stage;
 use crate::route::{self, Choice, Nobody, Role};
 use crate::seats::Seat;
-use crate::topology::{OnNode, Queueing, Target, Topology};
+use crate::topology::{NoPrimary, OnNode, Queueing, Target, Topology};
 
 /// First pause before a server that refused is asked again; grows by half up to [`PAUSE_MAX`]. A new picture
 /// of the cluster ends every pause, so this only covers what the store has not told yet.
@@ -201,6 +201,12 @@ impl Opening<'_> {
             (Role::Primary, Some(since)) => format!(" (for {:.1} s)", now.since(since).as_secs_f64()),
             _ => String::new(),
         };
-        format!("cluster {}: {nobody}{since}", topology.cluster)
+        let silent = match (&topology.primary, &topology.store_down) {
+            (Err(NoPrimary::StoreLost(_)), Some(_)) => {
+                format!("; {} does not answer", topology.origin.who())
+            }
+            _ => String::new(),
+        };
+        format!("cluster {}: {nobody}{silent}{since}", topology.cluster)
     }
 }
