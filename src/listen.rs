@@ -173,12 +173,8 @@ fn admit(port: &Arc<Port>, client: Accepted, peer: Peer, tracker: &TaskTracker, 
     let ticket = Ticket::new(number, Arc::clone(port), peer);
     match port.room_for(peer) {
         Ok(room) => {
-            let session = session::serve(Roster::enrol(ticket), client, room);
-            let session = async move {
-                session.await;
-                drop(on_worker);
-            };
-            tracker.spawn_on(session, handle);
+            // Not wrapped in another future: a future that is handed to one is kept twice.
+            tracker.spawn_on(session::serve(Roster::enrol(ticket), client, room, on_worker), handle);
         }
         Err(why) => {
             port.metrics.refused();

@@ -24,6 +24,7 @@ use crate::refusal::{Refusal, TurnedAway};
 use crate::roster::{EndWait, Enrolled, Ticket};
 use crate::splice::{Duplex, Event, Host};
 use crate::topology::{OnNode, Reign, Target};
+use crate::workers::OnWorker;
 
 /// Time a client has to close after its server has closed and everything was delivered. PostgreSQL never
 /// half-closes, so there is nothing left to wait for but the client's own goodbye.
@@ -53,13 +54,19 @@ impl Ended {
 /// Serves one accepted client to its end.
 ///
 /// Not an `async fn`: that would keep room for each argument twice, in every session.
-pub(crate) fn serve(ticket: Enrolled, client: Accepted, mut room: Room) -> impl Future<Output = ()> + Send {
+pub(crate) fn serve(
+    ticket: Enrolled,
+    client: Accepted,
+    mut room: Room,
+    on_worker: OnWorker,
+) -> impl Future<Output = ()> + Send {
     let guard = ticket.port.metrics.session();
     async move {
         let ended = run(&ticket, client, &mut room).await.unwrap_or_else(|ended| ended);
         drop((guard, room));
         ticket.port.metrics.ended(ended.reason);
         report(&ticket, &ended);
+        drop(on_worker);
     }
 }
 
@@ -298,9 +305,10 @@ mod tests {
     /// kernel's part.
     #[test]
     fn an_open_session_is_small() {
-        fn size<A, B, C, R>(_: fn(A, B, C) -> R) -> usize {
+        fn size<A, B, C, D, R>(_: fn(A, B, C, D) -> R) -> usize {
             std::mem::size_of::<R>()
         }
         assert!(size(serve) <= 640, "{} bytes", size(serve));
+        assert!(std::mem::size_of::<Ticket>() <= 144, "{} bytes", std::mem::size_of::<Ticket>());
     }
 }
