@@ -19,6 +19,7 @@ use crate::refusal::Refusal;
 use crate::roster::Stage;
 use crate::route::{self, Choice, Nobody, Role};
 use crate::seats::Seat;
+use crate::topology::origin::Origin;
 use crate::topology::{NoPrimary, OnNode, Queueing, Target, Topology};
 
 /// First pause before a server that refused is asked again; grows by half up to [`PAUSE_MAX`]. A new picture
@@ -201,8 +202,10 @@ impl Opening<'_> {
             (Role::Primary, Some(since)) => format!(" (for {:.1} s)", now.since(since).as_secs_f64()),
             _ => String::new(),
         };
-        let silent = match (&topology.primary, &topology.store_down) {
-            (Err(NoPrimary::StoreLost(_)), Some(_)) => {
+        // The lease may run out before a question to etcd has timed out; a polled source is many, of whom some answer.
+        let is_silent = topology.origin == Origin::Etcd || topology.store_down.is_some();
+        let silent = match &topology.primary {
+            Err(NoPrimary::StoreLost(_)) if is_silent => {
                 format!("; {} does not answer", topology.origin.who())
             }
             _ => String::new(),
