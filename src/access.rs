@@ -18,10 +18,14 @@ pub struct Networks {
 impl Networks {
     /// Whether a client from `source` is taken.
     pub fn admit(&self, source: IpAddr) -> bool {
-        let source = source.to_canonical();
-        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&source));
-        (self.allow.is_empty() || within(&self.allow)) && !within(&self.deny)
+        (self.allow.is_empty() || within(&self.allow, source)) && !within(&self.deny, source)
     }
+}
+
+/// Whether one of `networks` has `source`, which may be an IPv4 address in IPv6 form.
+pub(crate) fn within(networks: &[IpNet], source: IpAddr) -> bool {
+    let source = source.to_canonical();
+    networks.iter().any(|network| network.contains(&source))
 }
 
 /// Open sessions by source address, where they are limited.

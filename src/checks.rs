@@ -27,7 +27,7 @@ pub(crate) async fn check(topology: TopologyRx, settings: Checks, tcp: Tcp, metr
     loop {
         every.tick().await;
         let picture = topology.current();
-        if !is_due(settings.when, &picture) {
+        if settings.when == When::StoreDown && picture.store_down.is_none() {
             // What was found then is not known to hold now.
             picture.nodes.values().for_each(|node| node.set_answers(true));
             verdicts.clear();
@@ -43,14 +43,6 @@ pub(crate) async fn check(topology: TopologyRx, settings: Checks, tcp: Tcp, metr
                 .or_insert_with(|| RiseFall::new(settings.rhythm.limits, true));
             note(&picture, target, verdict, answer);
         }
-    }
-}
-
-fn is_due(when: When, picture: &Topology) -> bool {
-    match when {
-        When::Always => true,
-        When::StoreDown => picture.store_down.is_some(),
-        When::Never => false,
     }
 }
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +60,8 @@ pub(crate) struct Doors {
     house: House,
     open: BTreeMap<String, Door>,
     ports: watch::Sender<Vec<Arc<Port>>>,
+    /// Those who accept.
+    accepting: TaskTracker,
 }
 
 /// Why the listeners stay as they are.
@@ -88,7 +89,8 @@ impl Doors {
         config: &Config,
         sockets: Vec<Vec<(Endpoint, Socket)>>,
     ) -> Result<Doors, DoorError> {
-        let mut doors = Doors { house, open: BTreeMap::new(), ports: watch::Sender::new(vec![]) };
+        let (ports, accepting) = (watch::Sender::new(vec![]), TaskTracker::new());
+        let mut doors = Doors { house, open: BTreeMap::new(), ports, accepting };
         let ready = config
             .listeners
             .iter()
@@ -113,13 +115,8 @@ impl Doors {
 
     /// Completes when nothing is accepted from any more; for after `stop`.
     pub(crate) async fn closed(&self) {
-        let all = self.open.values().flat_map(|door| door.sockets.values());
-        for accepting in all {
-            // Moments: each acceptor's task only has to run once more.
-            while accepting.acceptor.strong_count() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
+        self.accepting.close();
+        self.accepting.wait().await;
     }
 
     /// Makes the listeners those of `config`, or changes nothing and says why.
@@ -204,7 +201,7 @@ impl Doors {
                 door.sockets
                     .insert(address, Accepting { stop: stop.clone(), acceptor: Arc::downgrade(&acceptor) });
                 let accepting = listen::accept(door.port.subscribe(), acceptor, stop, sessions, workers);
-                house.sessions.spawn_on(accepting, &worker);
+                house.sessions.spawn_on(self.accepting.track_future(accepting), &worker);
             }
             self.open.insert(settings.name.clone(), door);
         }

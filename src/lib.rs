@@ -1,12 +1,12 @@
 //! pgvane: a TCP proxy that knows which PostgreSQL server to trust at this moment.
 //!
 //! It follows a cluster's keys in etcd ([`pgvane_cluster`]) or asks its members ([`sources`]), derives who takes
-//! sessions ([`topology`]), accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes ([`splice`]). It
-//! decides nothing about PostgreSQL and writes nothing to etcd.
+//! sessions ([`topology`]), accepts clients, finds each a server (`listen`, `open`, [`route`]) and moves bytes
+//! ([`splice`]). It decides nothing about PostgreSQL and writes nothing to etcd.
 //!
-//! Arrows point one way: `doors` -> `listen` -> `session` -> { `open`, `splice`, `close` }; `open` -> { `route`,
-//! `dial`, `client`, `refusal`, `pgwire` }; `topology::feed` -> { `pgvane_cluster`, `topology::derive` };
-//! `sources` -> `topology::feed`; `splice` -> { `socket`, tokio's traits }.
+//! Arrows point one way: `operate` -> `doors` -> `listen` -> `session` -> { `open`, `splice`, `close` }; `open` -> {
+//! `route`, `dial`, `conn`, `refusal`, `pgwire` }; `topology::feed` -> { `pgvane_cluster`, `topology::derive` };
+//! `sources` -> `topology::feed`; `admin` -> { `roster`, `topology` }; `splice` -> { `socket`, tokio's traits }.
 
 mod acceptor;
 pub mod access;
@@ -191,7 +191,7 @@ fn follow_clusters<S: Store>(
         let (topology, feeding) = feed(input, stop.clone());
         house.spawn(stop.clone().run_until_cancelled_owned(driving));
         house.spawn(feeding);
-        if let Some(settings) = cluster.checks.filter(|checks| checks.when != config::When::Never) {
+        if let Some(settings) = cluster.checks {
             let checking = checks::check(topology.clone(), settings, config.tcp, metrics);
             house.spawn(stop.clone().run_until_cancelled_owned(checking));
         }

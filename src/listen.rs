@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::acceptor::Acceptor;
-use crate::access::{FromSource, Sources};
+use crate::access::{FromSource, Sources, within};
 use crate::config::{Listener, Tcp};
 use crate::conn::Accepted;
 use crate::endpoint::Peer;
@@ -108,8 +108,7 @@ impl Port {
 
     /// Whether connections of this peer begin with a PROXY header.
     pub(crate) fn is_told_by(&self, peer: Peer) -> bool {
-        let from = &self.settings.proxy_protocol.from;
-        peer.ip().is_some_and(|ip| from.iter().any(|network| network.contains(&ip.to_canonical())))
+        peer.ip().is_some_and(|ip| within(&self.settings.proxy_protocol.from, ip))
     }
 
     /// Sessions that are open or opening.

@@ -58,7 +58,7 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
                 Some(RawOnStoreLoss::Fence) => OnStoreLoss::Fence,
                 Some(RawOnStoreLoss::Hold) | None => OnStoreLoss::Hold,
             };
-            let checks = Some(check_checks(raw.checks.map(Spanned::into_inner))?);
+            let checks = check_checks(raw.checks.map(Spanned::into_inner))?;
             return Ok(Cluster {
                 source: Source::Etcd(check_etcd(name, keys, etcd)?),
                 on_store_loss,
@@ -95,21 +95,16 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
     Ok(Cluster { source, on_store_loss: OnStoreLoss::Fence, checks: None })
 }
 
-fn check_checks(raw: Option<RawChecks>) -> Result<Checks, Problem> {
-    let raw = raw.unwrap_or(RawChecks { when: None, interval: None, timeout: None, rise: None, fall: None });
-    Ok(Checks {
-        when: match raw.when {
-            Some(RawWhen::Always) => When::Always,
-            Some(RawWhen::Never) => When::Never,
-            Some(RawWhen::StoreDown) | None => When::StoreDown,
-        },
-        rhythm: check_rhythm(
-            raw.interval.as_ref(),
-            raw.timeout.as_ref(),
-            raw.rise.as_ref(),
-            raw.fall.as_ref(),
-        )?,
-    })
+fn check_checks(raw: Option<RawChecks>) -> Result<Option<Checks>, Problem> {
+    let raw = raw.unwrap_or_default();
+    let rhythm =
+        check_rhythm(raw.interval.as_ref(), raw.timeout.as_ref(), raw.rise.as_ref(), raw.fall.as_ref())?;
+    let when = match raw.when {
+        Some(RawWhen::Never) => return Ok(None),
+        Some(RawWhen::Always) => When::Always,
+        Some(RawWhen::StoreDown) | None => When::StoreDown,
+    };
+    Ok(Some(Checks { when, rhythm }))
 }
 
 fn one_too_many(section: &str, at: Range<usize>) -> Problem {

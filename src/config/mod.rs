@@ -107,7 +107,7 @@ pub struct Cluster {
     pub source: Source,
     /// What to do with the last leader when its source no longer proves it.
     pub on_store_loss: OnStoreLoss,
-    /// How servers are checked; `None`: the source asks them already.
+    /// How servers are checked; `None`: not at all, or the source asks them already.
     pub checks: Option<Checks>,
 }
 
@@ -127,8 +127,6 @@ pub enum When {
     StoreDown,
     /// At all times.
     Always,
-    /// At none.
-    Never,
 }
 
 /// Where the truth about a cluster comes from.

@@ -85,7 +85,7 @@ pub(super) struct RawCluster {
     pub(super) checks: Option<Spanned<RawChecks>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawChecks {
     pub(super) when: Option<RawWhen>,

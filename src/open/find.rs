@@ -118,7 +118,7 @@ impl Opening<'_> {
     /// Queues the client until one of `full` has room or the picture changes.
     async fn queue(&mut self, topology: &Topology, full: &[Arc<Target>]) -> Result<(), Refusal> {
         let limit = self.port.settings.rules.max_sessions_per_target.unwrap_or_default();
-        let why = |_: &Opening<'_>| {
+        let why = || {
             format!(
                 "cluster {}: every server for this session has its limit of {limit} sessions \
                  (max_sessions_per_target)",
@@ -126,9 +126,7 @@ impl Opening<'_> {
             )
         };
         let was_queued = self.queue.is_some();
-        if self.hold.is_none() {
-            self.be_held(why)?;
-        }
+        self.be_held(|_| why())?;
         let since = self.queue.take().map_or_else(Instant::now, |queue| queue.since);
         self.queue = Some(Queue { _place: Queueing::at(full), since });
         if !was_queued {
@@ -146,7 +144,7 @@ impl Opening<'_> {
             }
         };
         if self.unless_over(None, work).await? == Some(false) {
-            let text = format!("{}; gave up after {}", why(self), show_duration(patience));
+            let text = format!("{}; gave up after {}", why(), show_duration(patience));
             return Err(Refusal::with(CloseReason::QueueTimeout, pgwire::TOO_MANY_CONNECTIONS, text));
         }
         self.tried.clear();
@@ -179,20 +177,16 @@ impl Opening<'_> {
         select_all(recoveries).await;
     }
 
-    pub(super) fn timed_out(&self, now: Tick) -> Refusal {
+    pub(super) fn timed_out(&self) -> Refusal {
         let topology = self.topology.current();
         let waited = show_duration(self.port.settings.hold_timeout);
-        let text = format!("{}; gave up after {waited}", self.why_at(&topology, now));
+        let text = format!("{}; gave up after {waited}", self.why(&topology));
         Refusal::with(CloseReason::HoldTimeout, pgwire::CANNOT_CONNECT_NOW, text)
     }
 
-    fn why(&self, topology: &Topology) -> String {
-        self.why_at(topology, Tick::now())
-    }
-
     /// Which cluster, why nobody takes this client, since when.
-    fn why_at(&self, topology: &Topology, now: Tick) -> String {
-        let rules = self.port.settings.rules;
+    fn why(&self, topology: &Topology) -> String {
+        let (rules, now) = (self.port.settings.rules, Tick::now());
         let choice = route::choose(rules, topology, self.cursor, &[], true, now);
         let nobody = match choice {
             Choice::Target(_) | Choice::Full(_) => Nobody::Unreachable(self.failures.clone()),

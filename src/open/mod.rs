@@ -10,9 +10,9 @@ mod exchange;
 mod find;
 mod reach;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::units::show_duration;
 use tokio::time::timeout;
@@ -34,7 +34,7 @@ use crate::topology::{OnNode, Target, TopologyRx};
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) conn: Conn,
-    pub(crate) target: std::sync::Arc<Target>,
+    pub(crate) target: Arc<Target>,
     pub(crate) on_node: OnNode,
 }
 
@@ -214,7 +214,7 @@ impl<'a> Opening<'a> {
             _ = reign_ended => Ok(None),
             result = work => Ok(Some(result)),
             () = client_left(self.client) => Err(Refusal::silent(CloseReason::ClientLeftEarly)),
-            () = tokio::time::sleep_until(deadline.into()) => Err(self.timed_out(Tick::now())),
+            () = tokio::time::sleep_until(deadline.into()) => Err(self.timed_out()),
         }
     }
 }
