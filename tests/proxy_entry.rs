@@ -70,6 +70,12 @@ async fn an_announced_client_is_the_one_that_counts() {
     let (welcome, _) = enter(b"PROXY TCP4 203.0.113.1 198.51.100.1 5555 5432\r\n").await;
     assert!(matches!(welcome, Welcome::Error(code, _) if code == "28000"));
 
+    // A header that names nobody: who sends it counts, and is not within `allow`.
+    for nobody in [v2(None, None), b"PROXY UNKNOWN\r\n".to_vec()] {
+        let (welcome, _) = enter(&nobody).await;
+        assert!(matches!(welcome, Welcome::Error(code, _) if code == "28000"));
+    }
+
     let (status, sessions) = proxy.with_token("GET", "/sessions").await;
     assert_eq!(status, 200);
     assert!(sessions.contains("\"client\":\"192.0.2.7:5555\""), "{sessions}");

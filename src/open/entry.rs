@@ -17,7 +17,8 @@ use crate::refusal::Refusal;
 use crate::roster::Ticket;
 
 impl Opening<'_> {
-    /// Reads the PROXY header of a peer that sends one; answers the client's address where it tells it.
+    /// Reads the PROXY header of a peer that sends one; answers whose address counts: the client's, or the peer's own
+    /// where the header names nobody.
     pub(super) async fn be_told_source(&mut self) -> Result<Option<SocketAddr>, Refusal> {
         if !self.port.is_told_by(self.ticket.peer) {
             return Ok(None);
@@ -27,7 +28,7 @@ impl Opening<'_> {
         if let Some(source) = source {
             self.ticket.announce(source);
         }
-        Ok(source)
+        Ok(source.or(self.ticket.peer.address()))
     }
 
     /// Where TLS ends here, shakes hands with a client that wants it. What is read of one that does not stays in
