@@ -6,10 +6,12 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt;
 
+use cluster_support::certificates::Authority;
 use cluster_support::tools::{Dialogue, complained, fed, printed, psql, tool};
 use cluster_support::writer::config;
-use cluster_support::{SOON, add_proxy, cluster, healthy, switchover, topology, until, until_standing};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use cluster_support::{
+    SOON, add_proxy, cluster, healthy, small, switchover, topology, until, until_standing,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, NoTls};
@@ -26,15 +28,6 @@ fn as_superuser(playground: &Playground, proxy: usize, more: &str) -> String {
     let config = playground.node("pg1").superuser();
     let password = String::from_utf8_lossy(config.get_password().expect("a password")).into_owned();
     through(playground, proxy).replace(CLIENT_ROLE, "postgres") + &format!(" password={password} {more}")
-}
-
-/// One node that leads, and a proxy.
-async fn small() -> Playground {
-    let mut playground = cluster(1, 10, vec![]).await;
-    let etcd = playground.etcd.client();
-    add_proxy(&mut playground, etcd, "", "");
-    healthy(&mut playground).await;
-    playground
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,27 +103,8 @@ async fn notifications_and_replication_pass() {
     assert_ne!(size, 0, "no WAL was written down");
 }
 
-/// A CA, and files for a server called localhost.
-struct Certificates {
-    ca: String,
-    certificate: String,
-    key: String,
-}
-
-impl Certificates {
-    fn signed_by(name: &str) -> Certificates {
-        let mut params = CertificateParams::new(vec![]).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Of the same name as its issuer, a certificate would pass for self-signed with OpenSSL.
-        params.distinguished_name.push(DnType::CommonName, name);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
-        let key = KeyPair::generate().expect("a key");
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "named.test".to_owned()];
-        let params = CertificateParams::new(names).expect("names");
-        let certificate = params.signed_by(&key, &ca).expect("signs").pem();
-        Certificates { ca: ca.pem(), certificate, key: key.serialize_pem() }
-    }
-}
+/// What the servers here are called.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "named.test"];
 
 /// Whether the server itself sees encryption.
 const SEES_TLS: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -138,9 +112,11 @@ const SEES_TLS: &str = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()
 #[tokio::test(flavor = "multi_thread")]
 async fn libpq_trusts_the_proxy_where_tls_ends_and_the_server_where_it_passes() {
     let mut playground = small().await;
-    let (ours, strange) = (Certificates::signed_by("ours"), Certificates::signed_by("another"));
-    let file = |name, text| playground.write(name, text).expect("writes").display().to_string();
-    let (ca, other_ca) = (file("ca.crt", &ours.ca), file("other.crt", &strange.ca));
+    let (our_ca, strange_ca) = (Authority::new("ours"), Authority::new("another"));
+    let ours = our_ca.sign_all(&NAMES);
+    let file = |name: &str, text: &str| playground.write(name, text).expect("writes").display().to_string();
+    let (ca, other_ca) =
+        (file("ca.crt", &our_ca.certificate()), file("other.crt", &strange_ca.certificate()));
     let (certificate, key) = (file("tls.crt", &ours.certificate), file("tls.key", &ours.key));
     let section =
         format!("[listener.tls]\nmode = \"terminate\"\ncert = \"{certificate}\"\nkey = \"{key}\"\n");
@@ -186,9 +162,11 @@ async fn turn_on_tls(playground: &Playground, certificate: &str, key: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_goes_on_to_servers_that_can_be_trusted() {
     let mut playground = small().await;
-    let (ours, strange) = (Certificates::signed_by("ours"), Certificates::signed_by("another"));
-    let file = |name, text| playground.write(name, text).expect("writes").display().to_string();
-    let (ca, other_ca) = (file("ca.crt", &ours.ca), file("other.crt", &strange.ca));
+    let (our_ca, strange_ca) = (Authority::new("ours"), Authority::new("another"));
+    let (ours, strange) = (our_ca.sign_all(&NAMES), strange_ca.sign_all(&NAMES));
+    let file = |name: &str, text: &str| playground.write(name, text).expect("writes").display().to_string();
+    let (ca, other_ca) =
+        (file("ca.crt", &our_ca.certificate()), file("other.crt", &strange_ca.certificate()));
     let (certificate, key) = (file("tls.crt", &ours.certificate), file("tls.key", &ours.key));
     let (other, other_key) =
         (file("other.tls.crt", &strange.certificate), file("other.tls.key", &strange.key));

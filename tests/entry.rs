@@ -9,21 +9,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cluster_support::certificates::{Authority, Signed};
 use cluster_support::raw::{self, SSL_REQUEST};
-use cluster_support::tools::{Dialogue, complained, libpq, printed, psql, tool};
-use cluster_support::{SOON, add_proxy, cluster, healthy, metric, one_more_port, topology, until};
+use cluster_support::tools::{Dialogue, complained, libpq, operate, printed, psql, tool};
+use cluster_support::{SOON, cluster, metric, topology, until};
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_postgres::NoTls;
 use tokio_rustls::TlsConnector;
 use xtask::playground::Playground;
-use xtask::programs;
 
 /// One node that leads, and no proxy yet.
 async fn small() -> Playground {
@@ -47,12 +45,8 @@ async fn with_ports<const N: usize>(
     playground: &mut Playground,
     ports: [(&str, String); N],
 ) -> (usize, [SocketAddr; N]) {
-    let ports = ports.map(|(name, keys)| one_more_port(name, &format!("role = \"primary\"\n{keys}")));
-    let sections: String = ports.iter().map(|(_, section)| section.as_str()).collect();
-    let etcd = playground.etcd.client();
-    let proxy = add_proxy(playground, etcd, "", &sections);
-    healthy(playground).await;
-    (proxy, ports.map(|(address, _)| address))
+    let ports = ports.map(|(name, keys)| (name, format!("role = \"primary\"\n{keys}")));
+    cluster_support::with_ports(playground, ports).await
 }
 
 /// How many ends of sessions of this listener had this reason.
@@ -113,16 +107,6 @@ async fn libpq_has_to_come_by_tls_as_the_port_says() {
     assert!(preferred.contains("SSL connection"), "{preferred}");
 }
 
-/// Has the proxy read its settings again; answers whether it did, and what was said.
-async fn reload(playground: &Playground, proxy: usize) -> (bool, String) {
-    let ctl = programs::built().expect("the programs are built").ctl;
-    let mut command = Command::new(ctl);
-    command.args(["proxy", "--socket"]).arg(playground.proxies[proxy].socket()).arg("reload");
-    let output = timeout(SOON, command.output()).await.expect("ends").expect("starts");
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_replaced_under_open_sessions_by_good_ones_only() {
     let mut playground = small().await;
@@ -148,16 +132,16 @@ async fn certificates_are_replaced_under_open_sessions_by_good_ones_only() {
     assert_eq!(session.line().await, "still\n");
 
     shown(&playground, "server", &third.sign("localhost"));
-    let (done, said) = reload(&playground, proxy).await;
-    assert!(done, "{said}");
-    assert!(passes(&third_ca).await && !passes(&second_ca).await, "{said}");
+    let reload = async || operate(playground.proxies[proxy].socket(), &["reload"]).await;
+    reload().await.expect("it is good");
+    assert!(passes(&third_ca).await && !passes(&second_ca).await);
 
     let key = file(&playground, "server.key", &first.sign("localhost").key);
-    let (done, said) = reload(&playground, proxy).await;
-    assert!(!done && said.contains(&key) && said.contains("this is not the key of"), "{said}");
+    let said = reload().await.expect_err("another key");
+    assert!(said.contains(&key) && said.contains("this is not the key of"), "{said}");
     let certificate = file(&playground, "server.crt", "no certificate\n");
-    let (done, said) = reload(&playground, proxy).await;
-    assert!(!done && said.contains(&certificate), "{said}");
+    let said = reload().await.expect_err("no certificate");
+    assert!(said.contains(&certificate), "{said}");
     assert!(passes(&third_ca).await, "the last good one is still shown");
     session.say("SELECT 'still';").await;
     assert_eq!(session.line().await, "still\n");

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use cluster_support::tools::{Dialogue, libpq, printed, psql};
 use cluster_support::writer::config;
 use cluster_support::{
-    SOON, add_proxy, cluster, healthy, member, one_more_port, switchover, topology, until,
+    SOON, add_proxy, cluster, healthy, member, one_more_port, switchover, topology, until, with_ports,
 };
 use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdStore};
@@ -43,19 +43,6 @@ async fn asked(port: SocketAddr, calls: usize) -> Answers {
         *answers.entry(who(port).await).or_default() += 1;
     }
     answers
-}
-
-/// A proxy with a port of each of these names and keys, besides the usual two.
-async fn with_ports<const N: usize>(
-    playground: &mut Playground,
-    ports: [(&str, &str); N],
-) -> (usize, [SocketAddr; N]) {
-    let ports = ports.map(|(name, keys)| one_more_port(name, keys));
-    let sections: String = ports.iter().map(|(_, section)| section.as_str()).collect();
-    let etcd = playground.etcd.client();
-    let proxy = add_proxy(playground, etcd, "", &sections);
-    healthy(playground).await;
-    (proxy, ports.map(|(address, _)| address))
 }
 
 /// A session that is kept, and who serves it.
@@ -287,7 +274,9 @@ async fn cancelled(playground: &Playground, name: &str, mut session: Dialogue) -
 #[tokio::test(flavor = "multi_thread")]
 async fn psql_cancels_reads_also_after_a_switchover() {
     let mut playground = cluster(3, 10, vec![]).await;
-    let (proxy, []) = with_ports(&mut playground, []).await;
+    let etcd = playground.etcd.client();
+    let proxy = add_proxy(&mut playground, etcd, "", "");
+    healthy(&mut playground).await;
     let replica = libpq(playground.proxies[proxy].options().replica);
     let mut on_three = vec![];
     while on_three.len() < 2 {

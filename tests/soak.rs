@@ -7,16 +7,15 @@ mod cluster_support;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster_support::SOON;
+use cluster_support::tools::operate;
 use cluster_support::writer::config;
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::NoTls;
@@ -128,23 +127,15 @@ fn held(pid: u64) -> Held {
     }
 }
 
-async fn ctl(ctl: &Path, socket: &Path, arguments: &[&str]) -> String {
-    let mut command = Command::new(ctl);
-    command.args(["proxy", "--socket"]).arg(socket).args(arguments);
-    let output = timeout(SOON, command.output()).await.expect("in time").expect("it starts");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// Whom to disturb.
 struct Scene {
     playground: Playground,
-    ctl: std::path::PathBuf,
     settings: String,
 }
 
 impl Scene {
     async fn operate(&self, arguments: &[&str]) -> String {
-        ctl(&self.ctl, self.playground.proxies[0].socket(), arguments).await
+        operate(self.playground.proxies[0].socket(), arguments).await.unwrap_or_default()
     }
 
     async fn status(&self) -> Value {
@@ -239,7 +230,7 @@ async fn nothing_is_left_of_sessions_whatever_ends_them() {
     let playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
     drill::create_table(&playground).await.expect("a table");
     let settings = fs::read_to_string(playground.proxies[0].file()).expect("its settings");
-    let mut scene = Scene { playground, ctl: programs.ctl.clone(), settings };
+    let mut scene = Scene { playground, settings };
     let site = scene.playground.proxies[0].options().clone();
     let pid = scene.status().await["pid"].as_u64().expect("a process id");
     let before = held(pid);

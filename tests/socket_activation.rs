@@ -1,35 +1,19 @@
 //! Sockets that systemd has bound: they are used where the settings ask for them.
 
+mod process_support;
+
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use process_support::{Proxy, SOON, page};
 use rustix::io::{FdFlags, fcntl_setfd};
 use xtask::playground::ports::Ports;
 
-/// Bound on every wait.
-const SOON: Duration = Duration::from_secs(20);
-
-/// The proxy; ended with the test.
-struct Proxy(Child);
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn topology(admin: SocketAddr) -> Option<serde_json::Value> {
-    let mut stream = TcpStream::connect_timeout(&admin, SOON).ok()?;
-    stream.set_read_timeout(Some(SOON)).ok()?;
-    stream.write_all(b"GET /topology HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    serde_json::from_str(&page(admin, "/topology")?).ok()
 }
 
 #[test]

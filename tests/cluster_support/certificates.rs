@@ -30,8 +30,14 @@ impl Authority {
 
     /// One for `name`.
     pub(crate) fn sign(&self, name: &str) -> Signed {
+        self.sign_all(&[name])
+    }
+
+    /// One for all of `names`, addresses among them.
+    pub(crate) fn sign_all(&self, names: &[&str]) -> Signed {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(names).expect("names");
         let certificate = params.signed_by(&key, &self.issuer).expect("signs").pem();
         Signed { certificate, key: key.serialize_pem() }
     }

@@ -39,6 +39,15 @@ pub(crate) async fn cluster(nodes: usize, ttl: u32, apis: Vec<SocketAddr>) -> Pl
     playground
 }
 
+/// One node that leads, and a proxy.
+pub(crate) async fn small() -> Playground {
+    let mut playground = cluster(1, 10, vec![]).await;
+    let etcd = playground.etcd.client();
+    add_proxy(&mut playground, etcd, "", "");
+    healthy(&mut playground).await;
+    playground
+}
+
 /// Adds a proxy that finds etcd at `etcd`; answers its place.
 pub(crate) fn add_proxy(
     playground: &mut Playground,
@@ -55,6 +64,19 @@ pub(crate) fn one_more_port(name: &str, keys: &str) -> (SocketAddr, String) {
     let address = Ports::new().free().expect("a port");
     let cluster = if keys.contains("cluster =") { "" } else { "cluster = \"demo\"\n" };
     (address, format!("[[listener]]\nname = \"{name}\"\nlisten = [\"{address}\"]\n{cluster}{keys}\n"))
+}
+
+/// A proxy with a port of each of these names and keys, besides the usual two.
+pub(crate) async fn with_ports<const N: usize>(
+    playground: &mut Playground,
+    ports: [(&str, impl AsRef<str>); N],
+) -> (usize, [SocketAddr; N]) {
+    let ports = ports.map(|(name, keys)| one_more_port(name, keys.as_ref()));
+    let sections: String = ports.iter().map(|(_, section)| section.as_str()).collect();
+    let etcd = playground.etcd.client();
+    let proxy = add_proxy(playground, etcd, "", &sections);
+    healthy(playground).await;
+    (proxy, ports.map(|(address, _)| address))
 }
 
 /// Waits until the cluster is whole and every proxy routes to it.

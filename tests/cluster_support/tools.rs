@@ -1,14 +1,15 @@
 //! PostgreSQL's own client programs, as operators and applications call them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
-use xtask::install;
 use xtask::playground::CLIENT_ROLE;
+use xtask::{install, programs};
 
 use super::SOON;
 
@@ -24,6 +25,16 @@ pub(crate) fn tool(name: &str, args: &[&str]) -> Command {
 /// How libpq reaches this port as the role of clients.
 pub(crate) fn libpq(port: SocketAddr) -> String {
     format!("host=localhost hostaddr={} port={} user={CLIENT_ROLE} dbname=postgres", port.ip(), port.port())
+}
+
+/// Has `pgvanectl proxy` do this to the proxy of an admin socket; answers what it says, or complains of.
+pub(crate) async fn operate(socket: &Path, args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(programs::built().expect("the programs are built").ctl);
+    command.args(["proxy", "--socket"]).arg(socket).args(args);
+    let output = timeout(SOON, command.output()).await.expect("ends").expect("starts");
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    let said = String::from_utf8_lossy(&said).into_owned();
+    if output.status.success() { Ok(said) } else { Err(said) }
 }
 
 /// `psql`, without anybody's settings file, in the form that programs read. Errors show their SQLSTATE.
