@@ -20,7 +20,7 @@ pub fn start(log: &Log) {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     let started = match log.format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text | LogFormat::Patroni => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
     };
     drop(started);

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, NodeName};
 use pgvane_cluster::records::{MemberRole, MemberState, PATRONI_VERSION};
+use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::{ClusterView, Member};
 use serde_json::{Map, Value, json};
 
-use super::health::is_quorum;
 use super::snapshot::{ApiSnapshot, Wal};
 
 /// The body of GET `/patroni` and of health checks.
@@ -98,14 +98,18 @@ pub(super) fn instant(text: &str) -> Option<Timestamp> {
 pub fn listed(view: &ClusterView, name: &NodeName) -> Option<&'static str> {
     let sync = view.sync.as_ref().map(|v| &v.value).filter(|r| r.leader.is_some())?;
     let named = sync.standbys().any(|n| n.eq_ignore_ascii_case(name.as_str()));
-    let kind = if is_quorum(view) { "quorum" } else { "sync" };
-    (view.settings().synchronous_mode && named).then_some(kind)
+    let kind = match view.settings().synchronous_mode {
+        SynchronousMode::Off => return None,
+        SynchronousMode::On => "sync",
+        SynchronousMode::Quorum => "quorum",
+    };
+    named.then_some(kind)
 }
 
 /// What a member is in the eyes of an operator.
 pub fn shown_role(view: &ClusterView, name: &NodeName, member: &Member) -> &'static str {
     if view.leader.as_ref().is_some_and(|l| l.name == *name) {
-        if member.record.role == MemberRole::StandbyLeader || view.settings().standby_cluster {
+        if member.record.role == MemberRole::StandbyLeader || view.settings().standby_cluster.is_some() {
             "standby_leader"
         } else {
             "leader"

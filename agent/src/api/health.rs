@@ -93,7 +93,7 @@ impl Check<'_> {
     }
 
     fn in_standby_cluster(&self) -> bool {
-        self.s.view().is_some_and(|v| v.settings().standby_cluster)
+        self.s.view().is_some_and(|v| v.settings().standby_cluster.is_some())
     }
 
     fn primary(&self) -> bool {
@@ -156,12 +156,6 @@ impl Check<'_> {
         let view = self.s.view().filter(|_| fresh && self.replica());
         view.is_some_and(|view| listed(view, &self.s.name) == wanted)
     }
-}
-
-/// Whether commits wait for any standbys rather than the named ones.
-pub(super) fn is_quorum(view: &pgvane_cluster::view::ClusterView) -> bool {
-    let mode = view.config.as_ref().and_then(|c| c.value.json.get("synchronous_mode"));
-    mode.and_then(Value::as_str).is_some_and(|m| m.eq_ignore_ascii_case("quorum"))
 }
 
 #[cfg(test)]

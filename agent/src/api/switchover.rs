@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use pgvane_cluster::ids::{NodeName, Revision};
 use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::records::FailoverRecord;
+use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::store::{Compare, Store, Txn, Write};
 use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
@@ -16,7 +17,6 @@ use tokio::sync::watch;
 
 use super::answer::Refused;
 use super::document::read;
-use super::health::is_quorum;
 use super::snapshot::ApiSnapshot;
 use crate::peers::{PeerAnswer, ask_all};
 
@@ -104,7 +104,7 @@ pub(super) fn candidates(wish: &Wish, view: &ClusterView) -> Result<Vec<(NodeNam
     if wish.leader.is_some() && wish.leader.as_ref() != leader {
         return impossible("leader name does not match".to_owned());
     }
-    let by_name = view.settings().synchronous_mode && !is_quorum(view);
+    let by_name = view.settings().synchronous_mode == SynchronousMode::On;
     let in_sync = |name: &NodeName| {
         let sync = view.sync.as_ref().map(|s| &s.value);
         sync.is_some_and(|s| s.standbys().any(|n| n.eq_ignore_ascii_case(name.as_str())))

@@ -16,7 +16,8 @@ use toml::Spanned;
 
 use super::raw::{RawBootstrap, RawConfig, RawEtcd, RawLog, RawPostgresql, RawRestapi, RawRole, RawTiming};
 use super::{
-    Bootstrap, Config, Etcd, Guard, HostPort, Log, LogFormat, Login, NewUser, Postgresql, Restapi, Role,
+    Access, Bootstrap, BootstrapMethod, Callbacks, Config, Ctl, Etcd, Guard, HostPort, Log, LogFormat, Login,
+    NewUser, Postgresql, ReplicaMethod, Restapi, Role, ServerTokens, Watchdog,
 };
 use crate::guard::{check_socket_path, default_socket};
 use crate::timing::{MAX_CLOCK_DRIFT_PPM, Timing, TimingOverrides};
@@ -194,17 +195,20 @@ pub(super) fn check(raw: RawConfig, base: &Path) -> Checked<Config> {
             socket
         }
     };
+    let restapi = restapi(raw.restapi)?;
     Ok(Config {
         name: NodeName::new(raw.name.into_inner()),
         scope: raw.scope.into_inner(),
         namespace: raw.namespace.map_or_else(|| "service".to_owned(), Spanned::into_inner),
         etcd: etcd(raw.etcd, base)?,
-        restapi: restapi(raw.restapi)?,
+        ctl: Ctl { login: restapi.login.clone(), ..Ctl::default() },
+        restapi,
         bootstrap: bootstrap(raw.bootstrap, &timing)?,
         tags: tags(&raw.tags)?,
         postgresql,
         timing,
         guard: Guard { socket, log: raw.guard.log.map(|p| base.join(p.into_inner())) },
+        watchdog: Watchdog::default(),
         log: log(raw.log)?,
     })
 }
@@ -298,6 +302,11 @@ fn restapi(raw: RawRestapi) -> Checked<Restapi> {
         listen,
         connect_address: connect_address(raw.connect_address, fallback, "restapi", listen.port())?,
         login: login(raw.username, raw.password, "restapi")?,
+        tls: None,
+        access: Access::default(),
+        http_extra_headers: vec![],
+        https_extra_headers: vec![],
+        server_tokens: ServerTokens::default(),
     })
 }
 
@@ -413,6 +422,25 @@ fn postgresql(raw: RawPostgresql, base: &Path) -> Checked<Postgresql> {
         parameters: parameters(&raw.parameters)?,
         pg_hba,
         data_dir,
+        pg_ident: vec![],
+        recovery_conf: BTreeMap::new(),
+        proxy_address: None,
+        config_dir: None,
+        bin_names: BTreeMap::new(),
+        config_base_name: "postgresql".to_owned(),
+        custom_conf: None,
+        use_unix_socket_repl: false,
+        krbsrvname: None,
+        replica_methods: vec![ReplicaMethod::basebackup()],
+        basebackup: vec![],
+        callbacks: Callbacks::default(),
+        pre_promote: None,
+        before_stop: None,
+        pg_ctl_timeout: Duration::from_mins(1),
+        use_pg_rewind: None,
+        remove_data_directory_on_rewind_failure: None,
+        remove_data_directory_on_diverged_timelines: None,
+        rewind_options: vec![],
     })
 }
 
@@ -459,6 +487,7 @@ fn role(raw: RawRole, default_name: &str) -> Role {
     Role {
         username: raw.username.map_or_else(|| default_name.to_owned(), Spanned::into_inner),
         password: raw.password,
+        connection: BTreeMap::new(),
     }
 }
 
@@ -558,7 +587,14 @@ fn bootstrap(raw: RawBootstrap, timing: &TimingOverrides) -> Checked<Bootstrap> 
         }
         users.push(NewUser { name, password: user.password, options });
     }
-    Ok(Bootstrap { dcs, initdb, users, post_bootstrap: raw.post_bootstrap.map(Spanned::into_inner) })
+    Ok(Bootstrap {
+        dcs,
+        initdb,
+        users,
+        post_bootstrap: raw.post_bootstrap.map(Spanned::into_inner),
+        method: BootstrapMethod::Initdb,
+        pg_hba: vec![],
+    })
 }
 
 fn initdb(raw: &[Spanned<String>]) -> Checked<Vec<String>> {

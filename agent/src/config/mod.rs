@@ -1,11 +1,13 @@
 //! The settings of one agent, all valid. Built only by `check` from what `raw` read.
 
+mod bootstrap;
 mod check;
+mod postgresql;
 mod raw;
+mod restapi;
+mod watchdog;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pgvane_cluster::ids::NodeName;
@@ -13,9 +15,12 @@ use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::Tags;
 pub use pgvane_cluster::settings_file::{Secret, SettingsError};
 use pgvane_cluster::store::etcd::EtcdOptions;
-use serde_json::Value;
 
+pub use self::bootstrap::{Bootstrap, BootstrapMethod, NewUser};
 pub use self::check::{CONTROLLED_PARAMETERS, Loaded, Preset, etcd_url, load, parse};
+pub use self::postgresql::{Callbacks, Postgresql, ReplicaMethod, Role, Script};
+pub use self::restapi::{Access, Ctl, Restapi, ServerTls, ServerTokens, VerifyClient};
+pub use self::watchdog::{Watchdog, WatchdogMode};
 use crate::guard::protocol::StoreAccess;
 use crate::timing::TimingOverrides;
 
@@ -32,6 +37,8 @@ pub struct Config {
     pub etcd: Etcd,
     /// The REST API.
     pub restapi: Restapi,
+    /// How to reach the REST API of others.
+    pub ctl: Ctl,
     /// The local PostgreSQL.
     pub postgresql: Postgresql,
     /// How a new cluster begins.
@@ -42,6 +49,8 @@ pub struct Config {
     pub timing: TimingOverrides,
     /// The guard process.
     pub guard: Guard,
+    /// The kernel's watchdog.
+    pub watchdog: Watchdog,
     /// How to log.
     pub log: Log,
 }
@@ -52,9 +61,10 @@ impl Config {
         Keyspace::new(&self.namespace, &self.scope)
     }
 
-    /// The address of our REST API as members publish it: `http://host:port/patroni`.
+    /// The address of our REST API as members publish it: `http(s)://host:port/patroni`.
     pub fn api_url(&self) -> String {
-        format!("http://{}/patroni", self.restapi.connect_address)
+        let scheme = if self.restapi.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/patroni", self.restapi.connect_address)
     }
 
     /// The address of our PostgreSQL as members publish it: `postgres://host:port/database`.
@@ -124,81 +134,6 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// The REST API.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Restapi {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Where the others reach it.
-    pub connect_address: HostPort,
-    /// Who may change things; anybody where absent.
-    pub login: Option<Login>,
-}
-
-/// A PostgreSQL role.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Role {
-    /// Its name.
-    pub username: String,
-    /// Its password; absent where pg_hba lets it in without.
-    pub password: Option<Secret>,
-}
-
-/// The local PostgreSQL.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Postgresql {
-    /// Its data directory; absolute.
-    pub data_dir: PathBuf,
-    /// Its programs.
-    pub bin_dir: PathBuf,
-    /// `listen_addresses`.
-    pub listen_addresses: String,
-    /// `port`.
-    pub port: u16,
-    /// Where clients and the other members reach it.
-    pub connect_address: HostPort,
-    /// The database the agent connects to and members publish.
-    pub database: String,
-    /// Who the agent is.
-    pub superuser: Role,
-    /// Who replicas are.
-    pub replication: Role,
-    /// Who pg_rewind is; the superuser unless set.
-    pub rewind: Role,
-    /// The password file the agent writes for replicas and tools.
-    pub pgpass: PathBuf,
-    /// Directory of the Unix socket; the agent connects through it where set, else over TCP.
-    pub socket_dir: Option<PathBuf>,
-    /// Local parameters, as text.
-    pub parameters: BTreeMap<String, String>,
-    /// Lines of pg_hba.conf.
-    pub pg_hba: Vec<String>,
-}
-
-/// How a new cluster begins; of no effect once it exists.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Bootstrap {
-    /// The first dynamic configuration.
-    pub dcs: Value,
-    /// initdb options, each with its dashes.
-    pub initdb: Vec<String>,
-    /// Roles to create beside ours.
-    pub users: Vec<NewUser>,
-    /// A command run once the first primary accepts connections; its last argument is a connection URL.
-    pub post_bootstrap: Option<String>,
-}
-
-/// A role to create.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NewUser {
-    /// Its name.
-    pub name: String,
-    /// Its password.
-    pub password: Option<Secret>,
-    /// Options of CREATE ROLE, in upper case; LOGIN always.
-    pub options: Vec<String>,
-}
-
 /// The guard process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Guard {
@@ -224,4 +159,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object, for collectors.
     Json,
+    /// `YYYY-MM-DD HH:MM:SS,mmm LEVEL: text`, as Patroni writes it.
+    Patroni,
 }

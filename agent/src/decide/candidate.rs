@@ -95,7 +95,7 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
         return Some(Reason::NotInFailsafe);
     }
     let in_sync = view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(&world.me));
-    if world.settings.synchronous_mode && !in_sync {
+    if world.settings.synchronous_mode.is_on() && !in_sync {
         return Some(Reason::NotSynchronous);
     }
     has_diverged(view, sql.timeline, sql.position).then_some(Reason::Diverged)

@@ -149,7 +149,7 @@ fn ready<'a>(
     floor: Lsn,
 ) -> Option<&'a NodeName> {
     let in_sync = |name: &NodeName| {
-        !world.settings.synchronous_mode
+        !world.settings.synchronous_mode.is_on()
             || view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(name))
     };
     world

@@ -231,6 +231,7 @@ pub(super) mod tests {
         let role = |name: &str, password: Option<&str>| Role {
             username: name.to_owned(),
             password: password.map(Secret::new),
+            connection: BTreeMap::new(),
         };
         Instance {
             member: "pg-1".into(),

@@ -6,6 +6,7 @@ use pgvane_agent::decide::candidate::{self, Verdict};
 use pgvane_agent::decide::world::{Peer, Peers, Sql, World};
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, StatusRecord, Tags};
+use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::Member;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -75,7 +76,8 @@ proptest! {
         let (history, failover, sync, optime) = parts;
         let (clean, synchronous_mode, failsafe_mode) = modes;
         let mut base = leaderless();
-        base.settings.synchronous_mode = synchronous_mode;
+        base.settings.synchronous_mode =
+            if synchronous_mode { SynchronousMode::On } else { SynchronousMode::Off };
         base.settings.failsafe_mode = failsafe_mode;
         edit(&mut base, |view| {
             view.history = history;

@@ -16,7 +16,7 @@ use pgvane_cluster::records::{
     FailoverRecord, FailsafeRecord, HistoryEntry, HistoryRecord, MemberRecord, MemberRole, MemberState,
     StatusRecord, SyncRecord, Tags,
 };
-use pgvane_cluster::settings::ClusterSettings;
+use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -386,7 +386,8 @@ fn memory() -> BoxedStrategy<Memory> {
 fn settings() -> BoxedStrategy<ClusterSettings> {
     let timeout = select(vec![ms(0), ms(500), ms(300_000)]);
     let lag = select(vec![0, 1, 1_048_576, u64::MAX]);
-    (any::<bool>(), any::<bool>(), any::<bool>(), timeout, lag, ttl())
+    let mode = select(vec![SynchronousMode::Off, SynchronousMode::On]);
+    (any::<bool>(), any::<bool>(), mode, timeout, lag, ttl())
         .prop_map(
             |(
                 pause,

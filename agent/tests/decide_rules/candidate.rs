@@ -6,6 +6,7 @@ use pgvane_agent::decide::world::{Peer, Peers, Slot, World};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, SyncRecord, Tags};
+use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::{Member, Versioned};
 
 use crate::decide_support::{
@@ -122,7 +123,7 @@ fn who_did_not_confirm_commits_stays_out_in_synchronous_mode() {
     let mut world = leaderless();
     synced(&mut world, Some("pg1"), "pg3");
     assert_eq!(verdict(&world), Verdict::Campaign);
-    world.settings.synchronous_mode = true;
+    world.settings.synchronous_mode = SynchronousMode::On;
     assert_eq!(verdict(&world), never(&world, Reason::NotSynchronous));
     for (leader, standbys) in [(Some("pg1"), "pg3,PG2"), (Some(ME), ""), (None, "pg3")] {
         synced(&mut world, leader, standbys);

@@ -5,6 +5,7 @@ use pgvane_agent::decide::memory::HandOver;
 use pgvane_agent::decide::world::{DataDir, Guard, Peer, Peers, Process, Slot, World};
 use pgvane_cluster::ids::{Lsn, Revision, Timeline};
 use pgvane_cluster::records::{SyncRecord, Tags};
+use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::Versioned;
 
 use crate::decide_support::{
@@ -42,7 +43,7 @@ fn release() -> Action {
 }
 
 fn synchronous(world: &mut World, standbys: &str) {
-    world.settings.synchronous_mode = true;
+    world.settings.synchronous_mode = SynchronousMode::On;
     let value = SyncRecord { leader: Some(ME.into()), quorum: 0, sync_standby: Some(standbys.to_owned()) };
     edit(world, |view| view.sync = Some(Versioned { value, mod_revision: Revision(5) }));
 }

@@ -1,10 +1,18 @@
 //! The dynamic configuration (`config`, contract section 4), read tolerantly into typed values.
 
+mod read;
+mod slots;
+mod standby;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use self::read::SettingWarning;
+use self::read::{Reader, as_bool, parameter_text, texts};
+pub use self::slots::{PermanentSlot, SlotKind, SlotMatcher, SlotsOn};
+pub use self::standby::StandbyCluster;
 use crate::units;
 
 /// Smallest lease time etcd itself keeps with its default election timeout.
@@ -28,18 +36,32 @@ pub struct ClusterSettings {
     pub check_timeline: bool,
     /// How long a crashed primary may take to come back before others may lead; zero: fail over at once.
     pub primary_start_timeout: Duration,
+    /// How long a stop of the primary may take in synchronous mode before it is made harder; zero: no bound.
+    pub primary_stop_timeout: Duration,
+    /// How long candidates wait for WAL that is still being received; zero: not at all.
+    pub primary_race_backoff: Duration,
     /// Whether nothing may be started, stopped, promoted or demoted by itself.
     pub pause: bool,
     /// Whether members vouch for the leader while the store is gone.
     pub failsafe_mode: bool,
-    /// Whether commits wait for a standby.
-    pub synchronous_mode: bool,
+    /// Whether commits wait for standbys, and how these are chosen.
+    pub synchronous_mode: SynchronousMode,
+    /// Whether commits wait even while no standby could confirm them.
+    pub synchronous_mode_strict: bool,
+    /// How many standbys commits wait for, at least 1.
+    pub synchronous_node_count: u32,
+    /// A synchronous standby further behind than this many bytes is replaced; `None`: never.
+    pub maximum_lag_on_syncnode: Option<u64>,
     /// How long a member's slot outlives its record.
     pub member_slots_ttl: Duration,
     /// Entries kept in `history`; 0 keeps all.
     pub max_timelines_history: usize,
-    /// Whether this is a standby cluster (`standby_cluster` present and active).
-    pub standby_cluster: bool,
+    /// Slots that exist on every member that may lead, by name.
+    pub slots: BTreeMap<String, PermanentSlot>,
+    /// Slots that are nobody's here to drop.
+    pub ignore_slots: Vec<SlotMatcher>,
+    /// What this cluster follows as a whole; `None`: it has a primary of its own.
+    pub standby_cluster: Option<StandbyCluster>,
     /// `postgresql.*`.
     pub postgresql: PostgresqlSettings,
 }
@@ -59,6 +81,34 @@ pub struct PostgresqlSettings {
     pub parameters: BTreeMap<String, String>,
     /// Lines that replace pg_hba.conf, where given.
     pub pg_hba: Option<Vec<String>>,
+    /// Lines that replace pg_ident.conf, where given.
+    pub pg_ident: Option<Vec<String>>,
+    /// Recovery parameters, as text, without those that are the agent's own.
+    pub recovery_conf: BTreeMap<String, String>,
+}
+
+/// Whether commits wait for standbys (contract 8.8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SynchronousMode {
+    /// They do not.
+    #[default]
+    Off,
+    /// For those that are named.
+    On,
+    /// For as many of all as are asked for.
+    Quorum,
+}
+
+impl SynchronousMode {
+    /// Whether commits wait at all.
+    pub fn is_on(self) -> bool {
+        self != SynchronousMode::Off
+    }
+}
+
+/// Recovery parameters that the agent gives: those of `recovery_conf` are passed over (contract section 4).
+fn is_own_recovery_parameter(name: &str) -> bool {
+    name.starts_with("recovery_target") || ["primary_conninfo", "primary_slot_name"].contains(&name)
 }
 
 impl Default for ClusterSettings {
@@ -72,10 +122,17 @@ impl Default for ClusterSettings {
             primary_start_timeout: Duration::from_mins(5),
             pause: false,
             failsafe_mode: false,
-            synchronous_mode: false,
+            synchronous_mode: SynchronousMode::Off,
+            synchronous_mode_strict: false,
+            synchronous_node_count: 1,
+            maximum_lag_on_syncnode: None,
+            primary_stop_timeout: Duration::ZERO,
+            primary_race_backoff: Duration::ZERO,
             member_slots_ttl: Duration::from_mins(30),
             max_timelines_history: 0,
-            standby_cluster: false,
+            slots: BTreeMap::new(),
+            ignore_slots: vec![],
+            standby_cluster: None,
             postgresql: PostgresqlSettings {
                 use_slots: true,
                 use_pg_rewind: false,
@@ -83,81 +140,10 @@ impl Default for ClusterSettings {
                 remove_data_directory_on_diverged_timelines: false,
                 parameters: BTreeMap::new(),
                 pg_hba: None,
+                pg_ident: None,
+                recovery_conf: BTreeMap::new(),
             },
         }
-    }
-}
-
-/// A value in the dynamic configuration that was passed over; its default is in force.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SettingWarning {
-    /// Dotted path of the key.
-    pub key: String,
-    /// What was wrong, what is allowed, what is used instead.
-    pub message: String,
-}
-
-struct Reader<'a> {
-    map: &'a Map<String, Value>,
-    path: &'a str,
-    warnings: &'a mut Vec<SettingWarning>,
-}
-
-impl Reader<'_> {
-    fn take<T>(&mut self, keys: &[&str], allowed: &str, parse: impl Fn(&Value) -> Option<T>) -> Option<T> {
-        let (key, value) =
-            keys.iter().find_map(|k| self.map.get(*k).filter(|v| !v.is_null()).map(|v| (*k, v)))?;
-        let parsed = parse(value);
-        if parsed.is_none() {
-            self.warnings.push(SettingWarning {
-                key: format!("{}{key}", self.path),
-                message: format!("{value} is not {allowed}; the default is used"),
-            });
-        }
-        parsed
-    }
-
-    fn seconds(&mut self, keys: &[&str], into: &mut Duration) {
-        let parsed =
-            self.take(keys, "a number of seconds or text such as \"30s\", up to \"36525d\"", |v| match v {
-                Value::Number(n) => units::duration_from_secs(n.as_f64()?),
-                Value::String(s) => units::parse_duration(s, Duration::from_secs(1)),
-                _ => None,
-            });
-        *into = parsed.unwrap_or(*into);
-    }
-
-    fn bytes(&mut self, key: &str, into: &mut u64) {
-        let parsed = self.take(&[key], "a number of bytes or text such as \"1MB\"", |v| match v {
-            Value::Number(n) => n.as_u64(),
-            Value::String(s) => units::parse_size(s),
-            _ => None,
-        });
-        *into = parsed.unwrap_or(*into);
-    }
-
-    fn flag(&mut self, key: &str, into: &mut bool) {
-        let parsed = self.take(&[key], "on or off", as_bool);
-        *into = parsed.unwrap_or(*into);
-    }
-}
-
-fn as_bool(v: &Value) -> Option<bool> {
-    match v {
-        Value::Bool(b) => Some(*b),
-        Value::String(s) => units::parse_bool(s),
-        Value::Number(n) => n.as_u64().filter(|n| *n < 2).map(|n| n == 1),
-        _ => None,
-    }
-}
-
-/// A scalar as PostgreSQL's configuration file wants it; objects and arrays are not settings.
-fn parameter_text(v: &Value) -> Option<String> {
-    match v {
-        Value::Bool(b) => Some(if *b { "on" } else { "off" }.to_owned()),
-        Value::Number(n) => Some(n.to_string()),
-        Value::String(s) => Some(s.clone()),
-        _ => None,
     }
 }
 
@@ -177,22 +163,34 @@ impl ClusterSettings {
         r.seconds(&["loop_wait"], &mut settings.loop_wait);
         r.seconds(&["retry_timeout"], &mut settings.retry_timeout);
         r.seconds(&["primary_start_timeout", "master_start_timeout"], &mut settings.primary_start_timeout);
+        r.seconds(&["primary_stop_timeout", "master_stop_timeout"], &mut settings.primary_stop_timeout);
+        r.seconds(&["primary_race_backoff"], &mut settings.primary_race_backoff);
         r.seconds(&["member_slots_ttl"], &mut settings.member_slots_ttl);
         r.bytes("maximum_lag_on_failover", &mut settings.maximum_lag_on_failover);
         r.flag("check_timeline", &mut settings.check_timeline);
         r.flag("pause", &mut settings.pause);
         r.flag("failsafe_mode", &mut settings.failsafe_mode);
-        let sync = r.take(&["synchronous_mode"], "on, off or quorum", |v| {
-            if v.as_str().is_some_and(|s| s.eq_ignore_ascii_case("quorum")) { Some(true) } else { as_bool(v) }
+        let mode = r.take(&["synchronous_mode"], "on, off or quorum", |v| match v.as_str() {
+            Some(text) if text.eq_ignore_ascii_case("quorum") => Some(SynchronousMode::Quorum),
+            Some(_) | None => {
+                as_bool(v).map(|on| if on { SynchronousMode::On } else { SynchronousMode::Off })
+            }
         });
-        settings.synchronous_mode = sync.unwrap_or(false);
+        settings.synchronous_mode = mode.unwrap_or_default();
+        r.flag("synchronous_mode_strict", &mut settings.synchronous_mode_strict);
+        let count = r.take(&["synchronous_node_count"], "a whole number from 1", |v| {
+            read::whole_number(v).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0)
+        });
+        settings.synchronous_node_count = count.unwrap_or(1);
+        let lag = r.take(&["maximum_lag_on_syncnode"], "a number of bytes, or -1 for none", read::limit);
+        settings.maximum_lag_on_syncnode = lag.filter(|bytes| *bytes > 0);
         let entries = r.take(&["max_timelines_history"], "a whole number", |v| {
-            v.as_u64().and_then(|n| usize::try_from(n).ok())
+            read::whole_number(v).and_then(|n| usize::try_from(n).ok())
         });
         settings.max_timelines_history = entries.unwrap_or(0);
-        settings.standby_cluster = map.get("standby_cluster").and_then(Value::as_object).is_some_and(|s| {
-            ["host", "port", "restore_command"].iter().any(|k| s.get(*k).is_some_and(|v| !v.is_null()))
-        });
+        settings.slots = slots::permanent(&mut r);
+        settings.ignore_slots = slots::ignored(&mut r);
+        settings.standby_cluster = standby::read(map, &mut warnings);
         if settings.ttl < MIN_TTL {
             warnings.push(SettingWarning {
                 key: "ttl".to_owned(),
@@ -219,18 +217,26 @@ impl PostgresqlSettings {
         r.flag("remove_data_directory_on_rewind_failure", on_failure);
         let on_diverged = &mut self.remove_data_directory_on_diverged_timelines;
         r.flag("remove_data_directory_on_diverged_timelines", on_diverged);
-        self.pg_hba = r.take(&["pg_hba"], "a list of lines", |v| {
-            v.as_array()?.iter().map(|l| l.as_str().map(str::to_owned)).collect()
-        });
-        if let Some(Value::Object(parameters)) = section.get("parameters") {
-            let mut r = Reader { map: parameters, path: "postgresql.parameters.", warnings };
-            for name in parameters.keys() {
-                if let Some(text) = r.take(&[name], "text, a number, on or off", parameter_text) {
-                    self.parameters.insert(name.clone(), text);
-                }
-            }
-        }
+        self.pg_hba = r.take(&["pg_hba"], "a list of lines", texts);
+        self.pg_ident = r.take(&["pg_ident"], "a list of lines", texts);
+        self.parameters = parameters(section, "parameters", warnings);
+        self.recovery_conf = parameters(section, "recovery_conf", warnings);
+        self.recovery_conf.retain(|name, _| !is_own_recovery_parameter(name));
     }
+}
+
+/// The parameters in a subsection, as text.
+fn parameters(
+    section: &Map<String, Value>,
+    key: &str,
+    warnings: &mut Vec<SettingWarning>,
+) -> BTreeMap<String, String> {
+    let Some(Value::Object(map)) = section.get(key) else { return BTreeMap::new() };
+    let path = format!("postgresql.{key}.");
+    let mut r = Reader { map, path: &path, warnings };
+    let read =
+        |name: &String| Some((name.clone(), r.take(&[name], "text, a number, on or off", parameter_text)?));
+    map.keys().filter_map(read).collect()
 }
 
 /// Applies a JSON merge patch as `PATCH /config` does: objects merge, `null` deletes, all else replaces.
@@ -269,7 +275,8 @@ mod tests {
         assert_eq!(warnings, vec![]);
         assert_eq!(s.ttl, Duration::from_secs(20));
         assert_eq!(s.maximum_lag_on_failover, 1 << 20);
-        assert!(s.pause && s.synchronous_mode && s.postgresql.use_pg_rewind);
+        assert!(s.pause && s.postgresql.use_pg_rewind);
+        assert_eq!(s.synchronous_mode, SynchronousMode::Quorum);
         assert_eq!(s.primary_start_timeout, Duration::ZERO);
         assert_eq!(s.postgresql.parameters["max_connections"], "200");
         assert_eq!(s.postgresql.parameters["hot_standby"], "on");
