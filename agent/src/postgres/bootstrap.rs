@@ -136,7 +136,8 @@ fn role_statements(instance: &Instance) -> Vec<String> {
 
 fn create_role(name: &str, password: Option<&crate::config::Secret>, options: &str) -> String {
     let password = password.map_or(String::new(), |p| format!(" PASSWORD {}", literal(p.expose())));
-    format!("CREATE ROLE {} LOGIN {options}{password}", ident(name))
+    let login = if options.split(' ').any(|option| option == "NOLOGIN") { "" } else { "LOGIN " };
+    format!("CREATE ROLE {} {login}{options}{password}", ident(name))
 }
 
 fn ident(name: &str) -> String {
@@ -180,6 +181,7 @@ mod tests {
             "{all:?}"
         );
         assert_eq!(ident("a\"b"), "\"a\"\"b\"");
+        assert_eq!(create_role("group", None, "CREATEDB NOLOGIN"), r#"CREATE ROLE "group" CREATEDB NOLOGIN"#);
     }
 
     #[tokio::test]
