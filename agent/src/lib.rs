@@ -24,6 +24,7 @@ pub mod effects;
 pub mod enact;
 pub mod event;
 pub mod guard;
+pub mod handover;
 pub mod history;
 pub mod keepalive;
 pub mod keeper;
