@@ -56,8 +56,8 @@ pub(crate) struct QueryArgs {
     file: Option<PathBuf>,
     /// Who to be; the agent's superuser where its settings are at hand, else $PGUSER. A password comes from the
     /// settings, or from $PGPASSWORD.
-    #[arg(short = 'U', long)]
-    username: Option<String>,
+    #[arg(short = 'U', long = "db-user", value_name = "NAME")]
+    db_user: Option<String>,
     /// The database.
     #[arg(short, long, default_value = "postgres")]
     dbname: String,
@@ -81,8 +81,8 @@ pub(crate) async fn query(target: &Target, args: QueryArgs) -> Result<(), Failed
     let known = target
         .superuser
         .as_ref()
-        .filter(|role| args.username.as_ref().is_none_or(|user| *user == role.username));
-    let user = args.username.clone().or_else(|| known.map(|role| role.username.clone()));
+        .filter(|role| args.db_user.as_ref().is_none_or(|user| *user == role.username));
+    let user = args.db_user.clone().or_else(|| known.map(|role| role.username.clone()));
     let user = user.or_else(|| std::env::var("PGUSER").ok()).unwrap_or_else(|| "postgres".to_owned());
     let mut config = tokio_postgres::Config::new();
     config.host(&host).port(port).user(&user).dbname(&args.dbname).application_name("pgvanectl");
@@ -92,8 +92,9 @@ pub(crate) async fn query(target: &Target, args: QueryArgs) -> Result<(), Failed
         config.password(password);
     }
     let said = |e: tokio_postgres::Error| {
-        let text = e.as_db_error().map_or_else(|| e.to_string(), ToString::to_string);
-        Failed(format!("{name} ({host}:{port}): {text}"))
+        let source = std::error::Error::source(&e).map(|why| format!(": {why}")).unwrap_or_default();
+        let text = e.as_db_error().map_or_else(|| format!("{e}{source}"), ToString::to_string);
+        Failed(format!("{name} ({host}:{port}) as {user}: {text}"))
     };
     let (client, driver) = config.connect(NoTls).await.map_err(said)?;
     tokio::spawn(driver);
