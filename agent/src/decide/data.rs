@@ -36,12 +36,14 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
     }
 }
 
-/// The serving leader, or a running member tagged for cloning.
-fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
+/// The serving leader, or a running member tagged for cloning unless an operator wants it from the leader.
+pub(super) fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
     let leader = view.leader.as_ref()?;
     let serving = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
+    let from_leader = world.memory.reinit.is_some_and(|r| r.from_leader);
     let tagged = view.members.iter().find(|(name, m)| {
-        **name != world.me
+        !from_leader
+            && **name != world.me
             && **name != leader.name
             && m.record.tags.clone_from()
             && m.record.state == pgvane_cluster::records::MemberState::Running
