@@ -18,14 +18,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk};
+use crate::callbacks::{self, Told};
 use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
 use crate::decide::memory::{Memory, Vouch};
-use crate::decide::world::{Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::world::{Abilities, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
-use crate::enact::{self, Context, Order};
+use crate::enact::{self, Context, Order, Right};
 use crate::event::{Event, ServerEvent};
 use crate::guard::client::{Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Report};
 use crate::keepalive::{LeaseNews, Pulse};
@@ -34,6 +35,7 @@ use crate::publish::Publisher;
 use crate::server::ServerState;
 use crate::timing::{Timing, TimingOverrides};
 use crate::vouch;
+use crate::watchdog::{self, Step, Watch};
 
 /// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(1);
@@ -47,6 +49,8 @@ pub enum Ended {
     Detached,
     /// Only an operator can resolve this; nothing was touched.
     Halted(String),
+    /// It could not do what it was for; another start may.
+    Failed(String),
 }
 
 /// What a signal asks for.
@@ -140,6 +144,8 @@ pub struct Reconciler<S: Store> {
     counts: BTreeMap<&'static str, u64>,
     turns: u64,
     dcs_last_seen: i64,
+    told: Told,
+    watch: Watch,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -185,6 +191,8 @@ impl<S: Store> Reconciler<S> {
             counts: BTreeMap::new(),
             turns: 0,
             dcs_last_seen: 0,
+            told: Told::default(),
+            watch: Watch::default(),
             ctx,
         }
     }
@@ -201,6 +209,7 @@ impl<S: Store> Reconciler<S> {
             let world = self.observe(now);
             let decision = decide(&world);
             self.tell(&decision);
+            self.look_after(&world);
             if let Some(ended) = self.enact(&world, &decision) {
                 return ended;
             }
@@ -240,6 +249,42 @@ impl<S: Store> Reconciler<S> {
             settings: self.settings.clone(),
             tags: self.tags.clone(),
             timing: self.timing_in_force(),
+            abilities: self.abilities(now),
+        }
+    }
+
+    fn abilities(&self, now: Tick) -> Abilities {
+        let dog = &self.ctx.watchdog;
+        let plan = watchdog::plan(dog.settings(), &self.timing, self.settings.loop_wait);
+        let usable = dog.is_usable() && !self.watch.is_refused(now) && plan.is_ok();
+        Abilities {
+            clones_alone: self.ctx.instance.replica_methods.iter().any(|method| method.no_leader),
+            watchdog_failed: dog.is_required() && !usable,
+        }
+    }
+
+    /// What follows from the world besides the decision: effects learn of our right to lead, operators of what
+    /// happened, and the watchdog that all is well.
+    fn look_after(&mut self, world: &World) {
+        self.ctx.right.send_replace(world.authority().map(Right::from));
+        if let Some(due) = self.told.next(&callbacks::Seen::of(world), callbacks::is_restarting(world)) {
+            self.ctx.callbacks.run(&due);
+        }
+        let dog = &self.ctx.watchdog;
+        // A server that becomes primary is armed for by its effect, which waits for it.
+        let plan = watchdog::plan(dog.settings(), &world.timing, world.settings.loop_wait);
+        let plan = plan.ok().filter(|_| world.may_write());
+        match self.watch.step(world.now, watchdog::wanted(world), plan) {
+            Step::Nothing => {}
+            Step::Arm(plan) => {
+                let ctx = Arc::clone(&self.ctx);
+                tokio::spawn(async move {
+                    let answer = ctx.watchdog.arm(plan).await;
+                    ctx.report(Event::WatchdogArmed(answer));
+                });
+            }
+            Step::Ping(until) => dog.ping(until),
+            Step::Disarm => dog.disarm(),
         }
     }
 
@@ -312,6 +357,9 @@ impl<S: Store> Reconciler<S> {
     /// Starts what was decided.
     fn enact(&mut self, world: &World, decision: &Decision) -> Option<Ended> {
         match &decision.action {
+            Action::Exit if decision.reason == Reason::BootstrapFailed => {
+                return Some(Ended::Failed(decision.reason.to_string()));
+            }
             Action::Exit => return Some(Ended::Stopped),
             Action::Halt => return Some(Ended::Halted(decision.reason.to_string())),
             _ => {}
@@ -447,6 +495,7 @@ impl<S: Store> Reconciler<S> {
             local: self.server.api(record),
             failsafe_active: authority.is_some_and(|a| a.by_consent),
             pending_restart: self.server.pending_restart(),
+            watchdog_failed: world.abilities.watchdog_failed,
             turned_at: world.now,
             ttl: self.timing.ttl,
             dcs_last_seen: self.dcs_last_seen,
@@ -506,6 +555,8 @@ impl<S: Store> Reconciler<S> {
                 self.guard_sent = deadline;
             }
             Event::GuardIdle => self.guard = Guard::Idle,
+            Event::Meanwhile(outcome) => self.memory.absorb(now, &outcome),
+            Event::WatchdogArmed(answer) => self.watch.armed(now, &answer),
             Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
             Event::GuardGone(why) => self.guard_gone(&why),
             Event::GuardBack(found) => self.guard_back(*found),
@@ -526,6 +577,9 @@ impl<S: Store> Reconciler<S> {
     fn server_changed(&mut self, now: Tick, change: &ServerEvent) {
         if let ServerEvent::Spawned { postmaster, .. } = change {
             watch_server(&self.ctx, postmaster);
+        }
+        if let ServerEvent::Stopping = change {
+            self.told.stopping();
         }
         let ended = self.server.absorb(now, change);
         if ended && matches!(self.guard, Guard::Armed { .. }) {
@@ -652,7 +706,7 @@ pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgre
         }
         // Orphans of a killed postmaster may still confirm commits: the server is gone when they are.
         let dir = ctx.instance.data_dir.clone();
-        if let Err(error) = crate::postgres::process::sweep(dir, Duration::from_secs(5)).await {
+        while let Err(error) = crate::postgres::process::sweep(dir.clone(), Duration::from_secs(5)).await {
             error!(%error, "the server's processes do not end");
         }
         ctx.report(Event::Data(enact::server::look(&ctx.instance).await));

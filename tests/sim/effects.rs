@@ -78,6 +78,8 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             let done = ctx.clone_from(from).await;
             ctx.ended(done)
         }
+        // No node here has a backup to be made from.
+        Action::CloneAlone => vec![Outcome::Failed(Slot::Postgres)],
         Action::StartPrimary => {
             let done = ctx.start(true, None, order.right_until).await;
             ctx.ended(done)

@@ -31,6 +31,8 @@ pub struct ApiSnapshot {
     pub failsafe_active: bool,
     /// Settings that need a restart: name to `{old_value, new_value}`; `None` when none does.
     pub pending_restart: Option<Value>,
+    /// Whether a watchdog is required here and cannot be used.
+    pub watchdog_failed: bool,
     /// When the loop last turned.
     pub turned_at: Tick,
     /// The lease time in force.

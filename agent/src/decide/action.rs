@@ -28,6 +28,8 @@ pub enum Action {
         /// From whom.
         from: Upstream,
     },
+    /// Make the data directory by a method that needs nobody to copy from.
+    CloneAlone,
     /// Start PostgreSQL as the primary it was (crash recovery in place, no new timeline).
     StartPrimary,
     /// Start PostgreSQL as a standby, of nobody where no upstream is known.
@@ -122,7 +124,7 @@ pub enum Request {
 // Labels by which other rules recognise what is under way: spelled once, for a promotion that is not recognised
 // would be a promise broken.
 
-/// Label of [`Action::Clone`].
+/// Label of [`Action::Clone`] and [`Action::CloneAlone`].
 pub const CLONE: &str = "clone";
 /// Label of [`Action::Rejoin`].
 pub const REJOIN: &str = "rejoin";
@@ -146,6 +148,7 @@ impl Action {
             Action::Wait | Action::Exit | Action::Halt => None,
             Action::Bootstrap
             | Action::Clone { .. }
+            | Action::CloneAlone
             | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
@@ -175,7 +178,7 @@ impl Action {
             Action::Bootstrap => "bootstrap",
             Action::SetInitialize { .. } => "set_initialize",
             Action::WriteConfig => "write_config",
-            Action::Clone { .. } => CLONE,
+            Action::Clone { .. } | Action::CloneAlone => CLONE,
             Action::StartPrimary => "start_primary",
             Action::StartStandby { .. } => "start_standby",
             Action::Rejoin { .. } => REJOIN,
@@ -316,6 +319,14 @@ pub enum Reason {
     LetOthersLead,
     /// We hold the key and cannot serve.
     CannotServe,
+    /// PostgreSQL ended again and again while it started.
+    StartFailed,
+    /// The bootstrap of the new cluster failed.
+    BootstrapFailed,
+    /// The command that is run before a promotion forbade it.
+    PrePromoteFailed,
+    /// A watchdog is required and cannot be used.
+    WatchdogFailed,
 }
 
 impl fmt::Display for Reason {
@@ -383,6 +394,12 @@ impl fmt::Display for Reason {
             Reason::BestCandidate => f.write_str("nobody leads and nobody is better placed"),
             Reason::LetOthersLead => f.write_str("stepped down; another member takes over"),
             Reason::CannotServe => f.write_str("the leader key is held and PostgreSQL cannot serve"),
+            Reason::StartFailed => f.write_str("PostgreSQL ended again and again while it started"),
+            Reason::BootstrapFailed => f.write_str(
+                "the new cluster could not be made; what was left of it stands beside the data directory, as `.failed`",
+            ),
+            Reason::PrePromoteFailed => f.write_str("pre_promote failed; not promoting for the time of a lease"),
+            Reason::WatchdogFailed => f.write_str("a watchdog is required and cannot be used"),
         }
     }
 }

@@ -6,6 +6,9 @@ use super::action::{Action, Decision, Reason};
 use super::hand_over;
 use super::world::{DataDir, Dcs, Guard, LocalRole, Process, World};
 
+/// How often PostgreSQL may end while it starts before another member leads.
+const FAILED_STARTS: u32 = 2;
+
 /// The step of a leader.
 pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     let Some(authority) = world.authority().filter(|a| !a.is_late(world.now)) else {
@@ -17,6 +20,9 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         return world.wait_until(vouch.until, Reason::WeVouchedFor(vouch.leader.clone()));
     }
     if let Some(decision) = hand_over::check(world, view, key) {
+        return decision;
+    }
+    if let Some(decision) = super::unfit::step_down(world, key) {
         return decision;
     }
     match world.local.process {
@@ -75,6 +81,10 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
     };
     if spent && others {
         return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartTimeout);
+    }
+    // What ended while it started would most likely do so again, for as long as there is time.
+    if world.memory.failed_starts >= FAILED_STARTS && others {
+        return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartFailed);
     }
     match &world.local.data {
         DataDir::Present(control) if !control.standby => {

@@ -10,8 +10,8 @@ use pgvane_agent::decide::announce::{self, Identity};
 use pgvane_agent::decide::decide;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Vouch};
 use pgvane_agent::decide::world::{
-    Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
-    Upstream, World,
+    Abilities, Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot,
+    Sql, Upstream, World,
 };
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
@@ -51,6 +51,7 @@ pub fn identity(name: &str) -> Identity {
         conn_url: format!("postgres://{name}:5432/postgres"),
         api_url: format!("http://{name}:8008/patroni"),
         version: "0".to_owned(),
+        proxy_url: None,
     }
 }
 
@@ -169,6 +170,7 @@ pub fn following() -> World {
         settings: settings(),
         tags: Tags::default(),
         timing: Timing::derive(TTL, &TimingOverrides::default()).expect("3 s fit"),
+        abilities: Abilities::default(),
     }
 }
 
