@@ -48,6 +48,10 @@ pub enum Event {
     GuardGone(String),
     /// A new guard answers.
     GuardBack(Box<crate::guard::client::Found>),
+    /// Something that decisions need to know before its effect ends.
+    Meanwhile(Outcome),
+    /// The watchdog was armed, or why not.
+    WatchdogArmed(Result<crate::watchdog::Plan, String>),
     /// Our member record was written, or not.
     Published(Box<Result<(MemberRecord, LeaseId), String>>),
 }

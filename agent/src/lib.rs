@@ -18,6 +18,7 @@
 //! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
 
 pub mod api;
+pub mod callbacks;
 pub mod config;
 pub mod decide;
 pub mod effects;
@@ -37,8 +38,10 @@ pub mod prober;
 pub mod publish;
 pub mod reconcile;
 pub mod run;
+pub mod script;
 pub mod server;
 pub mod telemetry;
-pub mod tls;
 pub mod timing;
+pub mod tls;
 pub mod vouch;
+pub mod watchdog;

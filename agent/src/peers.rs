@@ -166,7 +166,9 @@ impl Caller {
             let (url, body) = (at(url, "/failsafe"), &body);
             async move {
                 let refusal = match timeout(limit, self.request(Method::POST, &url, Some(body))).await {
-                    Ok(Ok(answer)) if answer.status == StatusCode::OK && answer.body.as_ref() == b"Accepted" => {
+                    Ok(Ok(answer))
+                        if answer.status == StatusCode::OK && answer.body.as_ref() == b"Accepted" =>
+                    {
                         None
                     }
                     Ok(Ok(answer)) => Some(format!("{} {}", answer.status.as_u16(), answer.text())),

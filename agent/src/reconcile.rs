@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, Operations};
+use crate::callbacks::{self, Told};
 use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
@@ -25,10 +26,10 @@ use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
 use crate::decide::restart::Facts;
 use crate::decide::schedule::Wall;
-use crate::decide::world::{Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::world::{Abilities, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
-use crate::enact::{self, Context, Order};
+use crate::enact::{self, Context, Order, Right};
 use crate::event::{Event, ServerEvent};
 use crate::guard::client::{Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Report};
 use crate::keepalive::{LeaseNews, Pulse};
@@ -39,6 +40,7 @@ use crate::publish::Publisher;
 use crate::server::ServerState;
 use crate::timing::{Timing, TimingOverrides};
 use crate::vouch;
+use crate::watchdog::{self, Step, Watch};
 
 /// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(1);
@@ -52,6 +54,8 @@ pub enum Ended {
     Detached,
     /// Only an operator can resolve this; nothing was touched.
     Halted(String),
+    /// It could not do what it was for; another start may.
+    Failed(String),
 }
 
 /// What a signal asks for.
@@ -153,6 +157,8 @@ pub struct Reconciler<S: Store> {
     counts: BTreeMap<&'static str, u64>,
     turns: u64,
     dcs_last_seen: i64,
+    told: Told,
+    watch: Watch,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -203,6 +209,8 @@ impl<S: Store> Reconciler<S> {
             counts: BTreeMap::new(),
             turns: 0,
             dcs_last_seen: 0,
+            told: Told::default(),
+            watch: Watch::default(),
             ctx,
         }
     }
@@ -223,6 +231,7 @@ impl<S: Store> Reconciler<S> {
             let world = self.observe(now);
             let decision = decide(&world);
             self.tell(&decision);
+            self.look_after(&world);
             if let Some(ended) = self.enact(&world, &decision) {
                 return ended;
             }
@@ -266,6 +275,42 @@ impl<S: Store> Reconciler<S> {
             settings: self.settings.clone(),
             tags: self.tags.clone(),
             timing: self.timing_in_force(),
+            abilities: self.abilities(now),
+        }
+    }
+
+    fn abilities(&self, now: Tick) -> Abilities {
+        let dog = &self.ctx.watchdog;
+        let plan = watchdog::plan(dog.settings(), &self.timing, self.settings.loop_wait);
+        let usable = dog.is_usable() && !self.watch.is_refused(now) && plan.is_ok();
+        Abilities {
+            clones_alone: self.ctx.instance.replica_methods.iter().any(|method| method.no_leader),
+            watchdog_failed: dog.is_required() && !usable,
+        }
+    }
+
+    /// What follows from the world besides the decision: effects learn of our right to lead, operators of what
+    /// happened, and the watchdog that all is well.
+    fn look_after(&mut self, world: &World) {
+        self.ctx.right.send_replace(world.authority().map(Right::from));
+        if let Some(due) = self.told.next(&callbacks::Seen::of(world), callbacks::is_restarting(world)) {
+            self.ctx.callbacks.run(&due);
+        }
+        let dog = &self.ctx.watchdog;
+        // A server that becomes primary is armed for by its effect, which waits for it.
+        let plan = watchdog::plan(dog.settings(), &world.timing, world.settings.loop_wait);
+        let plan = plan.ok().filter(|_| world.may_write());
+        match self.watch.step(world.now, watchdog::wanted(world), plan) {
+            Step::Nothing => {}
+            Step::Arm(plan) => {
+                let ctx = Arc::clone(&self.ctx);
+                tokio::spawn(async move {
+                    let answer = ctx.watchdog.arm(plan).await;
+                    ctx.report(Event::WatchdogArmed(answer));
+                });
+            }
+            Step::Ping(until) => dog.ping(until),
+            Step::Disarm => dog.disarm(),
         }
     }
 
@@ -341,6 +386,9 @@ impl<S: Store> Reconciler<S> {
     /// Starts what was decided.
     fn enact(&mut self, world: &World, decision: &Decision) -> Option<Ended> {
         match &decision.action {
+            Action::Exit if decision.reason == Reason::BootstrapFailed => {
+                return Some(Ended::Failed(decision.reason.to_string()));
+            }
             Action::Exit => return Some(Ended::Stopped),
             Action::Halt => return Some(Ended::Halted(decision.reason.to_string())),
             _ => {}
@@ -488,6 +536,7 @@ impl<S: Store> Reconciler<S> {
                 guard_armed: matches!(world.local.guard, Guard::Armed { .. }),
                 renewals_late: self.renewals_late,
             },
+            watchdog_failed: world.abilities.watchdog_failed,
             turned_at: world.now,
             ttl: self.timing.ttl,
             dcs_last_seen: self.dcs_last_seen,
@@ -547,6 +596,8 @@ impl<S: Store> Reconciler<S> {
                 self.guard_sent = deadline;
             }
             Event::GuardIdle => self.guard = Guard::Idle,
+            Event::Meanwhile(outcome) => self.memory.absorb(now, &outcome),
+            Event::WatchdogArmed(answer) => self.watch.armed(now, &answer),
             Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
             Event::Namesake(found) => self.namesake.ended(found),
             Event::GuardGone(why) => self.guard_gone(&why),
@@ -568,6 +619,9 @@ impl<S: Store> Reconciler<S> {
     fn server_changed(&mut self, now: Tick, change: &ServerEvent) {
         if let ServerEvent::Spawned { postmaster, .. } = change {
             watch_server(&self.ctx, postmaster);
+        }
+        if let ServerEvent::Stopping = change {
+            self.told.stopping();
         }
         let ended = self.server.absorb(now, change);
         if ended && matches!(self.guard, Guard::Armed { .. }) {
@@ -675,8 +729,7 @@ impl<S: Store> Reconciler<S> {
             self.server.pending_restart(&self.ctx.instance, &self.settings.postgresql);
         record.pending_restart = record.pending_restart_reason.is_some().then_some(true);
         let in_recovery = world.local.sql.as_ref().is_some_and(|sql| sql.in_recovery);
-        record.replication_state =
-            self.server.replication_state().filter(|_| in_recovery).map(str::to_owned);
+        record.replication_state = self.server.replication_state().filter(|_| in_recovery).map(str::to_owned);
         record
     }
 
@@ -740,7 +793,7 @@ pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgre
         }
         // Orphans of a killed postmaster may still confirm commits: the server is gone when they are.
         let dir = ctx.instance.data_dir.clone();
-        if let Err(error) = crate::postgres::process::sweep(dir, Duration::from_secs(5)).await {
+        while let Err(error) = crate::postgres::process::sweep(dir.clone(), Duration::from_secs(5)).await {
             error!(%error, "the server's processes do not end");
         }
         ctx.report(Event::Data(enact::server::look(&ctx.instance).await));

@@ -79,6 +79,8 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             let cloned = done.is_ok().then_some(Outcome::Cloned);
             cloned.into_iter().chain(ctx.ended(done)).collect()
         }
+        // No node here has a backup to be made from.
+        Action::CloneAlone => vec![Outcome::Failed(Slot::Postgres)],
         Action::StartPrimary => {
             let done = ctx.start(true, None, order.right_until).await;
             ctx.ended(done)

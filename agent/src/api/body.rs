@@ -43,6 +43,7 @@ pub(super) fn patroni(s: &ApiSnapshot, now: Tick) -> Value {
         ("cluster_unlocked", unlocked),
         ("failsafe_mode_is_active", s.failsafe_active),
         ("pending_restart", s.pending_restart.is_some()),
+        ("watchdog_failed", s.watchdog_failed),
     ] {
         if on {
             body.insert(field.to_owned(), true.into());

@@ -86,6 +86,7 @@ pub(crate) fn leader(view: ClusterView) -> ApiSnapshot {
         failsafe_active: false,
         pending_restart: None,
         operations: Operations::default(),
+        watchdog_failed: false,
         turned_at: NOW,
         ttl: Duration::from_secs(30),
         dcs_last_seen: 1_764_000_000,

@@ -35,6 +35,8 @@ pub struct ApiSnapshot {
     pub pending_restart: Option<Value>,
     /// What the loop does beside leading and following.
     pub operations: Operations,
+    /// Whether a watchdog is required here and cannot be used.
+    pub watchdog_failed: bool,
     /// When the loop last turned.
     pub turned_at: Tick,
     /// The lease time in force.

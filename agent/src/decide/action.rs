@@ -28,6 +28,8 @@ pub enum Action {
         /// From whom.
         from: Upstream,
     },
+    /// Make the data directory by a method that needs nobody to copy from.
+    CloneAlone,
     /// Start PostgreSQL as the primary it was (crash recovery in place, no new timeline).
     StartPrimary,
     /// Start PostgreSQL as a standby, of nobody where no upstream is known.
@@ -134,7 +136,7 @@ pub enum Request {
 // Labels by which other rules recognise what is under way: spelled once, for a promotion that is not recognised
 // would be a promise broken.
 
-/// Label of [`Action::Clone`].
+/// Label of [`Action::Clone`] and [`Action::CloneAlone`].
 pub const CLONE: &str = "clone";
 /// Label of [`Action::Rejoin`].
 pub const REJOIN: &str = "rejoin";
@@ -160,6 +162,7 @@ impl Action {
             Action::Wait | Action::Exit | Action::Halt => None,
             Action::Bootstrap
             | Action::Clone { .. }
+            | Action::CloneAlone
             | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
@@ -191,7 +194,7 @@ impl Action {
             Action::Bootstrap => "bootstrap",
             Action::SetInitialize { .. } => "set_initialize",
             Action::WriteConfig => "write_config",
-            Action::Clone { .. } => CLONE,
+            Action::Clone { .. } | Action::CloneAlone => CLONE,
             Action::StartPrimary => "start_primary",
             Action::StartStandby { .. } => "start_standby",
             Action::Rejoin { .. } => REJOIN,
@@ -348,6 +351,14 @@ pub enum Reason {
     PausedWithoutCandidate,
     /// PostgreSQL did not come up again after a restart.
     RestartFailed,
+    /// PostgreSQL ended again and again while it started.
+    StartFailed,
+    /// The bootstrap of the new cluster failed.
+    BootstrapFailed,
+    /// The command that is run before a promotion forbade it.
+    PrePromoteFailed,
+    /// A watchdog is required and cannot be used.
+    WatchdogFailed,
 }
 
 impl fmt::Display for Reason {
@@ -423,6 +434,12 @@ impl fmt::Display for Reason {
             Reason::LeavingSync => f.write_str("commits wait for this standby until it has left the sync key"),
             Reason::PausedWithoutCandidate => f.write_str("pause is on and the request names no candidate"),
             Reason::RestartFailed => f.write_str("PostgreSQL did not come up again after the restart"),
+            Reason::StartFailed => f.write_str("PostgreSQL ended again and again while it started"),
+            Reason::BootstrapFailed => f.write_str(
+                "the new cluster could not be made; what was left of it stands beside the data directory, as `.failed`",
+            ),
+            Reason::PrePromoteFailed => f.write_str("pre_promote failed; not promoting for the time of a lease"),
+            Reason::WatchdogFailed => f.write_str("a watchdog is required and cannot be used"),
         }
     }
 }

@@ -7,6 +7,7 @@ use pgvane_cluster::records::{
 use pgvane_cluster::view::ClusterView;
 
 use super::action::{self, Action};
+use super::bootstrap::Progress;
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
 use super::{reinit, restart};
 
@@ -19,6 +20,8 @@ pub struct Identity {
     pub api_url: String,
     /// The agent's own version.
     pub version: String,
+    /// The same as `conn_url` for a pooler on this node.
+    pub proxy_url: Option<String>,
 }
 
 /// This node's member record.
@@ -26,6 +29,7 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     let mut record = MemberRecord::new(state(world), role(world));
     record.conn_url = Some(identity.conn_url.clone());
     record.api_url = Some(identity.api_url.clone());
+    record.proxy_url.clone_from(&identity.proxy_url);
     record.version = Some(PATRONI_VERSION.to_owned());
     record.tags = world.tags.clone();
     if restart::leaves_sync(world) {
@@ -58,8 +62,8 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
 pub fn state(world: &World) -> MemberState {
     let ongoing = world.local.ongoing.get(&Slot::Postgres).map(|o| o.what);
     let doing = |action: &str| ongoing == Some(action);
-    if doing(Action::Bootstrap.label()) {
-        return MemberState::Initializing;
+    if doing(Action::Bootstrap.label()) || world.memory.bootstrap.is_some() {
+        return world.memory.bootstrap.map_or(MemberState::Initializing, Progress::state);
     }
     if reinit::is_wanted(world) {
         return MemberState::CreatingReplica;
@@ -75,6 +79,7 @@ pub fn state(world: &World) -> MemberState {
         Process::Running => MemberState::Running,
         Process::Starting { .. } => MemberState::Starting,
         Process::Stopping => MemberState::Stopping,
+        Process::Absent if world.memory.failed_starts > 0 => MemberState::StartFailed,
         Process::Absent if world.memory.crashed_at.is_some() => MemberState::Crashed,
         Process::Absent => MemberState::Stopped,
     }

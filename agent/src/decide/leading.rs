@@ -6,6 +6,9 @@ use super::action::{Action, Decision, Reason};
 use super::world::{DataDir, Dcs, Guard, LocalRole, Process, World};
 use super::{hand_over, restart as wished};
 
+/// How often PostgreSQL may end while it starts before another member leads.
+const FAILED_STARTS: u32 = 2;
+
 /// The step of a leader.
 pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     let Some(authority) = world.authority().filter(|a| !a.is_late(world.now)) else {
@@ -17,6 +20,9 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         return world.wait_until(vouch.until, Reason::WeVouchedFor(vouch.leader.clone()));
     }
     if let Some(decision) = hand_over::check(world, view, key) {
+        return decision;
+    }
+    if let Some(decision) = super::unfit::step_down(world, key) {
         return decision;
     }
     match world.local.process {
@@ -82,6 +88,10 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
         let reason = if restarts.is_some() { Reason::RestartFailed } else { Reason::StartTimeout };
         let optime = wished::shutdown_lsn(world);
         return world.act(Action::Release { epoch: key.epoch, optime }, reason);
+    }
+    // What ended while it started would most likely do so again, for as long as there is time.
+    if world.memory.failed_starts >= FAILED_STARTS && others {
+        return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartFailed);
     }
     match &world.local.data {
         DataDir::Present(control) if !control.standby => {

@@ -7,6 +7,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
 
 use super::action::{Action, Request};
+use super::bootstrap::Progress;
 use super::reinit::Reinit;
 use super::restart::{Restart, ScheduledRestart};
 use super::schedule::Wall;
@@ -89,6 +90,12 @@ pub struct Memory {
     pub may_bootstrap: bool,
     /// Since when a running standby has not streamed although a leader is there.
     pub not_streaming_since: Option<Tick>,
+    /// How far the bootstrap of a new cluster is, while one is under way here and after it failed.
+    pub bootstrap: Option<Progress>,
+    /// When the command that is run before a promotion last forbade it.
+    pub pre_promote_failed: Option<Tick>,
+    /// How often in a row PostgreSQL ended while it was started as the primary.
+    pub failed_starts: u32,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
     /// The restart under way.
@@ -144,6 +151,14 @@ pub enum Outcome {
     PostgresEnded,
     /// The operator's request was cleared.
     RequestCleared,
+    /// The bootstrap of a new cluster is this far.
+    Bootstrapping(Progress),
+    /// It ended well.
+    Bootstrapped,
+    /// The command that is run before a promotion forbade it.
+    PrePromoteFailed,
+    /// PostgreSQL ended while it was started as the primary.
+    StartFailed,
 }
 
 /// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -162,6 +177,7 @@ impl Memory {
             | Action::SetInitialize { .. }
             | Action::WriteConfig
             | Action::Clone { .. }
+            | Action::CloneAlone
             | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
@@ -243,6 +259,10 @@ impl Memory {
             // Promises already given stay valid until their own end.
             Outcome::NotConsented => {}
             Outcome::PostgresEnded => self.crashed_at = self.crashed_at.or(Some(now)),
+            Outcome::Bootstrapping(progress) => self.bootstrap = Some(*progress),
+            Outcome::Bootstrapped => self.bootstrap = None,
+            Outcome::PrePromoteFailed => self.pre_promote_failed = Some(now),
+            Outcome::StartFailed => self.failed_starts = self.failed_starts.saturating_add(1),
         }
     }
 
@@ -273,6 +293,7 @@ impl Memory {
             self.crashed_at = None;
             self.down_since = None;
             self.handed_over = false;
+            self.failed_starts = 0;
         } else if let Dcs::Known(view) = dcs {
             let leads = view.leader.as_ref().is_some_and(|key| key.name == *me);
             self.down_since = if leads { self.down_since.or(Some(now)) } else { None };

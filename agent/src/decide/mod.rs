@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod announce;
+pub mod bootstrap;
 pub mod candidate;
 pub mod consent;
 mod data;
@@ -22,6 +23,7 @@ mod safety;
 pub mod schedule;
 mod stopping;
 mod storeless;
+mod unfit;
 mod unlocked;
 pub mod world;
 
@@ -47,6 +49,9 @@ fn choose(world: &World) -> Decision {
         return decision;
     }
     if let Some(decision) = hand_over::given_up(world) {
+        return decision;
+    }
+    if let Some(decision) = bootstrap::failed(world) {
         return decision;
     }
     if world.memory.shutdown {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::records::Tags;
 use pgvane_cluster::store::Store;
 use pgvane_cluster::view::ClusterView;
 use tracing::{info, warn};
@@ -46,9 +47,15 @@ fn peer(answer: PeerAnswer) -> Peer {
             running: status.running,
             timeline: status.timeline,
             position: status.position,
-            tags: status.tags,
+            tags: if status.watchdog_failed { barred(status.tags) } else { status.tags },
         },
     }
+}
+
+/// A member whose watchdog is required and broken leads as little as one whose tags say so.
+fn barred(mut tags: Tags) -> Tags {
+    tags.0.insert("nofailover".to_owned(), true.into());
+    tags
 }
 
 /// Asks every other member that the failsafe list may name to vouch. One that does not is enough to refuse.

@@ -1,6 +1,9 @@
 //! Actions become effects. Each is a future of its own that reports through events and ends in outcomes.
 
+mod before_stop;
+pub mod callbacks;
 pub mod members;
+mod promotion;
 pub mod server;
 pub mod store;
 
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::Observation;
-use pgvane_cluster::ids::{LeaseId, NodeName};
+use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::{MemberRecord, StatusRecord};
 use pgvane_cluster::settings::ClusterSettings;
@@ -21,12 +24,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::decide::Outcome;
 use crate::decide::action::Action;
+use crate::decide::lease::Authority;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
 use crate::peers::Caller;
 use crate::postgres::Instance;
 use crate::timing::Timing;
+use crate::watchdog::Watchdog;
 
 /// How long a write of ours may take to come back through the watch.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
@@ -56,6 +61,33 @@ pub struct Context<S> {
     pub store_access: StoreAccess,
     /// The member record as last written.
     pub published: watch::Sender<Option<MemberRecord>>,
+    /// This node's right to lead, as of the loop's last turn: for effects that take longer than a lease.
+    pub right: watch::Sender<Option<Right>>,
+    /// The operator's callbacks.
+    pub callbacks: callbacks::Runner,
+    /// The kernel's watchdog.
+    pub watchdog: Watchdog,
+}
+
+/// A right to lead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Right {
+    /// The reign.
+    pub epoch: Epoch,
+    /// When a clean stop must begin.
+    pub step_down_at: Tick,
+    /// When it ends.
+    pub until: Tick,
+}
+
+impl From<Authority> for Right {
+    fn from(authority: Authority) -> Right {
+        Right {
+            epoch: authority.epoch,
+            step_down_at: authority.step_down_at,
+            until: authority.guard_deadline,
+        }
+    }
 }
 
 /// What one effect works with: the world as it was decided on.
@@ -127,7 +159,8 @@ impl<S: Store> Context<S> {
             Action::PollPeers => members::poll(ctx, order.view.as_deref()).await,
             Action::AskFailsafe { epoch } => members::ask_failsafe(ctx, *epoch, &order).await,
             Action::Bootstrap => server::bootstrap(ctx, &order).await,
-            Action::Clone { from } => server::clone(ctx, &order, from).await,
+            Action::Clone { from } => server::clone(ctx, &order, Some(from)).await,
+            Action::CloneAlone => server::clone(ctx, &order, None).await,
             Action::StartPrimary => server::start_primary(ctx, &order).await,
             Action::StartStandby { upstream } => server::start_standby(ctx, &order, upstream.as_ref()).await,
             Action::Rejoin { leader } => server::rejoin(ctx, &order, leader).await,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::pending::Held;
+use super::tls::{self, ConnectError};
 use super::{Instance, identify};
 
 /// Bound on one answer (trap 12: slow SQL is not a dead primary; the last answer counts on).
@@ -208,12 +209,10 @@ impl Probe {
 pub async fn connect(instance: &Instance) -> Result<Client, ProbeError> {
     let mut config = instance.local();
     config.options("-c statement_timeout=2s -c search_path=pg_catalog");
-    let (client, driver) = config.connect(NoTls).await.map_err(|e| error(&e))?;
-    tokio::spawn(async move {
-        // The client sees the same error.
-        let _ = driver.await;
-    });
-    Ok(client)
+    tls::connect(&config, &instance.superuser).await.map_err(|e| match e {
+        ConnectError::Settings(why) => ProbeError::Other(why),
+        ConnectError::Postgres(e) => error(&e),
+    })
 }
 
 fn error(e: &tokio_postgres::Error) -> ProbeError {
