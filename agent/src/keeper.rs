@@ -180,14 +180,18 @@ impl Keeper {
         }
         let Some(done) = self.settings.begin(world.now, Duration::from_millis(500)) else { return };
         self.settings_are_new = false;
-        let (ctx, dynamic) = (Arc::clone(ctx), world.settings.postgresql.clone());
+        let (ctx, dynamic, role) =
+            (Arc::clone(ctx), world.settings.postgresql.clone(), crate::callbacks::role(world));
         tokio::spawn(async move {
             let _done = done;
             match settings::write(&ctx.instance, &dynamic, following.as_ref()) {
                 Ok(false) => {}
                 Ok(true) => match Postmaster::find(&ctx.instance.data_dir) {
                     Ok(Some(postmaster)) => match control::reload(&postmaster) {
-                        Ok(()) => info!("PostgreSQL reads its changed configuration"),
+                        Ok(()) => {
+                            info!("PostgreSQL reads its changed configuration");
+                            ctx.callbacks.reloaded(role);
+                        }
                         Err(error) => warn!(%error, "PostgreSQL was not told of its changed configuration"),
                     },
                     Ok(None) => {}

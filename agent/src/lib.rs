@@ -18,6 +18,7 @@
 //! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
 
 pub mod api;
+pub mod callbacks;
 pub mod config;
 pub mod decide;
 pub mod effects;
@@ -29,6 +30,8 @@ pub mod history;
 pub mod keepalive;
 pub mod keeper;
 pub mod metrics;
+pub mod namesake;
+pub mod operator;
 pub mod peers;
 pub mod postgres;
 pub mod preflight;
@@ -36,7 +39,10 @@ pub mod prober;
 pub mod publish;
 pub mod reconcile;
 pub mod run;
+pub mod script;
 pub mod server;
 pub mod telemetry;
 pub mod timing;
+pub mod tls;
 pub mod vouch;
+pub mod watchdog;

@@ -13,22 +13,33 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
-use crate::api::{self, Api, ApiSnapshot, LocalPostgres};
-use crate::config::Config;
+use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
+use crate::config::{Config, Ctl, VerifyClient};
 use crate::decide::announce::Identity;
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
+use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
 use crate::guard::client::{Doing, GuardClient, GuardOptions, Report};
 use crate::keepalive::{self, LeaseNews, Pulse};
+use crate::namesake::Namesake;
+use crate::peers::Caller;
 use crate::postgres::Instance;
-use crate::postgres::process::Postmaster;
+use crate::postgres::instance::OnDivergence;
+use crate::postgres::process::{self, Postmaster};
 use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
 use crate::server::ServerState;
 use crate::timing::Timing;
+use crate::watchdog::Watchdog;
 use crate::{preflight, prober, vouch};
 
 /// How long an answer of the guard may take.
 const GUARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the agent's end waits for a callback; one that takes longer goes on alone.
+const CALLBACKS_END_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long what outlived its postmaster gets to vanish.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why an agent ended that was not told to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,6 +61,8 @@ impl From<String> for Stuck {
 /// Runs an agent until it ends.
 pub async fn run(config: Config) -> Result<(), Stuck> {
     preflight::check(&config).map_err(Stuck::NeedsOperator)?;
+    let rest = api::Settings::new(&config.restapi).map_err(Stuck::NeedsOperator)?;
+    let caller = caller(&config);
     let listener = bind(&config).await?;
     let wishes = signals()?;
     let instance = instance(&config);
@@ -80,6 +93,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options);
     let (events_in, events) = mpsc::unbounded_channel();
     let (published, _) = watch::channel(None);
+    let (right, _) = watch::channel(None);
     let ctx = Arc::new(Context {
         me: config.name.clone(),
         space: config.keyspace(),
@@ -88,8 +102,12 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         first_config: config.bootstrap.dcs.clone(),
         observation: follower.observation(),
         events: events_in.clone(),
+        caller: Arc::clone(&caller),
         store_access: config.etcd.access(),
         published,
+        right,
+        callbacks: Runner::new(config.postgresql.callbacks.clone(), config.scope.clone()),
+        watchdog: Watchdog::new(config.watchdog.clone()),
     });
 
     let server = found_server(&ctx).await?;
@@ -107,12 +125,15 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     tokio::spawn(following);
     tokio::spawn(keepalive::keep(Arc::clone(&store), timing_seen, Arc::clone(&pulse), lease, lease_in));
     tokio::spawn(prober::ask_for_ever(instance.clone(), wanted, Arc::clone(&hurry), events_in));
+    // Kept for as long as the agent runs: what is sent here replaces the settings of the API.
+    let (_rest_in, rest) = watch::channel(Arc::new(rest));
     let api = Api {
         store: Arc::clone(&store),
         space: config.keyspace(),
         snapshots: api_seen,
         commands: commands_in,
-        login: config.restapi.login.clone(),
+        settings: rest,
+        caller: Arc::clone(&caller),
         timing: config.timing,
     };
     tokio::spawn(api::serve(listener, api, std::future::pending()));
@@ -121,6 +142,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         conn_url: config.conn_url(),
         api_url: config.api_url(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        proxy_url: config.proxy_url(),
     };
     let sources =
         Sources { observation: follower.observation(), lease: lease_news, events, commands, wishes };
@@ -135,18 +157,39 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         timing: config.timing,
         first_timing,
         vouch_file,
+        namesake: Namesake::new(config.name.clone(), config.api_url(), caller),
     };
     info!(name = %config.name, scope = config.scope, api = %config.restapi.listen, "the agent runs");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let ended = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
+    let ended = Reconciler::new(Arc::clone(&ctx), identity, sources, sinks, start).run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    ctx.callbacks.finish(CALLBACKS_END_WITHIN).await;
+    ctx.watchdog.finish().await;
     match ended {
         Ended::Stopped | Ended::Detached => {
             info!(?ended, "the agent ends");
             Ok(())
         }
         Ended::Halted(why) => Err(Stuck::NeedsOperator(why)),
+        Ended::Failed(why) => Err(Stuck::Failed(why)),
     }
+}
+
+/// How other members are asked: as operators' tools are told to, with what our own API expects where they are told
+/// nothing.
+fn caller(config: &Config) -> Arc<Caller> {
+    let own_ca = || config.restapi.tls.as_ref().and_then(|tls| tls.cafile.clone());
+    let ctl = Ctl { cafile: config.ctl.cafile.clone().or_else(own_ca), ..config.ctl.clone() };
+    let caller = Caller::new(&ctl);
+    if let Some(tls) = &config.restapi.tls {
+        if let Some(why) = caller.lacks_tls() {
+            warn!(why, "members that speak https as this one does cannot be asked");
+        }
+        if tls.verify_client == VerifyClient::Required && ctl.client_cert.is_none() {
+            warn!("members that want a certificate as this one does cannot be asked: ctl has none");
+        }
+    }
+    Arc::new(caller)
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, String> {
@@ -198,6 +241,27 @@ fn instance(config: &Config) -> Instance {
         initdb: config.bootstrap.initdb.clone(),
         users: config.bootstrap.users.clone(),
         post_bootstrap: config.bootstrap.post_bootstrap.clone(),
+        bootstrap_method: config.bootstrap.method.clone(),
+        bootstrap_pg_hba: config.bootstrap.pg_hba.clone(),
+        pg_ident: p.pg_ident.clone(),
+        recovery_conf: p.recovery_conf.clone(),
+        config_dir: p.config_dir.clone(),
+        config_base_name: p.config_base_name.clone(),
+        custom_conf: p.custom_conf.clone(),
+        bin_names: p.bin_names.clone(),
+        use_unix_socket_repl: p.use_unix_socket_repl,
+        krbsrvname: p.krbsrvname.clone(),
+        replica_methods: p.replica_methods.clone(),
+        basebackup: p.basebackup.clone(),
+        rewind_options: p.rewind_options.clone(),
+        pre_promote: p.pre_promote.clone(),
+        before_stop: p.before_stop.clone(),
+        pg_ctl_timeout: p.pg_ctl_timeout,
+        on_divergence: OnDivergence {
+            use_pg_rewind: p.use_pg_rewind,
+            clone_on_rewind_failure: p.remove_data_directory_on_rewind_failure,
+            clone_on_divergence: p.remove_data_directory_on_diverged_timelines,
+        },
     }
 }
 
@@ -222,7 +286,11 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
         return Err(why.clone());
     }
     let found = Postmaster::find(&ctx.instance.data_dir).map_err(|e| format!("postmaster.pid: {e}"))?;
-    let Some(postmaster) = found else { return Ok(ServerState::absent(data)) };
+    let Some(postmaster) = found else {
+        // Backends may outlive a killed postmaster for a moment, and still confirm commits.
+        process::sweep(ctx.instance.data_dir.clone(), SWEEP_LIMIT).await.map_err(|e| e.to_string())?;
+        return Ok(ServerState::absent(data));
+    };
     warn!(pid = postmaster.pid(), "PostgreSQL runs already; adopting it");
     watch_server(ctx, &postmaster);
     // A server that has its signal file is in recovery: it removes the file before it accepts writes.
@@ -255,6 +323,8 @@ fn first_snapshot(
         },
         failsafe_active: false,
         pending_restart: None,
+        operations: Operations::default(),
+        watchdog_failed: false,
         turned_at: Tick::now(),
         ttl,
         dcs_last_seen: 0,

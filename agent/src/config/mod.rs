@@ -80,6 +80,12 @@ impl Config {
     pub fn conn_url(&self) -> String {
         format!("postgres://{}/{}", self.postgresql.connect_address, self.postgresql.database)
     }
+
+    /// The same for the pooler on this node, where there is one.
+    pub fn proxy_url(&self) -> Option<String> {
+        let address = self.postgresql.proxy_address.as_ref()?;
+        Some(format!("postgres://{address}/{}", self.postgresql.database))
+    }
 }
 
 /// How to reach etcd.
