@@ -24,6 +24,7 @@ use crate::decide::action::Action;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
+use crate::known_config::KnownConfig;
 use crate::postgres::Instance;
 use crate::timing::Timing;
 
@@ -45,6 +46,8 @@ pub struct Context<S> {
     pub instance: Instance,
     /// The first dynamic configuration of a new cluster.
     pub first_config: Value,
+    /// The dynamic configuration as it was last read.
+    pub known_config: Arc<KnownConfig>,
     /// What the store shows: an effect on it ends when its write is seen.
     pub observation: watch::Receiver<Observation>,
     /// Where effects report.
@@ -91,7 +94,10 @@ impl<S: Store> Context<S> {
             Action::SetInitialize { system_identifier } => {
                 store::set_initialize(ctx, system_identifier).await
             }
-            Action::WriteConfig => store::write_config(ctx, &ctx.first_config).await,
+            Action::WriteConfig => {
+                let known = ctx.known_config.document();
+                store::write_config(ctx, known.as_ref().unwrap_or(&ctx.first_config)).await
+            }
             Action::Campaign => match order.lease {
                 Some(lease) => store::campaign(ctx, lease).await,
                 None => vec![Outcome::Failed(Slot::Store)],
