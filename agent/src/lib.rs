@@ -29,6 +29,7 @@ pub mod handover;
 pub mod history;
 pub mod keepalive;
 pub mod keeper;
+pub mod known_config;
 pub mod metrics;
 pub mod namesake;
 pub mod operator;
