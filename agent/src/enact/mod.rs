@@ -67,9 +67,9 @@ pub struct Context<S> {
     /// This node's right to lead, as of the loop's last turn: for effects that take longer than a lease.
     pub right: watch::Sender<Option<Right>>,
     /// The operator's callbacks.
-    pub callbacks: callbacks::Runner,
+    pub callbacks: Arc<callbacks::Runner>,
     /// The kernel's watchdog.
-    pub watchdog: Watchdog,
+    pub watchdog: Arc<Watchdog>,
 }
 
 /// A right to lead.

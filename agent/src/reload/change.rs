@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{
-    Access, Bootstrap, Config, Ctl, Etcd, Guard, Log, Postgresql, Restapi, Watchdog,
-};
+use crate::config::{Access, Bootstrap, Config, Ctl, Etcd, Guard, Log, Postgresql, Restapi, Watchdog};
 use crate::timing::TimingOverrides;
 
 /// The settings that come into force.

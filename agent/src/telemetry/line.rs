@@ -31,7 +31,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         // Decisions are told in Patroni's words.
         if event.metadata().target() == DECIDED {
             return Ok(());
@@ -190,8 +195,11 @@ mod tests {
     fn written(line: Line, date_format: Option<&str>) -> String {
         let kept = Kept::default();
         let format = PatroniLines::new(line, date_format.map(str::to_owned));
-        let subscriber =
-            tracing_subscriber::fmt().with_writer(kept.clone()).with_ansi(false).event_format(format).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(kept.clone())
+            .with_ansi(false)
+            .event_format(format)
+            .finish();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: DECIDED, "decided");
             tracing::warn!(name = "pg1", why = "no\nline", count = 3, "it failed");
@@ -227,7 +235,8 @@ mod tests {
         let year = ZonedDateTime::now().year();
         assert_eq!(line, format!("WARNING  |  30<{year}>line.rs\n"));
 
-        let fields = vec![(LogField::Message, "message".to_owned()), (LogField::Levelname, "severity".to_owned())];
+        let fields =
+            vec![(LogField::Message, "message".to_owned()), (LogField::Levelname, "severity".to_owned())];
         let static_fields = [("app".to_owned(), json!({"a": 1}))].into_iter().collect();
         let line = written(Line::Json { fields, static_fields }, None);
         let read: Value = serde_json::from_str(&line).expect("JSON");

@@ -305,9 +305,7 @@ fn stopping(reason: &Reason) -> Option<Words> {
             Words::first(Level::Info, "Demoting self because primary startup is taking too long")
                 .then("stopped PostgreSQL because of startup timeout")
         }
-        Reason::WatchdogFailed => {
-            Words::result("Demoting self because watchdog could not be activated")
-        }
+        Reason::WatchdogFailed => Words::result("Demoting self because watchdog could not be activated"),
         _ => return None,
     })
 }
@@ -387,7 +385,13 @@ pub struct Narrator {
 
 impl Narrator {
     /// What is to be said of a decision. A heartbeat is said again after `every`; `None`: only when it is another.
-    pub fn decided(&mut self, scene: &Scene, decision: &Decision, now: Tick, every: Option<Duration>) -> Vec<Said> {
+    pub fn decided(
+        &mut self,
+        scene: &Scene,
+        decision: &Decision,
+        now: Tick,
+        every: Option<Duration>,
+    ) -> Vec<Said> {
         let Decision { action, reason, .. } = decision;
         // Waiting for an effect says nothing new.
         if matches!(reason, Reason::Busy(_)) {
@@ -406,9 +410,9 @@ impl Narrator {
             return vec![Said { level, text: format!("{}: {reason}", action.label()) }];
         };
         let result = words.result.map(|text| if scene.paused { format!("PAUSE: {text}") } else { text });
-        let beats = result.as_deref().is_some_and(|text| {
-            text.trim_start_matches("PAUSE: ").starts_with("no action. ")
-        });
+        let beats = result
+            .as_deref()
+            .is_some_and(|text| text.trim_start_matches("PAUSE: ").starts_with("no action. "));
         if beats {
             self.last = Some(key);
             return self.beat(result, now, every);

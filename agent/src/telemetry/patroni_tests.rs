@@ -64,10 +64,7 @@ fn every_text_that_is_looked_for_is_said() {
             &scene(Some("pg2")),
             stop.clone(),
             Reason::LostKeyTo("pg2".into()),
-            &[
-                "Lock owner: pg2; I am pg1",
-                "demoting self because I do not have the lock and I was a leader",
-            ],
+            &["Lock owner: pg2; I am pg1", "demoting self because I do not have the lock and I was a leader"],
         ),
         (
             &scene(None),
@@ -186,12 +183,7 @@ fn every_text_that_is_looked_for_is_said() {
             &["system ID mismatch, node pg1 belongs to a different cluster: 1 != 2"],
         ),
         // What Patroni has no words for is said in ours.
-        (
-            &scene(None),
-            Action::RaceInitialize,
-            Reason::NewCluster,
-            &["race_initialize: the cluster is new"],
-        ),
+        (&scene(None), Action::RaceInitialize, Reason::NewCluster, &["race_initialize: the cluster is new"]),
     ];
     for (scene, action, reason, expected) in cases {
         assert_eq!(said(scene, action.clone(), reason.clone()), expected, "{action:?}, {reason:?}");
