@@ -16,6 +16,7 @@ mod leading;
 pub mod lease;
 pub mod memory;
 mod paused;
+pub mod reign;
 mod safety;
 mod stopping;
 mod storeless;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgvane_cluster::ids::Epoch;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::MemberState;
+use pgvane_cluster::reigns::Reign;
 use pgvane_cluster::store::Store;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -23,16 +24,16 @@ use crate::postgres::control::{self, Shutdown, Stopped};
 use crate::postgres::controldata::ControlData;
 use crate::postgres::probe::Probe;
 use crate::postgres::process::Postmaster;
-use crate::postgres::rewind::{self, Rewound, Verdict};
+use crate::postgres::rewind;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::slot_name;
-use crate::postgres::{Instance, PostgresError, bootstrap as first, clone as copy};
+use crate::postgres::{Instance, PostgresError, bootstrap as first, clone as copy, reigns};
 
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
 const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Bound on the clean stop of a hand-over; past it the stop becomes immediate and nothing is handed over.
-const HAND_OVER_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const HAND_OVER_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long the announcement of a stop may take to reach the store.
 const ANNOUNCE_LIMIT: Duration = Duration::from_millis(500);
@@ -100,11 +101,17 @@ pub(super) async fn clone<S: Store>(ctx: &Context<S>, order: &Order, from: &Upst
     ended(ctx, "clone", done).await
 }
 
-async fn clone_from<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) -> Result<(), PostgresError> {
+pub(super) async fn clone_from<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    from: &Upstream,
+) -> Result<(), PostgresError> {
     info!(source = %from.name, "cloning the data directory");
     copy::basebackup(&ctx.instance, &address(from)).await?;
     let _ = std::fs::remove_file(rewind::marker(&ctx.instance));
     settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, Some(from))))?;
+    let control = ControlData::read(&ctx.instance).await?;
+    ctx.report(Event::Reigns(reigns::load(&ctx.instance, &control)));
     info!(source = %from.name, "cloned the data directory");
     Ok(())
 }
@@ -127,7 +134,7 @@ pub(super) async fn start_standby<S: Store>(
     ended(ctx, "start as standby", done).await
 }
 
-async fn start_following<S: Store>(
+pub(super) async fn start_following<S: Store>(
     ctx: &Context<S>,
     order: &Order,
     upstream: Option<&Upstream>,
@@ -158,80 +165,38 @@ async fn ask<S: Store>(ctx: &Context<S>) {
     ctx.report(Event::Probed(Box::new(answer)));
 }
 
-/// Stops, compares, rewinds or clones where the histories parted, starts as a standby of the leader.
-pub(super) async fn rejoin<S: Store>(ctx: &Context<S>, order: &Order, leader: &Upstream) -> Vec<Outcome> {
-    let done = try_rejoin(ctx, order, leader).await;
-    ended(ctx, "rejoin", done).await
-}
-
-async fn try_rejoin<S: Store>(
+/// Points a running standby elsewhere.
+pub(super) async fn point<S: Store>(
     ctx: &Context<S>,
     order: &Order,
-    leader: &Upstream,
+    upstream: &Upstream,
 ) -> Result<(), PostgresError> {
-    let source = address(leader);
-    let theirs = rewind::leader_history(&ctx.instance, &source).await?;
+    let following = following(ctx, order, Some(upstream));
+    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
-        stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await?;
+        control::reload(&postmaster)?;
+        // The postmaster hands the new setting to its processes in its own time.
+        sleep(Duration::from_millis(100)).await;
+        ask(ctx).await;
     }
-    let ours = ControlData::read(&ctx.instance).await?;
-    if rewind::compare(&ours, &theirs) == Verdict::NeedsRewind {
-        info!(leader = %leader.name, "our history is not part of the leader's");
-        if theirs.checkpointed < theirs.timeline {
-            rewind::checkpoint_leader(&ctx.instance, &source).await?;
-        }
-        reunite(ctx, order, leader, &ours, &source).await?;
-    }
-    start_following(ctx, order, Some(leader)).await
-}
-
-async fn reunite<S: Store>(
-    ctx: &Context<S>,
-    order: &Order,
-    leader: &Upstream,
-    ours: &ControlData,
-    source: &HostPort,
-) -> Result<(), PostgresError> {
-    let dynamic = &order.settings.postgresql;
-    let (why, again) = match rewind::run(&ctx.instance, ours, source, dynamic.use_pg_rewind).await {
-        Rewound::Done => {
-            info!(leader = %leader.name, "rewound to the leader's history");
-            return Ok(());
-        }
-        Rewound::Impossible(why) => (why, dynamic.remove_data_directory_on_diverged_timelines),
-        Rewound::Failed(error) => (error.to_string(), dynamic.remove_data_directory_on_rewind_failure),
-    };
-    if !again {
-        let hint = "set remove_data_directory_on_rewind_failure or reinitialize the member";
-        return Err(PostgresError::Other(format!("cannot rewind: {why}; {hint}")));
-    }
-    warn!(why, "cannot rewind; cloning again");
-    clone_from(ctx, order, leader).await
-}
-
-pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) -> Vec<Outcome> {
-    let done = async {
-        let following = following(ctx, order, Some(upstream));
-        settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
-        if let Some(postmaster) = find(&ctx.instance.data_dir)? {
-            control::reload(&postmaster)?;
-            // The postmaster hands the new setting to its processes in its own time.
-            sleep(Duration::from_millis(100)).await;
-            ask(ctx).await;
-        }
-        info!(upstream = %upstream.name, "following");
-        Ok(())
-    };
-    let done = done.await;
-    outcome("follow", done)
+    info!(upstream = %upstream.name, "following");
+    Ok(())
 }
 
 pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch: Epoch) -> Vec<Outcome> {
     ctx.report(Event::Server(ServerEvent::Promoting));
+    let reign = Reign { epoch, leader: ctx.me.clone() };
+    // Before it happens: nobody else's timeline of that number can be taken for ours, whatever becomes of this agent.
+    if let Err(error) = reigns::promise(&ctx.instance, reign, order.record.timeline.unwrap_or_default()) {
+        return outcome("promotion", Err(error));
+    }
     let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, order.right_until).await;
     if let Ok(probe) = &mut done {
         info!(%epoch, "promoted");
         let answer = probe.ask(&ctx.instance).await;
+        if let Ok(view) = &answer {
+            ctx.report(Event::Reigns(reigns::promised(&ctx.instance, view.timeline)));
+        }
         ctx.report(Event::Probed(Box::new(answer)));
         let (order, after) = (order.clone(), Arc::clone(&ctx));
         // Not part of the outage: the history, so that a stale node knows; a checkpoint, so that others can
@@ -242,6 +207,13 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
 }
 
 async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) {
+    match Probe::default().ask(&ctx.instance).await {
+        Ok(view) => match reigns::keep(&ctx.instance, view.timeline) {
+            Ok(known) => ctx.report(Event::Reigns(known)),
+            Err(error) => warn!(%error, "the list of reigns was not kept"),
+        },
+        Err(error) => warn!(%error, "the new timeline is not known"),
+    }
     if let Err(error) = write_history(ctx, order, epoch).await {
         warn!(error, "the cluster's history was not written");
     }
@@ -314,7 +286,7 @@ pub(super) async fn stop<S: Store>(ctx: &Context<S>, order: &Order, how: StopMod
     ended(ctx, "stop", done).await
 }
 
-async fn stop_and_report<S: Store>(
+pub(super) async fn stop_and_report<S: Store>(
     ctx: &Context<S>,
     postmaster: &Postmaster,
     how: Shutdown,
@@ -327,12 +299,12 @@ async fn stop_and_report<S: Store>(
     Ok(stopped)
 }
 
-fn find(data_dir: &Path) -> Result<Option<Postmaster>, PostgresError> {
+pub(super) fn find(data_dir: &Path) -> Result<Option<Postmaster>, PostgresError> {
     Postmaster::find(data_dir)
         .map_err(|error| PostgresError::Io { what: format!("{}", data_dir.display()), error })
 }
 
-fn address(upstream: &Upstream) -> HostPort {
+pub(super) fn address(upstream: &Upstream) -> HostPort {
     HostPort { host: upstream.host.clone(), port: upstream.port }
 }
 
@@ -345,12 +317,16 @@ fn following<S: Store>(ctx: &Context<S>, order: &Order, upstream: Option<&Upstre
 }
 
 /// The end of an effect that may have changed the data directory.
-async fn ended<S: Store>(ctx: &Context<S>, what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
+pub(super) async fn ended<S: Store>(
+    ctx: &Context<S>,
+    what: &str,
+    done: Result<(), PostgresError>,
+) -> Vec<Outcome> {
     ctx.report(Event::Data(look(&ctx.instance).await));
     outcome(what, done)
 }
 
-fn outcome(what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
+pub(super) fn outcome(what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
     match done {
         Ok(()) => vec![Outcome::Done(Slot::Postgres)],
         Err(error) => {

@@ -6,12 +6,15 @@ pub mod control;
 pub mod controldata;
 pub mod identify;
 pub mod instance;
+pub mod lineage;
 mod pidfd;
 pub mod probe;
 pub mod process;
+pub mod reigns;
 pub mod rewind;
 pub mod settings;
 pub mod slots;
 pub mod vetted;
+pub mod wal;
 
 pub use instance::{Instance, PostgresError};
