@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::Lsn;
+use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::StatusRecord;
 use pgvane_cluster::store::Store;
@@ -17,11 +17,14 @@ use tracing::{info, warn};
 
 use crate::decide::announce;
 use crate::decide::consent::Voters;
+use crate::decide::reign;
 use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
 use crate::enact::{Context, store};
+use crate::event::Event;
 use crate::postgres::control;
 use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
+use crate::postgres::reigns;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::{self, Kept, slot_name};
 
@@ -35,6 +38,10 @@ pub struct Keeper {
     failsafe: Chore,
     voters: Voters,
     slots: Chore,
+    reigns: Chore,
+    learning: Chore,
+    /// The timeline whose beginning was looked up on disk.
+    settled: Option<Timeline>,
     settings: Chore,
     written: Option<StatusRecord>,
     kept: Arc<Mutex<Kept>>,
@@ -81,6 +88,8 @@ impl Keeper {
     pub fn turn<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
         self.write_status(ctx, world, sql);
         self.write_failsafe(ctx, world);
+        self.write_reigns(ctx, world);
+        self.learn_reigns(ctx, world);
         self.keep_slots(ctx, world);
         self.apply_settings(ctx, world);
     }
@@ -131,6 +140,43 @@ impl Keeper {
             let _done = done;
             if let Err(error) = store::write_as_leader(&ctx, epoch, Key::Failsafe, list.to_json()).await {
                 warn!(%error, "the failsafe list was not written");
+            }
+        });
+    }
+
+    /// The leader's list: with it nobody takes another timeline of the same number for the leader's.
+    fn write_reigns<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let Some((epoch, list)) = announce::reigns(world) else { return };
+        let Some(done) = self.reigns.begin(world.now, Duration::from_millis(200)) else { return };
+        let ctx = Arc::clone(ctx);
+        tokio::spawn(async move {
+            let _done = done;
+            if let Err(error) = store::write_as_leader(&ctx, epoch, Key::Reigns, list.to_json()).await {
+                warn!(%error, "the list of reigns was not written");
+            }
+        });
+    }
+
+    /// What a standby learned of its timelines, and what became of a promotion that an earlier agent noted.
+    fn learn_reigns<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let learned = reign::learned(world);
+        let promoted = reign::unsettled(world).filter(|t| learned.is_none() && self.settled != Some(*t));
+        if learned.is_none() && promoted.is_none() {
+            return;
+        }
+        let Some(done) = self.learning.begin(world.now, Duration::from_millis(500)) else { return };
+        self.settled = promoted.or(self.settled);
+        let ctx = Arc::clone(ctx);
+        tokio::task::spawn_blocking(move || {
+            let _done = done;
+            let kept = match (learned, promoted) {
+                (Some(known), _) => reigns::save(&ctx.instance, &known).map(|()| known),
+                (None, Some(timeline)) => reigns::keep(&ctx.instance, timeline),
+                (None, None) => return,
+            };
+            match kept {
+                Ok(known) => ctx.report(Event::Reigns(known)),
+                Err(error) => warn!(%error, "the list of reigns was not kept"),
             }
         });
     }

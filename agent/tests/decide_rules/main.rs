@@ -13,6 +13,7 @@ mod leading;
 mod lease;
 mod memory;
 mod paused;
+mod reign;
 mod reinit;
 mod restart;
 mod safety;
