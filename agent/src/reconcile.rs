@@ -27,7 +27,7 @@ use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
 use crate::decide::restart::Facts;
 use crate::decide::schedule::Wall;
-use crate::decide::world::{Abilities, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::world::{Abilities, DataDir, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
 use crate::enact::{self, Context, Order, Right};
@@ -110,6 +110,8 @@ pub struct Start {
     pub guard: Found,
     /// How to start another.
     pub guard_options: GuardOptions,
+    /// The dynamic configuration as it was last read, until the store answers.
+    pub settings: ClusterSettings,
     /// This node's tags.
     pub tags: Tags,
     /// Deadlines an operator set.
@@ -195,7 +197,7 @@ impl<S: Store> Reconciler<S> {
             guard_options: start.guard_options,
             guard_sent: Tick::from_nanos(start.guard.report.deadline.unwrap_or(0)),
             stop_mode: StopMode::Fast,
-            settings: ClusterSettings::default(),
+            settings: start.settings,
             tags: start.tags,
             overrides: start.timing,
             timing: start.first_timing,
@@ -519,6 +521,10 @@ impl<S: Store> Reconciler<S> {
             }
         }
         self.keeper.turn(&self.ctx, &world, self.server.view.as_ref());
+        if let Some(config) = world.dcs.last_view().and_then(|view| view.config.as_ref()) {
+            let settled = matches!(world.local.data, DataDir::Present(_)) && world.free(Slot::Postgres);
+            self.ctx.known_config.note(&config.value.json, settled);
+        }
         let snapshot = self.snapshot(&world, &record);
         self.sinks.api.send_replace(Arc::new(snapshot));
     }
