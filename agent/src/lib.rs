@@ -39,6 +39,6 @@ pub mod reconcile;
 pub mod run;
 pub mod server;
 pub mod telemetry;
-pub mod tls;
 pub mod timing;
+pub mod tls;
 pub mod vouch;

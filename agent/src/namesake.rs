@@ -160,7 +160,8 @@ mod tests {
     #[tokio::test]
     async fn a_dead_one_and_another_member_at_its_address_do_not() {
         let other = member_named("b").await;
-        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+        let silent =
+            TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
         for url in [other, format!("http://{silent}/patroni")] {
             assert_eq!(asked(&record_at(&url)).await.found(), None, "{url}");
         }

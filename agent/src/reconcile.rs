@@ -675,8 +675,7 @@ impl<S: Store> Reconciler<S> {
             self.server.pending_restart(&self.ctx.instance, &self.settings.postgresql);
         record.pending_restart = record.pending_restart_reason.is_some().then_some(true);
         let in_recovery = world.local.sql.as_ref().is_some_and(|sql| sql.in_recovery);
-        record.replication_state =
-            self.server.replication_state().filter(|_| in_recovery).map(str::to_owned);
+        record.replication_state = self.server.replication_state().filter(|_| in_recovery).map(str::to_owned);
         record
     }
 

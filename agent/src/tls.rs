@@ -17,7 +17,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use tracing::{info, warn};
 
@@ -146,7 +147,8 @@ fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
     };
     let chain = certificates(&tls.certfile)?;
     let key = private_key(&tls.keyfile, tls.keyfile_password.as_ref())?;
-    let config = builder.with_single_cert(chain, key).map_err(|e| unsuited(&e, &tls.certfile, &tls.keyfile))?;
+    let config =
+        builder.with_single_cert(chain, key).map_err(|e| unsuited(&e, &tls.certfile, &tls.keyfile))?;
     Ok(Arc::new(config))
 }
 
@@ -154,9 +156,12 @@ fn client_config(ctl: &Ctl) -> Result<Arc<ClientConfig>, String> {
     let provider = provider();
     let by_ca = match &ctl.cafile {
         _ if ctl.insecure => None,
-        None => return Err("whom to trust over https is not known: set ctl.cacert, or ctl.insecure".to_owned()),
+        None => {
+            return Err("whom to trust over https is not known: set ctl.cacert, or ctl.insecure".to_owned());
+        }
         Some(file) => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(authorities(file)?, Arc::clone(&provider));
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(authorities(file)?, Arc::clone(&provider));
             Some(verifier.build().map_err(|e| format!("{}: {e}", file.display()))?)
         }
     };
@@ -210,18 +215,21 @@ fn private_key(file: &Path, password: Option<&Secret>) -> Result<PrivateKeyDer<'
     if let Some((_, rest)) = text.split_once(begin)
         && let Some((inner, _)) = rest.split_once(end)
     {
-        let password = password.ok_or_else(|| wrong("the key is encrypted; set keyfile_password".to_owned()))?;
+        let password =
+            password.ok_or_else(|| wrong("the key is encrypted; set keyfile_password".to_owned()))?;
         let block = format!("{begin}{}{end}\n", inner.replace('\r', ""));
         let (_, sealed) = SecretDocument::from_pem(&block).map_err(|e| wrong(e.to_string()))?;
-        let key = EncryptedPrivateKeyInfoRef::try_from(sealed.as_bytes()).map_err(|e| wrong(e.to_string()))?;
+        let key =
+            EncryptedPrivateKeyInfoRef::try_from(sealed.as_bytes()).map_err(|e| wrong(e.to_string()))?;
         // What the library says does not tell a wrong password from a cipher it lacks.
-        let key = key.decrypt(password.expose()).map_err(|e| {
-            wrong(format!("the key cannot be decrypted ({e}); is keyfile_password right?"))
-        })?;
+        let key = key
+            .decrypt(password.expose())
+            .map_err(|e| wrong(format!("the key cannot be decrypted ({e}); is keyfile_password right?")))?;
         return Ok(PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec())));
     }
     if text.contains("Proc-Type: 4,ENCRYPTED") {
-        let hint = "the key is encrypted in OpenSSL's old way; `openssl pkcs8 -topk8` makes one that can be read";
+        let hint =
+            "the key is encrypted in OpenSSL's old way; `openssl pkcs8 -topk8` makes one that can be read";
         return Err(wrong(hint.to_owned()));
     }
     PrivateKeyDer::from_pem_slice(text.as_bytes())
@@ -346,7 +354,10 @@ mod tests {
             (tls(key.clone(), key.clone(), None), "there is no certificate in it"),
             (tls(cert.clone(), dir.path().join("none"), None), "No such file"),
             (tls(cert.clone(), old, None), "openssl pkcs8 -topk8"),
-            (ServerTls { verify_client: VerifyClient::Required, ..tls(cert, key, None) }, "needs restapi.cafile"),
+            (
+                ServerTls { verify_client: VerifyClient::Required, ..tls(cert, key, None) },
+                "needs restapi.cafile",
+            ),
         ] {
             let why = server(&tls).expect_err("refused");
             assert!(why.contains(expected), "{why}");

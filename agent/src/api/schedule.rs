@@ -11,7 +11,8 @@ use super::answer::Refused;
 /// of the store.
 pub(super) fn parse(given: &Value, action: &str, now: Timestamp) -> Result<String, Refused> {
     let unreadable = || {
-        let text = "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601";
+        let text =
+            "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601";
         Refused::new(StatusCode::UNPROCESSABLE_ENTITY, text)
     };
     let text = given.as_str().map(str::trim).ok_or_else(unreadable)?;
@@ -42,7 +43,10 @@ mod tests {
         for (given, expected) in [
             (json!("2026-11-25T12:30:00+02:00"), Ok("2026-11-25T10:30:00+00:00")),
             (json!("2026-11-25 10:00:00.250000+00:00"), Ok("2026-11-25T10:00:00.25+00:00")),
-            (json!("2026-11-25T10:30"), Err((400, "Timezone information is mandatory for the scheduled restart"))),
+            (
+                json!("2026-11-25T10:30"),
+                Err((400, "Timezone information is mandatory for the scheduled restart")),
+            ),
             (json!("2026-11-25T09:59:59Z"), Err((422, "Cannot schedule restart in the past"))),
             (json!("at noon"), Err((422, "Unable to parse scheduled timestamp."))),
             (json!(5), Err((422, "Unable to parse scheduled timestamp."))),

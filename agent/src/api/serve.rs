@@ -243,7 +243,8 @@ impl<S: Store> Api<S> {
         let ask = restart::parse(body, Timestamp::now(), self.snapshot().is_paused())?;
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Restart { ask, reply }).await?;
-        let answer = answer.await.unwrap_or_else(|_| RestartAnswer::NotDone("the agent is stopping".to_owned()));
+        let answer =
+            answer.await.unwrap_or_else(|_| RestartAnswer::NotDone("the agent is stopping".to_owned()));
         Ok(match answer {
             RestartAnswer::Restarted => text(StatusCode::OK, "restarted successfully"),
             RestartAnswer::Scheduled => text(StatusCode::ACCEPTED, "Restart scheduled"),
@@ -375,14 +376,17 @@ mod tests {
     #[test]
     fn queries_are_read_as_forms_are() {
         let query = query("lag=10%20MB&tag_zone=eu+west&fresh&tag_x=%zz&lag=1&%7C=%");
-        let expected = [("lag", "10 MB"), ("tag_zone", "eu west"), ("fresh", ""), ("tag_x", "%zz"), ("|", "%")];
+        let expected =
+            [("lag", "10 MB"), ("tag_zone", "eu west"), ("fresh", ""), ("tag_x", "%zz"), ("|", "%")];
         let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(query, expected.into());
     }
 
     #[test]
     fn the_first_part_of_a_path_decides() {
-        for (path, expected) in [("/", ""), ("/patroni", "patroni"), ("/config/x", "config"), ("//x", "x"), ("", "")] {
+        for (path, expected) in
+            [("/", ""), ("/patroni", "patroni"), ("/config/x", "config"), ("//x", "x"), ("", "")]
+        {
             assert_eq!(first(path), expected);
         }
     }

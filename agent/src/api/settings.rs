@@ -90,7 +90,10 @@ mod tests {
         };
         let version = env!("CARGO_PKG_VERSION");
         let given = restapi(ServerTokens::Original, &[("X-Frame-Options", "DENY")], &[("X-Tls", "1")]);
-        assert_eq!(shown(&given), [format!("server: pgvane-agent/{version}"), "x-frame-options: DENY".to_owned()]);
+        assert_eq!(
+            shown(&given),
+            [format!("server: pgvane-agent/{version}"), "x-frame-options: DENY".to_owned()]
+        );
         assert_eq!(shown(&restapi(ServerTokens::ProductOnly, &[], &[])), ["server: pgvane-agent"]);
         assert_eq!(shown(&restapi(ServerTokens::Minimal, &[], &[])), Vec::<String>::new());
         let why = Settings::new(&restapi(ServerTokens::Minimal, &[("a b", "c")], &[])).expect_err("refused");

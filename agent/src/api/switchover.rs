@@ -163,7 +163,8 @@ pub(super) async fn perform<S: Store>(
     if wish.scheduled_at.is_none() {
         let asked = candidates(&wish, &view)?;
         let answers = caller.ask_all(&asked, ASK_WITHIN).await;
-        let able = |answer: &PeerAnswer| matches!(answer, PeerAnswer::Answered(s) if s.limitation().is_none());
+        let able =
+            |answer: &PeerAnswer| matches!(answer, PeerAnswer::Answered(s) if s.limitation().is_none());
         if !answers.values().any(able) {
             let text = format!("{} is not possible: no good candidates have been found", wish.kind.word());
             return Err(Refused::new(StatusCode::PRECONDITION_FAILED, text));

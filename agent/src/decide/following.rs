@@ -5,8 +5,8 @@ use std::time::Duration;
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
-use super::{candidate, reinit, restart};
 use super::world::{Process, Sql, Upstream, World};
+use super::{candidate, reinit, restart};
 
 /// How long a standby may go without streaming from a serving leader before its history is compared.
 const STARVED_LIMIT: Duration = Duration::from_secs(5);

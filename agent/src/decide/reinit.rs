@@ -60,7 +60,11 @@ pub(super) fn check(world: &World, view: &ClusterView) -> Option<Decision> {
     let Holder::Other(key) = world.holder(view) else { return None };
     let stop = || Some(world.act(Action::Stop { how: StopMode::Immediate }, Reason::Reinitialize));
     if let Some(ongoing) = world.local.ongoing.get(&Slot::Postgres) {
-        return if ongoing.since < reinit.asked_at { stop() } else { Some(world.wait(Reason::Busy(Slot::Postgres))) };
+        return if ongoing.since < reinit.asked_at {
+            stop()
+        } else {
+            Some(world.wait(Reason::Busy(Slot::Postgres)))
+        };
     }
     match world.local.process {
         Process::Absent => match data::clone_source(world, view) {

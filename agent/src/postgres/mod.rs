@@ -6,6 +6,7 @@ pub mod control;
 pub mod controldata;
 pub mod identify;
 pub mod instance;
+pub mod outgrown;
 pub mod pending;
 mod pidfd;
 pub mod probe;

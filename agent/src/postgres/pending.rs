@@ -117,7 +117,13 @@ mod tests {
 
     fn held(name: &str, setting: &str, unit: Option<&str>, pending: bool) -> Held {
         let shown = human(setting, unit);
-        Held { name: name.to_owned(), shown, setting: setting.to_owned(), unit: unit.map(str::to_owned), pending }
+        Held {
+            name: name.to_owned(),
+            shown,
+            setting: setting.to_owned(),
+            unit: unit.map(str::to_owned),
+            pending,
+        }
     }
 
     fn found(held: &[Held], dynamic: &[(&str, &str)]) -> Vec<(String, String, String)> {
@@ -157,11 +163,9 @@ mod tests {
             held("recovery_target_time", "", None, true),
             held("hot_standby", "on", None, true),
         ];
-        let expected =
-            [change("huge_pages", "try", "?"), change("shared_buffers", "16MB", "32MB")];
+        let expected = [change("huge_pages", "try", "?"), change("shared_buffers", "16MB", "32MB")];
         assert_eq!(found(&server, &[("shared_buffers", "4096")]), expected);
-        let expected =
-            [change("huge_pages", "try", "off"), change("shared_buffers", "16MB", "0.5GB")];
+        let expected = [change("huge_pages", "try", "off"), change("shared_buffers", "16MB", "0.5GB")];
         assert_eq!(found(&server, &[("shared_buffers", "0.5GB"), ("huge_pages", "off")]), expected);
     }
 

@@ -27,9 +27,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SCHEDULED, SYSTEM, WALL, a_restart, consent, control, edit, empty, following,
-    handed_over, lead, leaderless, leading, ms, nofailover, renewed, request, standby_at, stopped,
-    store_away, view as healthy,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SCHEDULED, SYSTEM, WALL, a_restart, consent,
+    control, edit, empty, following, handed_over, lead, leaderless, leading, ms, nofailover, renewed,
+    request, standby_at, stopped, store_away, view as healthy,
 };
 
 const NAMES: [&str; 4] = ["pg1", ME, "pg3", "pg9"];
@@ -365,7 +365,8 @@ fn wishes() -> BoxedStrategy<Memory> {
         filters: Filters::default(),
         timeout: None,
     });
-    let wall = (tick(), select(vec![WALL, WALL + 3_000, 0, i64::MAX])).prop_map(|(at, millis)| Wall { at, millis });
+    let wall =
+        (tick(), select(vec![WALL, WALL + 3_000, 0, i64::MAX])).prop_map(|(at, millis)| Wall { at, millis });
     (of(restart), of(reinit), of(scheduled), of(wall), any::<bool>())
         .prop_map(|(restart, reinit, scheduled_restart, wall, handed_over)| Memory {
             restart,

@@ -7,9 +7,9 @@ use pgvane_cluster::ids::Epoch;
 use pgvane_cluster::records::MemberRole;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, busy, check, check_wait, control, edit, following,
-    handed_over, lead, leaderless, leading, member, ms, renewed, request, standby_at, stopped, store_away, upstream,
-    vouch,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, busy, check, check_wait, control, edit,
+    following, handed_over, lead, leaderless, leading, member, ms, renewed, request, standby_at, stopped,
+    store_away, upstream, vouch,
 };
 
 const RELEASE: Action = Action::Release { epoch: EPOCH, optime: None };

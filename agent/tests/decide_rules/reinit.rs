@@ -7,8 +7,8 @@ use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, Process, Slot, Worl
 use pgvane_cluster::records::{MemberState, Tags};
 
 use crate::decide_support::{
-    ME, NOW, OTHER_LEASE, a_restart, announced, busy, check, check_wait, control, edit, following, lead, leaderless,
-    leading, member, ms, stopped, upstream,
+    ME, NOW, OTHER_LEASE, a_restart, announced, busy, check, check_wait, control, edit, following, lead,
+    leaderless, leading, member, ms, stopped, upstream,
 };
 
 const STOP: Action = Action::Stop { how: StopMode::Immediate };

@@ -12,8 +12,8 @@ use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::Versioned;
 
 use crate::decide_support::{
-    EPOCH, HEAD, ME, NOW, OTHER_LEASE, a_restart, announced, busy, check, check_wait, control, edit, following,
-    lead, leaderless, leading, ms, renewed, store_away, stopped, upstream,
+    EPOCH, HEAD, ME, NOW, OTHER_LEASE, a_restart, announced, busy, check, check_wait, control, edit,
+    following, lead, leaderless, leading, ms, renewed, stopped, store_away, upstream,
 };
 
 const BY: Request = Request::Restart(1);
@@ -204,7 +204,10 @@ fn a_replica_stops_and_starts_as_it_was() {
     assert_eq!(announced(&world).state, MemberState::Restarting);
     let world = down(following());
     check(&world, &Action::StartStandby { upstream: Some(upstream("pg1")) }, &asked());
-    assert_eq!((announced(&world).state, announced(&world).role), (MemberState::Restarting, MemberRole::Replica));
+    assert_eq!(
+        (announced(&world).state, announced(&world).role),
+        (MemberState::Restarting, MemberRole::Replica)
+    );
 }
 
 #[test]

@@ -279,7 +279,14 @@ pub const SCHEDULED: &str = "2027-01-01T00:00:00+00:00";
 
 /// A restart that was asked for a moment ago.
 pub fn a_restart() -> Restart {
-    Restart { id: 1, asked_at: NOW - ms(50), timeout: None, checkpointed: false, stopped: None, failed: false }
+    Restart {
+        id: 1,
+        asked_at: NOW - ms(50),
+        timeout: None,
+        checkpointed: false,
+        stopped: None,
+        failed: false,
+    }
 }
 
 /// Another member's history of timelines: timeline 1 ended at `at`.
