@@ -22,6 +22,7 @@ use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
 use crate::enact::{Context, store};
 use crate::event::Event;
 use crate::postgres::control;
+use crate::postgres::outgrown;
 use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
 use crate::postgres::reigns;
@@ -30,6 +31,9 @@ use crate::postgres::slots::{self, Kept, slot_name};
 
 /// Time between two looks at the slots.
 const SLOTS_EVERY: Duration = Duration::from_secs(2);
+
+/// Time between two looks at a replay that is paused.
+const OUTGROWN_EVERY: Duration = Duration::from_secs(5);
 
 /// The chores, and when each was last done.
 #[derive(Debug, Default)]
@@ -43,6 +47,7 @@ pub struct Keeper {
     /// The timeline whose beginning was looked up on disk.
     settled: Option<Timeline>,
     settings: Chore,
+    outgrown: Chore,
     written: Option<StatusRecord>,
     kept: Arc<Mutex<Kept>>,
     settings_are_new: bool,
@@ -92,6 +97,26 @@ impl Keeper {
         self.learn_reigns(ctx, world);
         self.keep_slots(ctx, world);
         self.apply_settings(ctx, world);
+        self.resume_outgrown(ctx, world, sql);
+    }
+
+    /// A standby that waits for larger values is made to stop, so that it can be started with them.
+    fn resume_outgrown<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
+        let paused = sql.filter(|s| s.in_recovery && s.replay_paused && s.version >= outgrown::SINCE);
+        let Some(sql) = paused.filter(|_| idle && !world.settings.pause) else { return };
+        let Some(done) = self.outgrown.begin(world.now, OUTGROWN_EVERY) else { return };
+        let (ctx, held) = (Arc::clone(ctx), sql.held.clone());
+        tokio::spawn(async move {
+            let _done = done;
+            match outgrown::resume(&ctx.instance, &held).await {
+                Ok(true) => {
+                    info!("the primary has larger settings; this server stops to be started with them")
+                }
+                Ok(false) => {}
+                Err(error) => warn!(%error, "a replay that waits for larger settings was not resumed"),
+            }
+        });
     }
 
     fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {

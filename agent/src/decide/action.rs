@@ -433,8 +433,12 @@ impl fmt::Display for Reason {
             Reason::Reinitialize => f.write_str("reinitialize requested"),
             Reason::ScheduleIsDue => f.write_str("the time of the scheduled switchover has come"),
             Reason::ScheduleIsStale => f.write_str("the time of the scheduled switchover has passed"),
-            Reason::ScheduleIsUnreadable => f.write_str("the time of the scheduled switchover cannot be read"),
-            Reason::LeavingSync => f.write_str("commits wait for this standby until it has left the sync key"),
+            Reason::ScheduleIsUnreadable => {
+                f.write_str("the time of the scheduled switchover cannot be read")
+            }
+            Reason::LeavingSync => {
+                f.write_str("commits wait for this standby until it has left the sync key")
+            }
             Reason::PausedWithoutCandidate => f.write_str("pause is on and the request names no candidate"),
             Reason::RestartFailed => f.write_str("PostgreSQL did not come up again after the restart"),
             Reason::StartFailed => f.write_str("PostgreSQL ended again and again while it started"),

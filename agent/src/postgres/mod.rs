@@ -9,6 +9,7 @@ pub mod files;
 pub mod identify;
 pub mod instance;
 pub mod lineage;
+pub mod outgrown;
 pub mod pending;
 mod pidfd;
 pub mod probe;
