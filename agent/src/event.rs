@@ -42,6 +42,8 @@ pub enum Event {
     GuardIdle,
     /// The guard will not hold one for this lease again.
     LeaseSpent(LeaseId),
+    /// Whether another member of our name lives, and where.
+    Namesake(Option<String>),
     /// The guard is gone.
     GuardGone(String),
     /// A new guard answers.

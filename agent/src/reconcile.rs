@@ -11,18 +11,21 @@ use std::time::Duration;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, Observation};
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
-use pgvane_cluster::records::{MemberRecord, NativeMember, Tags};
+use pgvane_cluster::records::{MemberRecord, MemberState, NativeMember, Tags};
 use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
 use pgvane_cluster::store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk};
+use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, Operations};
 use crate::callbacks::{self, Told};
 use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
+use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
+use crate::decide::restart::Facts;
+use crate::decide::schedule::Wall;
 use crate::decide::world::{Abilities, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
@@ -31,6 +34,8 @@ use crate::event::{Event, ServerEvent};
 use crate::guard::client::{Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Report};
 use crate::keepalive::{LeaseNews, Pulse};
 use crate::keeper::Keeper;
+use crate::namesake::Namesake;
+use crate::operator::Operator;
 use crate::publish::Publisher;
 use crate::server::ServerState;
 use crate::timing::{Timing, TimingOverrides};
@@ -110,6 +115,8 @@ pub struct Start {
     pub first_timing: Timing,
     /// Where our promise is kept.
     pub vouch_file: PathBuf,
+    /// Whether another member of our name lives.
+    pub namesake: Namesake,
 }
 
 /// The agent's one owner of state.
@@ -139,6 +146,12 @@ pub struct Reconciler<S: Store> {
     timing: Timing,
     refused_ttl: Option<Duration>,
     vouch_file: PathBuf,
+    operator: Operator,
+    namesake: Namesake,
+    /// The dynamic configuration as last read, to be written again where the key is gone (trap 14).
+    document: Option<serde_json::Value>,
+    renewals_late: u64,
+    renewal_is_late: bool,
     detach: bool,
     last: Option<(&'static str, Reason)>,
     counts: BTreeMap<&'static str, u64>,
@@ -185,6 +198,11 @@ impl<S: Store> Reconciler<S> {
             timing: start.first_timing,
             refused_ttl: None,
             vouch_file: start.vouch_file,
+            operator: Operator::default(),
+            namesake: start.namesake,
+            document: None,
+            renewals_late: 0,
+            renewal_is_late: false,
             detach: false,
             last: None,
             keeper: Keeper::default(),
@@ -205,7 +223,11 @@ impl<S: Store> Reconciler<S> {
             if self.detach {
                 return Ended::Detached;
             }
+            if let Some(why) = self.namesake.found() {
+                return Ended::Halted(why.to_owned());
+            }
             self.take_settings();
+            self.attend(now);
             let world = self.observe(now);
             let decision = decide(&world);
             self.tell(&decision);
@@ -224,6 +246,10 @@ impl<S: Store> Reconciler<S> {
     fn observe(&mut self, now: Tick) -> World {
         let observation = self.sources.observation.borrow_and_update().clone();
         let dcs = match (&observation.contact, observation.view) {
+            // What the store says of our name may be another's.
+            (Contact::Up, Some(view)) if !self.namesake.admits(&view, self.lease, &self.ctx.events) => {
+                Dcs::Unknown { since: now, last: None }
+            }
             (Contact::Up, Some(view)) => {
                 self.dcs_last_seen = wall_seconds();
                 Dcs::Known(view)
@@ -319,6 +345,9 @@ impl<S: Store> Reconciler<S> {
         let Some(view) = self.sources.observation.borrow().view.clone() else { return };
         let Some(config) = &view.config else { return };
         let changed = self.settings != config.value.settings;
+        if changed || self.document.is_none() {
+            self.document = Some(config.value.json.clone());
+        }
         self.settings = config.value.settings.clone();
         let floor = if view.has_patroni_member() { PATRONI_MIN_TTL } else { Duration::ZERO };
         let ttl = self.settings.ttl.max(floor);
@@ -384,7 +413,7 @@ impl<S: Store> Reconciler<S> {
             OwnLease::Held { id, .. } => Some(id),
             OwnLease::None => None,
         };
-        let mut record = announce::member(world, &self.identity);
+        let mut record = self.record(world);
         if let Action::Release { .. } = decision.action {
             record.pgvane = record.pgvane.map(|n| NativeMember { serving_epoch: None, ..n });
         }
@@ -398,6 +427,7 @@ impl<S: Store> Reconciler<S> {
             right_until: world.authority().map(|authority| authority.guard_deadline),
             arming,
             guard: self.guard_client.clone(),
+            document: self.document.clone(),
             voters: self.voters(world),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
@@ -464,8 +494,14 @@ impl<S: Store> Reconciler<S> {
     /// Writes the keys this node owns, and shows itself to the API.
     fn announce(&mut self, now: Tick) {
         let world = self.observe(now);
-        let record = announce::member(&world, &self.identity);
-        if let (OwnLease::Held { id, .. }, Dcs::Known(view)) = (self.lease, &world.dcs) {
+        let record = self.record(&world);
+        let (known, held) = (matches!(world.dcs, Dcs::Known(_)), matches!(self.lease, OwnLease::Held { .. }));
+        let late = known && held && renewal_is_late(&world);
+        self.renewals_late += u64::from(late && !self.renewal_is_late);
+        self.renewal_is_late = late;
+        if let (OwnLease::Held { id, .. }, Dcs::Known(view)) = (self.lease, &world.dcs)
+            && self.operator.has_adopted()
+        {
             let shown = view.members.get(&self.ctx.me);
             if shown.is_none_or(|m| m.lease != Some(id)) && self.publisher.is_settled(now) {
                 self.publisher.forget();
@@ -494,7 +530,12 @@ impl<S: Store> Reconciler<S> {
             leader_until: authority.map(|a| a.guard_deadline),
             local: self.server.api(record),
             failsafe_active: authority.is_some_and(|a| a.by_consent),
-            pending_restart: self.server.pending_restart(),
+            pending_restart: record.pending_restart_reason.clone(),
+            operations: Operations {
+                scheduled_restart: record.scheduled_restart.clone(),
+                guard_armed: matches!(world.local.guard, Guard::Armed { .. }),
+                renewals_late: self.renewals_late,
+            },
             watchdog_failed: world.abilities.watchdog_failed,
             turned_at: world.now,
             ttl: self.timing.ttl,
@@ -558,6 +599,7 @@ impl<S: Store> Reconciler<S> {
             Event::Meanwhile(outcome) => self.memory.absorb(now, &outcome),
             Event::WatchdogArmed(answer) => self.watch.armed(now, &answer),
             Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
+            Event::Namesake(found) => self.namesake.ended(found),
             Event::GuardGone(why) => self.guard_gone(&why),
             Event::GuardBack(found) => self.guard_back(*found),
             Event::Published(result) => {
@@ -643,7 +685,52 @@ impl<S: Store> Reconciler<S> {
             }
             Command::Wake => {}
             Command::Refresh => self.sinks.hurry.notify_one(),
+            Command::Restart { ask, reply } => {
+                let world = self.observe(Tick::now());
+                let facts = self.facts(&world);
+                self.operator.restart(&mut self.memory, &world, &facts, ask, reply);
+            }
+            Command::Unschedule { reply } => {
+                let was = self.memory.scheduled_restart.take();
+                let _ = reply.send(was.is_some());
+            }
+            Command::Reinitialize { force, from_leader, reply } => {
+                let world = self.observe(Tick::now());
+                let judged = self.operator.reinitialize(&mut self.memory, &world, force, from_leader);
+                let _ = reply.send(judged);
+            }
         }
+    }
+
+    /// Reads the wall clock, and takes the steps of operators' wishes that are due.
+    fn attend(&mut self, now: Tick) {
+        self.memory.wall = Some(Wall { at: now, millis: jiff::Timestamp::now().as_millisecond() });
+        let idle = self.memory.restart.is_none() && self.memory.scheduled_restart.is_none();
+        if self.operator.has_adopted() && self.operator.is_idle() && idle {
+            return;
+        }
+        let world = self.observe(now);
+        self.operator.adopt(&mut self.memory, &world);
+        let facts = self.facts(&world);
+        let settled = self.ctx.published.borrow().as_ref().is_none_or(|r| r.state == MemberState::Running)
+            || !matches!(world.dcs, Dcs::Known(_));
+        self.operator.turn(&mut self.memory, &world, &facts, settled);
+    }
+
+    fn facts(&self, world: &World) -> Facts {
+        let pending = self.server.pending_restart(&self.ctx.instance, &self.settings.postgresql);
+        self.server.facts(&announce::role(world), pending.is_some())
+    }
+
+    /// Our member record: what decisions know, and what only the server does.
+    fn record(&self, world: &World) -> MemberRecord {
+        let mut record = announce::member(world, &self.identity);
+        record.pending_restart_reason =
+            self.server.pending_restart(&self.ctx.instance, &self.settings.postgresql);
+        record.pending_restart = record.pending_restart_reason.is_some().then_some(true);
+        let in_recovery = world.local.sql.as_ref().is_some_and(|sql| sql.in_recovery);
+        record.replication_state = self.server.replication_state().filter(|_| in_recovery).map(str::to_owned);
+        record
     }
 
     /// Judges whether to vouch. The promise holds from this instant; it is answered once it is durable.

@@ -13,14 +13,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
-use crate::api::{self, Api, ApiSnapshot, LocalPostgres};
-use crate::config::Config;
+use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
+use crate::config::{Config, Ctl, VerifyClient};
 use crate::decide::announce::Identity;
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
 use crate::guard::client::{Doing, GuardClient, GuardOptions, Report};
 use crate::keepalive::{self, LeaseNews, Pulse};
+use crate::namesake::Namesake;
+use crate::peers::Caller;
 use crate::postgres::Instance;
 use crate::postgres::instance::OnDivergence;
 use crate::postgres::process::{self, Postmaster};
@@ -59,6 +61,8 @@ impl From<String> for Stuck {
 /// Runs an agent until it ends.
 pub async fn run(config: Config) -> Result<(), Stuck> {
     preflight::check(&config).map_err(Stuck::NeedsOperator)?;
+    let rest = api::Settings::new(&config.restapi).map_err(Stuck::NeedsOperator)?;
+    let caller = caller(&config);
     let listener = bind(&config).await?;
     let wishes = signals()?;
     let instance = instance(&config);
@@ -98,6 +102,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         first_config: config.bootstrap.dcs.clone(),
         observation: follower.observation(),
         events: events_in.clone(),
+        caller: Arc::clone(&caller),
         store_access: config.etcd.access(),
         published,
         right,
@@ -120,12 +125,15 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     tokio::spawn(following);
     tokio::spawn(keepalive::keep(Arc::clone(&store), timing_seen, Arc::clone(&pulse), lease, lease_in));
     tokio::spawn(prober::ask_for_ever(instance.clone(), wanted, Arc::clone(&hurry), events_in));
+    // Kept for as long as the agent runs: what is sent here replaces the settings of the API.
+    let (_rest_in, rest) = watch::channel(Arc::new(rest));
     let api = Api {
         store: Arc::clone(&store),
         space: config.keyspace(),
         snapshots: api_seen,
         commands: commands_in,
-        login: config.restapi.login.clone(),
+        settings: rest,
+        caller: Arc::clone(&caller),
         timing: config.timing,
     };
     tokio::spawn(api::serve(listener, api, std::future::pending()));
@@ -149,6 +157,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         timing: config.timing,
         first_timing,
         vouch_file,
+        namesake: Namesake::new(config.name.clone(), config.api_url(), caller),
     };
     info!(name = %config.name, scope = config.scope, api = %config.restapi.listen, "the agent runs");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -164,6 +173,23 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         Ended::Halted(why) => Err(Stuck::NeedsOperator(why)),
         Ended::Failed(why) => Err(Stuck::Failed(why)),
     }
+}
+
+/// How other members are asked: as operators' tools are told to, with what our own API expects where they are told
+/// nothing.
+fn caller(config: &Config) -> Arc<Caller> {
+    let own_ca = || config.restapi.tls.as_ref().and_then(|tls| tls.cafile.clone());
+    let ctl = Ctl { cafile: config.ctl.cafile.clone().or_else(own_ca), ..config.ctl.clone() };
+    let caller = Caller::new(&ctl);
+    if let Some(tls) = &config.restapi.tls {
+        if let Some(why) = caller.lacks_tls() {
+            warn!(why, "members that speak https as this one does cannot be asked");
+        }
+        if tls.verify_client == VerifyClient::Required && ctl.client_cert.is_none() {
+            warn!("members that want a certificate as this one does cannot be asked: ctl has none");
+        }
+    }
+    Arc::new(caller)
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, String> {
@@ -297,6 +323,7 @@ fn first_snapshot(
         },
         failsafe_active: false,
         pending_restart: None,
+        operations: Operations::default(),
         watchdog_failed: false,
         turned_at: Tick::now(),
         ttl,

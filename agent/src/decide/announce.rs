@@ -9,6 +9,7 @@ use pgvane_cluster::view::ClusterView;
 use super::action::{self, Action};
 use super::bootstrap::Progress;
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
+use super::{reinit, restart};
 
 /// What never changes while the agent runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,7 +32,14 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     record.proxy_url.clone_from(&identity.proxy_url);
     record.version = Some(PATRONI_VERSION.to_owned());
     record.tags = world.tags.clone();
+    if restart::leaves_sync(world) {
+        record.tags.0.insert("nosync".to_owned(), true.into());
+        record.tags.0.insert("sync_priority".to_owned(), 0.into());
+    }
     record.pause = world.settings.pause.then_some(true);
+    // A record of texts and numbers cannot fail to become JSON.
+    record.scheduled_restart =
+        world.memory.scheduled_restart.as_ref().and_then(|s| serde_json::to_value(s).ok());
     record.pgvane = Some(NativeMember {
         version: identity.version.clone(),
         serving_epoch: serving_epoch(world).map(|e| e.0),
@@ -57,6 +65,12 @@ pub fn state(world: &World) -> MemberState {
     if doing(Action::Bootstrap.label()) || world.memory.bootstrap.is_some() {
         return world.memory.bootstrap.map_or(MemberState::Initializing, Progress::state);
     }
+    if reinit::is_wanted(world) {
+        return MemberState::CreatingReplica;
+    }
+    if let Some(state) = restart::state(world) {
+        return state;
+    }
     if doing(action::CLONE) || doing(action::REJOIN) && world.local.process == Process::Absent {
         return MemberState::CreatingReplica;
     }
@@ -77,6 +91,10 @@ pub fn role(world: &World) -> MemberRole {
         return MemberRole::Uninitialized;
     }
     match (world.local.process, world.local.role) {
+        (Process::Stopping, LocalRole::Primary) if restart::keeps_role(world) => MemberRole::Primary,
+        (Process::Absent, _) if super::data::is_stopped_primary(world) && restart::keeps_role(world) => {
+            MemberRole::Primary
+        }
         (Process::Running, LocalRole::Primary) if promotes(world) => MemberRole::Promoted,
         (Process::Running | Process::Starting { .. }, LocalRole::Primary) => MemberRole::Primary,
         (Process::Stopping, LocalRole::Primary) => MemberRole::Demoted,

@@ -48,15 +48,18 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
     }
 }
 
-/// Any of the running members tagged for cloning, else the leader, once that one serves.
-fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
+/// Any of the running members tagged for cloning unless an operator wants it from the leader, else the leader, once
+/// that one serves.
+pub(super) fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
     let leader = view.leader.as_ref()?;
     let serving = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
     if !serving {
         return None;
     }
+    let from_leader = world.memory.reinit.is_some_and(|r| r.from_leader);
     let tagged = view.members.iter().filter(|(name, m)| {
-        **name != world.me
+        !from_leader
+            && **name != world.me
             && **name != leader.name
             && m.record.tags.clone_from()
             && m.record.state == pgvane_cluster::records::MemberState::Running

@@ -8,6 +8,9 @@ use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
 
 use super::action::{Action, Request};
 use super::bootstrap::Progress;
+use super::reinit::Reinit;
+use super::restart::{Restart, ScheduledRestart};
+use super::schedule::Wall;
 use super::world::{Dcs, Local, Process, Slot};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
@@ -95,6 +98,16 @@ pub struct Memory {
     pub failed_starts: u32,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
+    /// The restart under way.
+    pub restart: Option<Restart>,
+    /// The restart for later; our member record keeps it over the end of an agent.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// The wish that this replica be made anew.
+    pub reinit: Option<Reinit>,
+    /// Whether we handed over at an operator's request and have to follow, in pause as well.
+    pub handed_over: bool,
+    /// The wall clock, as last read.
+    pub wall: Option<Wall>,
 }
 
 /// What an effect came to, as far as later decisions need it.
@@ -117,6 +130,17 @@ pub enum Outcome {
         /// Where the WAL ended, when the stop was clean.
         shutdown_lsn: Option<Lsn>,
     },
+    /// PostgreSQL stopped to be restarted.
+    StoppedToRestart {
+        /// The restart it was for.
+        id: u64,
+        /// Where the WAL ended, when the stop was clean.
+        shutdown_lsn: Option<Lsn>,
+    },
+    /// PostgreSQL could not be stopped for this restart.
+    NotRestarted(u64),
+    /// The data directory was replaced by a whole copy.
+    Cloned,
     /// The leader key of our reign is gone, or another's: the hand-over is complete.
     Released,
     /// All members vouch for us.
@@ -166,8 +190,10 @@ impl Memory {
             | Action::Promote { .. }
             | Action::Checkpoint { .. }
             | Action::StopToHandOver { .. }
+            | Action::StopToRestart { .. }
             | Action::Stop { .. }
             | Action::ClearRequest { .. }
+            | Action::RequestNow { .. }
             | Action::Exit
             | Action::Halt => {}
         }
@@ -184,12 +210,37 @@ impl Memory {
             Outcome::Done(slot) => {
                 self.pauses.remove(slot);
             }
-            Outcome::Failed(slot) => self.pause(now, *slot),
+            Outcome::Failed(slot) => {
+                self.pause(now, *slot);
+                if let Some(restart) = self.restart.as_mut().filter(|_| *slot == Slot::Postgres) {
+                    restart.failed |= restart.stopped.is_some();
+                }
+            }
             Outcome::WonInitialize => self.may_bootstrap = true,
             Outcome::LostInitialize => {
                 self.may_bootstrap = false;
                 // Somebody else gets the first chance now.
                 self.pause(now, Slot::Store);
+            }
+            Outcome::Checkpointed(Request::Restart(id)) => {
+                if let Some(restart) = self.restart.as_mut().filter(|r| r.id == *id) {
+                    restart.checkpointed = true;
+                }
+            }
+            Outcome::StoppedToRestart { id, shutdown_lsn } => {
+                if let Some(restart) = self.restart.as_mut().filter(|r| r.id == *id) {
+                    restart.stopped = Some((now, *shutdown_lsn));
+                }
+            }
+            Outcome::NotRestarted(id) => {
+                if let Some(restart) = self.restart.as_mut().filter(|r| r.id == *id) {
+                    restart.failed = true;
+                }
+            }
+            Outcome::Cloned => {
+                if let Some(reinit) = &mut self.reinit {
+                    reinit.cloned = true;
+                }
             }
             Outcome::Checkpointed(request) => {
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped: None });
@@ -199,7 +250,8 @@ impl Memory {
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped });
             }
             Outcome::Released => {
-                self.hand_over = None;
+                let planned = |h: HandOver| matches!(h.request, Request::Operator(_));
+                self.handed_over = self.hand_over.take().is_some_and(planned);
                 self.released = self.released.map(|r| Released { done: true, ..r });
             }
             Outcome::RequestCleared => self.hand_over = None,
@@ -236,9 +288,11 @@ impl Memory {
                 None => self.leaderless_since = self.leaderless_since.or(Some(now)),
             }
         }
+        self.note_wishes(dcs, local, me);
         if local.process == Process::Running {
             self.crashed_at = None;
             self.down_since = None;
+            self.handed_over = false;
             self.failed_starts = 0;
         } else if let Dcs::Known(view) = dcs {
             let leads = view.leader.as_ref().is_some_and(|key| key.name == *me);
@@ -256,6 +310,28 @@ impl Memory {
         self.not_streaming_since = if starved { self.not_streaming_since.or(Some(now)) } else { None };
         if self.vouch.as_ref().is_some_and(|v| v.until <= now) {
             self.vouch = None;
+        }
+    }
+
+    /// Ends wishes that have come true, or that have nobody left to be for.
+    fn note_wishes(&mut self, dcs: &Dcs, local: &Local, me: &NodeName) {
+        let runs = local.process == Process::Running;
+        let is_up = runs || matches!(local.process, Process::Starting { .. });
+        if runs {
+            self.restart = self.restart.filter(|r| r.stopped.is_none());
+            self.reinit = self.reinit.filter(|r| !r.cloned);
+        }
+        if let Some(Restart { stopped: Some((_, shutdown_lsn)), .. }) = &mut self.restart
+            && is_up
+        {
+            // It may write past this position.
+            *shutdown_lsn = None;
+        }
+        if let Dcs::Known(view) = dcs
+            && view.leader.as_ref().is_some_and(|key| key.name == *me)
+        {
+            // The leader's data is what the others are copied from.
+            self.reinit = None;
         }
     }
 

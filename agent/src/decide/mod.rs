@@ -17,7 +17,10 @@ mod leading;
 pub mod lease;
 pub mod memory;
 mod paused;
+pub mod reinit;
+pub mod restart;
 mod safety;
+pub mod schedule;
 mod stopping;
 mod storeless;
 mod unfit;
@@ -36,7 +39,7 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// Decides the one next step.
 pub fn decide(world: &World) -> Decision {
-    let decision = settle(world, choose(world));
+    let decision = schedule::wake(world, settle(world, choose(world)));
     debug_assert!(promotes_safely(world, &decision), "S3 broken by {decision:?} in {world:?}");
     decision
 }
@@ -156,9 +159,9 @@ impl World {
         self.wait_until(self.now + SOON, reason)
     }
 
-    /// `action`, once the guard holds the deadline of `authority`'s reign.
+    /// `action`, once the guard holds the deadline of `authority`'s reign; in pause there is no guard.
     fn guarded(&self, epoch: pgvane_cluster::ids::Epoch, action: Action, reason: Reason) -> Decision {
-        if self.local.guard == (Guard::Armed { epoch }) {
+        if self.settings.pause || self.local.guard == (Guard::Armed { epoch }) {
             self.act(action, reason)
         } else {
             self.act(Action::ArmGuard { epoch }, Reason::GuardNotArmed)

@@ -28,6 +28,7 @@ use crate::decide::lease::Authority;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
+use crate::peers::Caller;
 use crate::postgres::Instance;
 use crate::timing::Timing;
 use crate::watchdog::Watchdog;
@@ -54,6 +55,8 @@ pub struct Context<S> {
     pub observation: watch::Receiver<Observation>,
     /// Where effects report.
     pub events: mpsc::UnboundedSender<Event>,
+    /// How other members are asked.
+    pub caller: Arc<Caller>,
     /// How the guard reaches the store to give the lease back.
     pub store_access: StoreAccess,
     /// The member record as last written.
@@ -109,6 +112,9 @@ pub struct Order {
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
+    /// For [`Action::WriteConfig`]: the dynamic configuration as last seen; where there is none, what a new cluster
+    /// begins with is written.
+    pub document: Option<Value>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
 }
@@ -123,7 +129,9 @@ impl<S: Store> Context<S> {
             Action::SetInitialize { system_identifier } => {
                 store::set_initialize(ctx, system_identifier).await
             }
-            Action::WriteConfig => store::write_config(ctx, &ctx.first_config).await,
+            Action::WriteConfig => {
+                store::write_config(ctx, order.document.as_ref().unwrap_or(&ctx.first_config)).await
+            }
             Action::Campaign => match order.lease {
                 Some(lease) => store::campaign(ctx, lease).await,
                 None => vec![Outcome::Failed(Slot::Store)],
@@ -141,6 +149,11 @@ impl<S: Store> Context<S> {
                 store::release(ctx, *epoch, status, stopped).await
             }
             Action::ClearRequest { revision } => store::clear_request(ctx, *revision).await,
+            Action::RequestNow { revision } => {
+                let pending = order.view.as_ref().and_then(|v| v.failover.as_ref());
+                let request = pending.filter(|f| f.mod_revision == *revision).map(|f| &f.value);
+                store::request_now(ctx, *revision, request).await
+            }
             Action::ArmGuard { epoch } => members::arm(ctx, *epoch, order.arming).await,
             Action::DisarmGuard => members::disarm(ctx, order.guard).await,
             Action::PollPeers => members::poll(ctx, order.view.as_deref()).await,
@@ -155,6 +168,7 @@ impl<S: Store> Context<S> {
             Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
             Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,
             Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,
+            Action::StopToRestart { id } => server::stop_to_restart(ctx, *id).await,
             Action::Stop { how } => server::stop(ctx, &order, *how).await,
         }
     }

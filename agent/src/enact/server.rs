@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::Epoch;
+use pgvane_cluster::ids::{Epoch, Lsn};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::MemberState;
 use pgvane_cluster::store::Store;
@@ -115,7 +115,9 @@ pub(super) async fn clone<S: Store>(
     from: Option<&Upstream>,
 ) -> Vec<Outcome> {
     let done = clone_from(ctx, order, from).await;
-    ended(ctx, "clone", done).await
+    let cloned = done.is_ok().then_some(Outcome::Cloned);
+    let outcomes = ended(ctx, "clone", done).await;
+    cloned.into_iter().chain(outcomes).collect()
 }
 
 async fn clone_from<S: Store>(
@@ -325,30 +327,48 @@ pub(super) async fn checkpoint<S: Store>(ctx: &Context<S>, request: Request) -> 
     }
 }
 
-/// Stops for a hand-over: first everybody is told, so that proxies hold new connections before the server
-/// would refuse them.
+/// Stops for a hand-over.
 pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {
-    let mut published = ctx.published.subscribe();
-    let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == MemberState::Stopping));
-    if timeout(ANNOUNCE_LIMIT, announced).await.is_ok() {
-        sleep(ANNOUNCE_LEAD).await;
-    }
-    let stopped = async {
-        match find(&ctx.instance.data_dir)? {
-            Some(postmaster) => {
-                let limit = ctx.instance.pg_ctl_timeout;
-                let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, limit).await?;
-                Ok(stopped.shutdown_lsn())
-            }
-            None => Ok(None),
-        }
-    };
-    match stopped.await {
+    match stop_announced(ctx, &MemberState::Stopping).await {
         Ok(shutdown_lsn) => {
             info!(?shutdown_lsn, "stopped to hand over");
             vec![Outcome::StoppedToHandOver { request, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
         }
         Err(error) => outcome("stop", Err(error)),
+    }
+}
+
+/// Stops for a restart.
+pub(super) async fn stop_to_restart<S: Store>(ctx: &Context<S>, id: u64) -> Vec<Outcome> {
+    match stop_announced(ctx, &MemberState::Restarting).await {
+        Ok(shutdown_lsn) => {
+            info!(?shutdown_lsn, "stopped to restart");
+            vec![Outcome::StoppedToRestart { id, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
+        }
+        Err(error) => {
+            let failed = outcome("stop", Err(error));
+            [Outcome::NotRestarted(id)].into_iter().chain(failed).collect()
+        }
+    }
+}
+
+/// A clean stop that everybody is told of first, so that proxies hold new connections before the server would
+/// refuse them. Answers where the WAL ended.
+async fn stop_announced<S: Store>(
+    ctx: &Context<S>,
+    state: &MemberState,
+) -> Result<Option<Lsn>, PostgresError> {
+    let mut published = ctx.published.subscribe();
+    let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == *state));
+    if timeout(ANNOUNCE_LIMIT, announced).await.is_ok() {
+        sleep(ANNOUNCE_LEAD).await;
+    }
+    match find(&ctx.instance.data_dir)? {
+        Some(postmaster) => {
+            let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
+            Ok(stopped.shutdown_lsn())
+        }
+        None => Ok(None),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod data_dir;
 pub mod files;
 pub mod identify;
 pub mod instance;
+pub mod pending;
 mod pidfd;
 pub mod probe;
 pub mod process;

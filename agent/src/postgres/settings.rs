@@ -51,6 +51,15 @@ pub struct Following {
     pub slot: Option<String>,
 }
 
+/// What the settings that only the dynamic configuration may change are to be.
+pub fn controlled(dynamic: &PostgresqlSettings) -> BTreeMap<&'static str, String> {
+    let value = |(name, default, least): (&'static str, &str, Option<u64>)| {
+        let wanted = dynamic.parameters.get(name).filter(|v| is_allowed(name, v, least));
+        (name, wanted.cloned().unwrap_or_else(|| default.to_owned()))
+    };
+    CONTROLLED.map(value).into()
+}
+
 /// `-c name=value` for the server's command line. `floors`: what a standby must not have lower.
 pub fn arguments(
     instance: &Instance,
@@ -58,9 +67,7 @@ pub fn arguments(
     floors: &[(&'static str, u64)],
 ) -> Vec<String> {
     let mut values: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, default, least) in CONTROLLED {
-        let wanted = dynamic.parameters.get(name).filter(|v| is_allowed(name, v, least));
-        let mut value = wanted.cloned().unwrap_or_else(|| default.to_owned());
+    for (name, mut value) in controlled(dynamic) {
         let floor = floors.iter().find(|(n, _)| *n == name).map(|(_, floor)| *floor);
         if let (Some(floor), Ok(number)) = (floor, value.parse::<u64>()) {
             value = number.max(floor).to_string();

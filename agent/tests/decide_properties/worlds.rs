@@ -7,6 +7,9 @@ use std::time::Duration;
 use pgvane_agent::decide::action::Request;
 use pgvane_agent::decide::bootstrap::Progress;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Released, Vouch};
+use pgvane_agent::decide::reinit::Reinit;
+use pgvane_agent::decide::restart::{Filters, Restart, ScheduledRestart};
+use pgvane_agent::decide::schedule::Wall;
 use pgvane_agent::decide::world::{
     Abilities, Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
     World,
@@ -26,16 +29,16 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, consent, control, edit, empty, following,
-    handed_over, lead, leaderless, leading, ms, nofailover, renewed, request, standby_at, stopped,
-    store_away, view as healthy,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SCHEDULED, SYSTEM, WALL, a_restart, consent,
+    control, edit, empty, following, handed_over, lead, leaderless, leading, ms, nofailover, renewed,
+    request, standby_at, stopped, store_away, view as healthy,
 };
 
 const NAMES: [&str; 4] = ["pg1", ME, "pg3", "pg9"];
 
 pub(crate) const SLOTS: [Slot; 5] = [Slot::Postgres, Slot::Store, Slot::Peers, Slot::Failsafe, Slot::Guard];
 
-pub(crate) const LABELS: [&str; 24] = [
+pub(crate) const LABELS: [&str; 26] = [
     "wait",
     "race_initialize",
     "bootstrap",
@@ -54,10 +57,12 @@ pub(crate) const LABELS: [&str; 24] = [
     "promote",
     "checkpoint",
     "stop_to_hand_over",
+    "stop_to_restart",
     "stop",
     "release",
     "ask_failsafe",
     "clear_request",
+    "request_now",
     "exit",
     "halt",
 ];
@@ -317,7 +322,11 @@ fn peers() -> BoxedStrategy<Peers> {
 }
 
 pub(crate) fn a_request() -> impl Strategy<Value = Request> {
-    prop_oneof![Just(Request::Shutdown), (79_i64..82).prop_map(|r| Request::Operator(Revision(r)))]
+    prop_oneof![
+        Just(Request::Shutdown),
+        (79_i64..82).prop_map(|r| Request::Operator(Revision(r))),
+        (1_u64..3).prop_map(Request::Restart),
+    ]
 }
 
 fn a_consent() -> impl Strategy<Value = Consent> {
@@ -338,6 +347,40 @@ fn released() -> impl Strategy<Value = Released> {
     (epoch(), any::<bool>()).prop_map(|(epoch, done)| Released { epoch, done })
 }
 
+/// What operators asked of the loop.
+fn wishes() -> BoxedStrategy<Memory> {
+    let restart = (tick(), of(ttl()), any::<bool>(), of((tick(), of(lsn()))), any::<bool>());
+    let restart = restart.prop_map(|(asked_at, timeout, checkpointed, stopped, failed)| Restart {
+        id: 1,
+        asked_at,
+        timeout,
+        checkpointed,
+        stopped,
+        failed,
+    });
+    let reinit = (tick(), any::<bool>(), any::<bool>());
+    let reinit = reinit.prop_map(|(asked_at, from_leader, cloned)| Reinit { asked_at, from_leader, cloned });
+    let schedule = select(vec!["2026-01-01T00:00:00Z", "2027-01-01T00:00:00+01:00", "soon"]);
+    let scheduled = schedule.prop_map(|schedule| ScheduledRestart {
+        schedule: schedule.to_owned(),
+        postmaster_start_time: None,
+        filters: Filters::default(),
+        timeout: None,
+    });
+    let wall =
+        (tick(), select(vec![WALL, WALL + 3_000, 0, i64::MAX])).prop_map(|(at, millis)| Wall { at, millis });
+    (of(restart), of(reinit), of(scheduled), of(wall), any::<bool>())
+        .prop_map(|(restart, reinit, scheduled_restart, wall, handed_over)| Memory {
+            restart,
+            reinit,
+            scheduled_restart,
+            wall,
+            handed_over,
+            ..Memory::default()
+        })
+        .boxed()
+}
+
 fn memory() -> BoxedStrategy<Memory> {
     let pause = (soon(), 1_u32..40).prop_map(|(until, failures)| Pause { until, failures });
     (
@@ -347,7 +390,7 @@ fn memory() -> BoxedStrategy<Memory> {
         of(tick()),
         of(name()),
         (of(tick()), of(tick())),
-        (of(hand_over()), of(released())),
+        (of(hand_over()), of(released()), wishes()),
         any::<bool>(),
         any::<bool>(),
         of(tick()),
@@ -361,7 +404,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 leaderless_since,
                 last_leader,
                 (crashed_at, down_since),
-                (hand_over, released),
+                (hand_over, released, wishes),
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
@@ -383,6 +426,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 may_bootstrap,
                 not_streaming_since,
                 pauses,
+                ..wishes
             },
         )
         .boxed()
@@ -527,6 +571,7 @@ fn bases() -> Vec<World> {
     bootstrapping.memory.may_bootstrap = true;
     edit(&mut bootstrapping, |view| view.initialize = Some(String::new()));
     bases.push(bootstrapping);
+    bases.extend(wished());
     let mut leaving = following();
     stopped(&mut leaving, DataDir::Present(control(true, true)));
     leaving.memory.shutdown = true;
@@ -534,8 +579,40 @@ fn bases() -> Vec<World> {
     bases
 }
 
+/// What operators asked for, each on its way.
+fn wished() -> Vec<World> {
+    let mut all = Vec::new();
+    for mut world in [leading(), following()] {
+        world.memory.restart = Some(a_restart());
+        all.push(world.clone());
+        world.memory.restart = Some(Restart { checkpointed: true, ..a_restart() });
+        all.push(world.clone());
+        let standby = world.local.role == LocalRole::Standby;
+        stopped(&mut world, DataDir::Present(control(standby, true)));
+        let after = Restart { checkpointed: true, stopped: Some((NOW - ms(20), Some(HEAD))), ..a_restart() };
+        world.memory.restart = Some(after);
+        all.push(world.clone());
+        world.settings.pause = true;
+        world.local.guard = Guard::Idle;
+        all.push(world);
+    }
+    let mut renewed = following();
+    renewed.memory.reinit = Some(Reinit { asked_at: NOW - ms(10), from_leader: true, cloned: false });
+    all.push(renewed.clone());
+    stopped(&mut renewed, DataDir::Present(control(true, false)));
+    all.push(renewed);
+    let mut due = leading();
+    request(&mut due, Some(ME), Some("pg3"));
+    edit(&mut due, |view| {
+        view.failover.as_mut().expect("a request").value.scheduled_at = Some(SCHEDULED.to_owned());
+    });
+    due.memory.wall = Some(Wall { at: NOW, millis: WALL });
+    all.push(due);
+    all
+}
+
 /// How many parts [`replace`] knows.
-const PARTS: usize = 42;
+const PARTS: usize = 44;
 
 /// Replaces part number `part` of `world` by that of `other`.
 fn replace(world: &mut World, other: &World, part: usize) {
@@ -590,8 +667,17 @@ fn replace(world: &mut World, other: &World, part: usize) {
         37 => world.settings.ttl = other.settings.ttl,
         38 => world.tags = other.tags.clone(),
         39 => world.timing = other.timing,
-        40 => world.abilities = other.abilities,
+        40 => {
+            world.memory.restart = other.memory.restart;
+            world.memory.scheduled_restart.clone_from(&other.memory.scheduled_restart);
+            world.memory.wall = other.memory.wall;
+        }
         41 => {
+            world.memory.reinit = other.memory.reinit;
+            world.memory.handed_over = other.memory.handed_over;
+        }
+        42 => world.abilities = other.abilities,
+        43 => {
             let memory = &other.memory;
             let limits = (memory.pre_promote_failed, memory.failed_starts, memory.bootstrap);
             limit(world, (world.abilities, limits.0, limits.1, limits.2));
