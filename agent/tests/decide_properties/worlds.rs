@@ -410,9 +410,6 @@ fn memory() -> BoxedStrategy<Memory> {
                 not_streaming_since,
                 pauses,
             )| Memory {
-                bootstrap: None,
-                pre_promote_failed: None,
-                failed_starts: 0,
                 consent,
                 consent_asked_at,
                 vouch,
