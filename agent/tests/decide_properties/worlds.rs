@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_agent::decide::action::Request;
+use pgvane_agent::decide::bootstrap::Progress;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Released, Vouch};
 use pgvane_agent::decide::reinit::Reinit;
 use pgvane_agent::decide::restart::{Filters, Restart, ScheduledRestart};
 use pgvane_agent::decide::schedule::Wall;
 use pgvane_agent::decide::world::{
-    Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql, World,
+    Abilities, Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
+    World,
 };
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
@@ -474,6 +476,22 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
         .boxed()
 }
 
+/// What keeps a node from leading besides its data.
+type Limits = (Abilities, Option<Tick>, u32, Option<Progress>);
+
+fn limits() -> BoxedStrategy<Limits> {
+    let abilities = (any::<bool>(), any::<bool>())
+        .prop_map(|(clones_alone, watchdog_failed)| Abilities { clones_alone, watchdog_failed });
+    let failed = (any::<bool>(), tick()).prop_map(|(custom, at)| Progress::Failed { custom, at });
+    let progress = prop_oneof![Just(Progress::Initdb), Just(Progress::Recovery), failed];
+    (abilities, of(tick()), 0_u32..4, of(progress)).boxed()
+}
+
+fn limit(world: &mut World, limits: Limits) {
+    (world.abilities, world.memory.pre_promote_failed, world.memory.failed_starts, world.memory.bootstrap) =
+        limits;
+}
+
 fn timing() -> impl Strategy<Value = Timing> {
     select(vec![ms(3000), ms(10_000), ms(60_000)])
         .prop_map(|ttl| Timing::derive(ttl, &TimingOverrides::default()).expect("fits"))
@@ -482,8 +500,8 @@ fn timing() -> impl Strategy<Value = Timing> {
 fn anything() -> BoxedStrategy<World> {
     let role = select(vec![LocalRole::Primary, LocalRole::Standby, LocalRole::Unknown]);
     let local = (data(), process(), role, of(sql()), ongoing(), guard());
-    (dcs(), own_lease(), local, peers(), memory(), settings(), tags(), timing())
-        .prop_map(|(dcs, lease, local, peers, memory, settings, tags, timing)| {
+    (dcs(), own_lease(), local, peers(), memory(), settings(), (tags(), limits()), timing())
+        .prop_map(|(dcs, lease, local, peers, memory, settings, (tags, limits), timing)| {
             let (data, process, role, sql, ongoing, guard) = local;
             let mut world = following();
             world.dcs = dcs;
@@ -499,6 +517,7 @@ fn anything() -> BoxedStrategy<World> {
             world.settings = settings;
             world.tags = tags;
             world.timing = timing;
+            limit(&mut world, limits);
             world
         })
         .boxed()
@@ -609,7 +628,7 @@ fn wished() -> Vec<World> {
 }
 
 /// How many parts [`replace`] knows.
-const PARTS: usize = 42;
+const PARTS: usize = 44;
 
 /// Replaces part number `part` of `world` by that of `other`.
 fn replace(world: &mut World, other: &World, part: usize) {
@@ -672,6 +691,12 @@ fn replace(world: &mut World, other: &World, part: usize) {
         41 => {
             world.memory.reinit = other.memory.reinit;
             world.memory.handed_over = other.memory.handed_over;
+        }
+        42 => world.abilities = other.abilities,
+        43 => {
+            let memory = &other.memory;
+            let limits = (memory.pre_promote_failed, memory.failed_starts, memory.bootstrap);
+            limit(world, (world.abilities, limits.0, limits.1, limits.2));
         }
         _ => unreachable!("there are {PARTS} parts"),
     }

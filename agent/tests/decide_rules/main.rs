@@ -11,6 +11,7 @@ mod following;
 mod hand_over;
 mod leading;
 mod lease;
+mod life_cycle;
 mod memory;
 mod paused;
 mod reign;
