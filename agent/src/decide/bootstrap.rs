@@ -6,7 +6,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::records::MemberState;
 
 use super::action::{Action, Decision, Reason};
-use super::world::{Slot, World};
+use super::world::{Process, Slot, World};
 
 /// How long a failed bootstrap is shown before the agent ends.
 const SHOWN_FOR: Duration = Duration::from_secs(1);
@@ -45,6 +45,9 @@ impl Progress {
 /// After a bootstrap that failed the agent ends: what was tried would fail again, and another node may try.
 pub(super) fn failed(world: &World) -> Option<Decision> {
     let Some(Progress::Failed { at, .. }) = world.memory.bootstrap else { return None };
+    if world.local.process != Process::Absent {
+        return None;
+    }
     let until = at + SHOWN_FOR;
     if world.now < until || !world.free(Slot::Postgres) || !world.free(Slot::Store) {
         return Some(world.wait_until(until.max(world.now + super::SOON), Reason::BootstrapFailed));

@@ -21,7 +21,7 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
     if world.local.process != Process::Absent {
         // Its directory was removed below it: it has to end, whatever it is.
         let how = StopMode::Immediate;
-        return if world.free(Slot::Postgres) {
+        return if world.free(Slot::Postgres) && world.local.process != Process::Stopping {
             world.act(Action::Stop { how }, Reason::NoData)
         } else {
             world.wait(Reason::Busy(Slot::Postgres))

@@ -128,7 +128,7 @@ fn finish(
     if late {
         return match request {
             // Nobody has it all: serving on loses nothing.
-            Request::Operator(_) if !world.memory.shutdown => {
+            Request::Operator(_) if !world.memory.shutdown && super::unfit::reason(world).is_none() => {
                 world.guarded(key.epoch, Action::StartPrimary, Reason::HandOverTimeout)
             }
             Request::Operator(_) | Request::Shutdown | Request::Restart(_) => {

@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    fn right(epoch: u64, millis: u64) -> Option<Right> {
+    fn right(epoch: i64, millis: u64) -> Option<Right> {
         let step_down_at = Tick::now() + Duration::from_millis(millis);
         Some(Right { epoch: Epoch(epoch), step_down_at, until: step_down_at })
     }

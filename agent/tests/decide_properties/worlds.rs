@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_agent::decide::action::Request;
+use pgvane_agent::decide::bootstrap::Progress;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Released, Vouch};
 use pgvane_agent::decide::reinit::Reinit;
 use pgvane_agent::decide::restart::{Filters, Restart, ScheduledRestart};
 use pgvane_agent::decide::schedule::Wall;
 use pgvane_agent::decide::world::{
-    Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql, World,
+    Abilities, Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
+    World,
 };
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId, Lsn, NodeName, Revision, Timeline};
 use pgvane_cluster::records::{
     FailoverRecord, FailsafeRecord, HistoryEntry, HistoryRecord, MemberRecord, MemberRole, MemberState,
-    StatusRecord, SyncRecord, Tags,
+    NativeMember, StatusRecord, SyncRecord, Tags,
 };
+use pgvane_cluster::reigns::{PublishedReigns, Reign, Reigns};
 use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
@@ -147,13 +150,18 @@ fn record() -> BoxedStrategy<MemberRecord> {
     ]);
     let urls =
         vec![None, Some("postgres://pg1:5432/postgres"), Some("postgres://:x"), Some("nonsense"), Some("")];
-    (states, roles, select(urls), of(Just("http://pg1:8008/patroni")), tags(), of(lsn()), of(timeline()))
-        .prop_map(|(state, role, conn_url, api_url, tags, xlog_location, timeline)| MemberRecord {
+    let reign = (epoch(), name()).prop_map(|(epoch, leader)| Reign { epoch, leader });
+    let native = of(of(reign))
+        .prop_map(|native| native.map(|reign| NativeMember { reign, ..NativeMember::default() }));
+    let positions = (of(lsn()), of(timeline()));
+    (states, roles, select(urls), of(Just("http://pg1:8008/patroni")), tags(), positions, native)
+        .prop_map(|(state, role, conn_url, api_url, tags, (xlog_location, timeline), pgvane)| MemberRecord {
             conn_url: conn_url.map(str::to_owned),
             api_url: api_url.map(str::to_owned),
             tags,
             xlog_location,
             timeline,
+            pgvane,
             ..MemberRecord::new(state, role)
         })
         .boxed()
@@ -196,6 +204,7 @@ fn view() -> BoxedStrategy<ClusterView> {
         (name(), epoch(), of(lease_id())).prop_map(|(name, epoch, lease)| LeaderKey { name, epoch, lease });
     let failsafe = btree_map(name(), Just("http://x:8008/patroni".to_owned()), 0..4).prop_map(FailsafeRecord);
     let initialize = select(vec![None, Some(""), Some(SYSTEM), Some("1")]);
+    let published = (epoch(), reigns()).prop_map(|(epoch, timelines)| PublishedReigns { epoch, timelines });
     let status = lsn().prop_map(|optime| StatusRecord { optime, ..StatusRecord::default() });
     (
         initialize,
@@ -207,24 +216,28 @@ fn view() -> BoxedStrategy<ClusterView> {
         of(failover()),
         of(sync()),
         of(failsafe),
+        of(published),
     )
-        .prop_map(|(initialize, config, leader, members, status, history, failover, sync, failsafe)| {
-            ClusterView {
-                revision: Revision(90),
-                newest_epoch: EPOCH,
-                initialize: initialize.map(str::to_owned),
-                config: healthy().config.filter(|_| config),
-                leader,
-                members,
-                has_status_key: status.is_some(),
-                status,
-                history,
-                failover,
-                sync,
-                failsafe,
-                ..ClusterView::default()
-            }
-        })
+        .prop_map(
+            |(initialize, config, leader, members, status, history, failover, sync, failsafe, reigns)| {
+                ClusterView {
+                    revision: Revision(90),
+                    newest_epoch: EPOCH,
+                    initialize: initialize.map(str::to_owned),
+                    config: healthy().config.filter(|_| config),
+                    leader,
+                    members,
+                    has_status_key: status.is_some(),
+                    status,
+                    history,
+                    failover,
+                    sync,
+                    failsafe,
+                    reigns,
+                    ..ClusterView::default()
+                }
+            },
+        )
         .boxed()
 }
 
@@ -379,6 +392,11 @@ fn wishes() -> BoxedStrategy<Memory> {
         .boxed()
 }
 
+pub(crate) fn reigns() -> BoxedStrategy<Reigns> {
+    let reign = (epoch(), name()).prop_map(|(epoch, leader)| Reign { epoch, leader });
+    btree_map(timeline(), reign, 0..3).prop_map(Reigns).boxed()
+}
+
 fn memory() -> BoxedStrategy<Memory> {
     let pause = (soon(), 1_u32..40).prop_map(|(until, failures)| Pause { until, failures });
     (
@@ -392,7 +410,7 @@ fn memory() -> BoxedStrategy<Memory> {
         any::<bool>(),
         any::<bool>(),
         of(tick()),
-        btree_map(select(&SLOTS[..]), pause, 0..3),
+        (btree_map(select(&SLOTS[..]), pause, 0..3), reigns(), of(epoch()), of((epoch(), tick()))),
     )
         .prop_map(
             |(
@@ -406,7 +424,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
-                pauses,
+                (pauses, reigns, parted, leader_since),
             )| Memory {
                 consent,
                 consent_asked_at,
@@ -421,6 +439,9 @@ fn memory() -> BoxedStrategy<Memory> {
                 may_bootstrap,
                 not_streaming_since,
                 pauses,
+                reigns,
+                parted,
+                leader_since,
                 ..wishes
             },
         )
@@ -455,6 +476,22 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
         .boxed()
 }
 
+/// What keeps a node from leading besides its data.
+type Limits = (Abilities, Option<Tick>, u32, Option<Progress>);
+
+fn limits() -> BoxedStrategy<Limits> {
+    let abilities = (any::<bool>(), any::<bool>())
+        .prop_map(|(clones_alone, watchdog_failed)| Abilities { clones_alone, watchdog_failed });
+    let failed = (any::<bool>(), tick()).prop_map(|(custom, at)| Progress::Failed { custom, at });
+    let progress = prop_oneof![Just(Progress::Initdb), Just(Progress::Recovery), failed];
+    (abilities, of(tick()), 0_u32..4, of(progress)).boxed()
+}
+
+fn limit(world: &mut World, limits: Limits) {
+    (world.abilities, world.memory.pre_promote_failed, world.memory.failed_starts, world.memory.bootstrap) =
+        limits;
+}
+
 fn timing() -> impl Strategy<Value = Timing> {
     select(vec![ms(3000), ms(10_000), ms(60_000)])
         .prop_map(|ttl| Timing::derive(ttl, &TimingOverrides::default()).expect("fits"))
@@ -463,8 +500,8 @@ fn timing() -> impl Strategy<Value = Timing> {
 fn anything() -> BoxedStrategy<World> {
     let role = select(vec![LocalRole::Primary, LocalRole::Standby, LocalRole::Unknown]);
     let local = (data(), process(), role, of(sql()), ongoing(), guard());
-    (dcs(), own_lease(), local, peers(), memory(), settings(), tags(), timing())
-        .prop_map(|(dcs, lease, local, peers, memory, settings, tags, timing)| {
+    (dcs(), own_lease(), local, peers(), memory(), settings(), (tags(), limits()), timing())
+        .prop_map(|(dcs, lease, local, peers, memory, settings, (tags, limits), timing)| {
             let (data, process, role, sql, ongoing, guard) = local;
             let mut world = following();
             world.dcs = dcs;
@@ -480,6 +517,7 @@ fn anything() -> BoxedStrategy<World> {
             world.settings = settings;
             world.tags = tags;
             world.timing = timing;
+            limit(&mut world, limits);
             world
         })
         .boxed()
@@ -590,7 +628,7 @@ fn wished() -> Vec<World> {
 }
 
 /// How many parts [`replace`] knows.
-const PARTS: usize = 42;
+const PARTS: usize = 44;
 
 /// Replaces part number `part` of `world` by that of `other`.
 fn replace(world: &mut World, other: &World, part: usize) {
@@ -653,6 +691,12 @@ fn replace(world: &mut World, other: &World, part: usize) {
         41 => {
             world.memory.reinit = other.memory.reinit;
             world.memory.handed_over = other.memory.handed_over;
+        }
+        42 => world.abilities = other.abilities,
+        43 => {
+            let memory = &other.memory;
+            let limits = (memory.pre_promote_failed, memory.failed_starts, memory.bootstrap);
+            limit(world, (world.abilities, limits.0, limits.1, limits.2));
         }
         _ => unreachable!("there are {PARTS} parts"),
     }
