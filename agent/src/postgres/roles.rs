@@ -62,7 +62,8 @@ fn statements(instance: &Instance) -> Vec<String> {
 /// Creates a role, or changes it where it is there.
 fn ensure(name: &str, password: Option<&Secret>, options: &str) -> String {
     let password = password.map_or(String::new(), |p| format!(" PASSWORD {}", literal(p.expose())));
-    let (role, options) = (ident(name), format!("LOGIN {options}{password}"));
+    let login = if options.split(' ').any(|option| option == "NOLOGIN") { "" } else { "LOGIN " };
+    let (role, options) = (ident(name), format!("{login}{options}{password}"));
     let body = format!(
         "BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = {}) \
          THEN ALTER ROLE {role} WITH {options}; ELSE CREATE ROLE {role} WITH {options}; END IF; END",
@@ -101,6 +102,9 @@ mod tests {
             "{all:?}"
         );
         assert_eq!(ident("a\"b"), "\"a\"\"b\"");
+        // PostgreSQL takes no option together with its opposite.
+        let group = create("group", None, "CREATEDB NOLOGIN");
+        assert!(group.contains("\"group\" WITH CREATEDB NOLOGIN;"), "{group}");
     }
 
     #[test]
