@@ -52,6 +52,8 @@ pub enum Event {
     Meanwhile(Outcome),
     /// The watchdog was armed, or why not.
     WatchdogArmed(Result<crate::watchdog::Plan, String>),
+    /// The settings were read again, or why not.
+    Reloaded(Box<Result<crate::reload::Reloaded, String>>),
     /// Our member record was written, or not.
     Published(Box<Result<(MemberRecord, LeaseId), String>>),
 }

@@ -128,6 +128,12 @@ fn own(page: &mut Page, s: &ApiSnapshot, view: Option<&ClusterView>, now: Tick) 
         "Time since the store last confirmed what this node knows.",
         now.since(s.observation.confirmed_at).as_secs_f64(),
     );
+    page.counter("pgvane_agent_reloads_total", "Settings read again and taken.", s.operations.reloads.taken);
+    page.counter(
+        "pgvane_agent_reload_failures_total",
+        "Settings read again and not taken: something in them is wrong.",
+        s.operations.reloads.failed,
+    );
     page.counter("pgvane_agent_loop_turns_total", "Turns of the decision loop.", s.turns);
     page.head("pgvane_agent_decisions_total", "Decisions taken, by action.", "counter");
     for (action, count) in &s.decisions {

@@ -24,17 +24,23 @@ async fn is_gone(dir: &Path) -> bool {
     }
 }
 
-/// Asks while `wanted` is true; at once when `hurry` is notified.
+/// Asks while `wanted` is true; at once when `hurry` is notified. Whom and as whom is always the newest of `instances`.
 pub async fn ask_for_ever(
-    instance: Instance,
+    mut instances: watch::Receiver<Arc<Instance>>,
     mut wanted: watch::Receiver<bool>,
     hurry: Arc<Notify>,
     events: mpsc::UnboundedSender<Event>,
 ) -> Infallible {
     let mut probe = Probe::default();
+    let mut instance = Arc::clone(&instances.borrow_and_update());
     loop {
         if wanted.wait_for(|w| *w).await.is_err() {
             return std::future::pending().await;
+        }
+        if instances.has_changed().unwrap_or(false) {
+            instance = Arc::clone(&instances.borrow_and_update());
+            // Its connection was made as somebody else, maybe.
+            probe = Probe::default();
         }
         if is_gone(&instance.data_dir).await {
             // The server would go on for a while, and take writes that are nowhere.

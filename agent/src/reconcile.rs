@@ -17,8 +17,9 @@ use pgvane_cluster::store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, Operations};
+use crate::api::{self, ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, Operations};
 use crate::callbacks::{self, Told};
+use crate::config::{Config, LogFormat};
 use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
@@ -26,7 +27,7 @@ use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
 use crate::decide::restart::Facts;
 use crate::decide::schedule::Wall;
-use crate::decide::world::{Abilities, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::world::{Abilities, DataDir, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
 use crate::enact::{self, Context, Order, Right};
@@ -36,8 +37,12 @@ use crate::keepalive::{LeaseNews, Pulse};
 use crate::keeper::Keeper;
 use crate::namesake::Namesake;
 use crate::operator::Operator;
+use crate::postgres::Instance;
 use crate::publish::Publisher;
+use crate::reload::{self, Reloaded, Reloader, Reloading};
 use crate::server::ServerState;
+use crate::telemetry;
+use crate::telemetry::patroni::{self, Narrator, Scene};
 use crate::timing::{Timing, TimingOverrides};
 use crate::vouch;
 use crate::watchdog::{self, Step, Watch};
@@ -65,6 +70,8 @@ pub enum Wish {
     Stop,
     /// End and leave everything running.
     Detach,
+    /// Read the settings again.
+    Reload,
 }
 
 /// Where news come from.
@@ -93,6 +100,10 @@ pub struct Sinks {
     pub probe: watch::Sender<bool>,
     /// Ask the server at once.
     pub hurry: Arc<Notify>,
+    /// How the server is reached, for the prober.
+    pub instance: watch::Sender<Arc<Instance>>,
+    /// What the API is told.
+    pub rest: watch::Sender<Arc<api::Settings>>,
 }
 
 /// What the loop starts with.
@@ -107,16 +118,18 @@ pub struct Start {
     pub guard: Found,
     /// How to start another.
     pub guard_options: GuardOptions,
-    /// This node's tags.
-    pub tags: Tags,
-    /// Deadlines an operator set.
-    pub timing: TimingOverrides,
+    /// The dynamic configuration as it was last read, until the store answers.
+    pub settings: ClusterSettings,
     /// The deadlines to begin with.
     pub first_timing: Timing,
     /// Where our promise is kept.
     pub vouch_file: PathBuf,
     /// Whether another member of our name lives.
     pub namesake: Namesake,
+    /// Where the settings come from.
+    pub reloader: Arc<Reloader>,
+    /// The settings.
+    pub config: Arc<Config>,
 }
 
 /// The agent's one owner of state.
@@ -159,6 +172,9 @@ pub struct Reconciler<S: Store> {
     dcs_last_seen: i64,
     told: Told,
     watch: Watch,
+    config: Arc<Config>,
+    reload: Reloading,
+    narrator: Narrator,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -192,9 +208,9 @@ impl<S: Store> Reconciler<S> {
             guard_options: start.guard_options,
             guard_sent: Tick::from_nanos(start.guard.report.deadline.unwrap_or(0)),
             stop_mode: StopMode::Fast,
-            settings: ClusterSettings::default(),
-            tags: start.tags,
-            overrides: start.timing,
+            settings: start.settings,
+            tags: start.config.tags.clone(),
+            overrides: start.config.timing,
             timing: start.first_timing,
             refused_ttl: None,
             vouch_file: start.vouch_file,
@@ -211,12 +227,20 @@ impl<S: Store> Reconciler<S> {
             dcs_last_seen: 0,
             told: Told::default(),
             watch: Watch::default(),
+            config: start.config,
+            reload: Reloading::new(start.reloader),
+            narrator: Narrator::default(),
             ctx,
         }
     }
 
-    /// Turns until the agent ends.
-    pub async fn run(mut self) -> Ended {
+    /// Turns until the agent ends; what effects used last is left.
+    pub async fn run(mut self) -> (Ended, Arc<Context<S>>) {
+        let ended = self.turn_to_the_end().await;
+        (ended, self.ctx)
+    }
+
+    async fn turn_to_the_end(&mut self) -> Ended {
         loop {
             let now = Tick::now();
             self.sinks.pulse.beat(now);
@@ -230,7 +254,7 @@ impl<S: Store> Reconciler<S> {
             self.attend(now);
             let world = self.observe(now);
             let decision = decide(&world);
-            self.tell(&decision);
+            self.tell(&world, &decision);
             self.look_after(&world);
             if let Some(ended) = self.enact(&world, &decision) {
                 return ended;
@@ -284,6 +308,7 @@ impl<S: Store> Reconciler<S> {
         let plan = watchdog::plan(dog.settings(), &self.timing, self.settings.loop_wait);
         let usable = dog.is_usable() && !self.watch.is_refused(now) && plan.is_ok();
         Abilities {
+            begins_nothing: !self.config.bootstrap.allowed,
             clones_alone: self.ctx.instance.replica_methods.iter().any(|method| method.no_leader),
             watchdog_failed: dog.is_required() && !usable,
         }
@@ -371,15 +396,19 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// A change of step or reason is one line; a repeated one is silent.
-    fn tell(&mut self, decision: &Decision) {
+    fn tell(&mut self, world: &World, decision: &Decision) {
         self.turns += 1;
         let label = decision.action.label();
         *self.counts.entry(label).or_default() += 1;
         let key = (label, decision.reason.clone());
         // Waiting for an effect says nothing new, nor does what follows it if it is the same step again.
         if !matches!(decision.reason, Reason::Busy(_)) && self.last.as_ref() != Some(&key) {
-            info!(action = label, reason = %decision.reason, "decided");
+            info!(target: telemetry::DECIDED, action = label, reason = %decision.reason, "decided");
             self.last = Some(key);
+        }
+        if self.config.log.format == LogFormat::Patroni {
+            let every = (!self.config.log.deduplicate_heartbeats).then_some(self.settings.loop_wait);
+            patroni::tell(self.narrator.decided(&Scene::of(world), decision, world.now, every));
         }
     }
 
@@ -516,6 +545,10 @@ impl<S: Store> Reconciler<S> {
             }
         }
         self.keeper.turn(&self.ctx, &world, self.server.view.as_ref());
+        if let Some(config) = world.dcs.last_view().and_then(|view| view.config.as_ref()) {
+            let settled = matches!(world.local.data, DataDir::Present(_)) && world.free(Slot::Postgres);
+            self.ctx.known_config.note(&config.value.json, settled);
+        }
         let snapshot = self.snapshot(&world, &record);
         self.sinks.api.send_replace(Arc::new(snapshot));
     }
@@ -535,6 +568,7 @@ impl<S: Store> Reconciler<S> {
                 scheduled_restart: record.scheduled_restart.clone(),
                 guard_armed: matches!(world.local.guard, Guard::Armed { .. }),
                 renewals_late: self.renewals_late,
+                reloads: self.reload.counts,
             },
             watchdog_failed: world.abilities.watchdog_failed,
             turned_at: world.now,
@@ -580,6 +614,7 @@ impl<S: Store> Reconciler<S> {
                     for outcome in &outcomes {
                         self.memory.absorb(now, outcome);
                     }
+                    patroni::tell(self.narrator.ended(slot, &outcomes));
                     self.sinks.hurry.notify_one();
                 }
             }
@@ -602,6 +637,7 @@ impl<S: Store> Reconciler<S> {
             Event::Namesake(found) => self.namesake.ended(found),
             Event::GuardGone(why) => self.guard_gone(&why),
             Event::GuardBack(found) => self.guard_back(*found),
+            Event::Reloaded(result) => self.reloaded(*result),
             Event::Published(result) => {
                 if let Err(error) = &*result {
                     debug!(error, "the member record was not written");
@@ -680,9 +716,7 @@ impl<S: Store> Reconciler<S> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Failsafe { ask, reply } => self.vouch_for(&ask, reply),
-            Command::Reload => {
-                info!("a reload was asked for; settings of the file need a restart of the agent");
-            }
+            Command::Reload => self.read_settings_again(),
             Command::Wake => {}
             Command::Refresh => self.sinks.hurry.notify_one(),
             Command::Restart { ask, reply } => {
@@ -733,6 +767,40 @@ impl<S: Store> Reconciler<S> {
         record
     }
 
+    fn read_settings_again(&mut self) {
+        self.reload.begin(&self.config, self.timing.ttl, &self.ctx.events);
+    }
+
+    /// Takes settings that were read again: all of them, or none.
+    fn reloaded(&mut self, result: Result<Reloaded, String>) {
+        if let Some(reloaded) = self.reload.ended(result) {
+            self.take(reloaded);
+        }
+        if self.reload.is_wanted_again() {
+            self.read_settings_again();
+        }
+    }
+
+    fn take(&mut self, reloaded: Reloaded) {
+        let Reloaded { config, parts, timing } = reloaded;
+        // Effects under way keep what they began with.
+        self.ctx = Arc::new(reload::context(&self.ctx, &self.config, &config, &parts));
+        if self.config.watchdog != config.watchdog {
+            self.watch = Watch::default();
+        }
+        self.identity = parts.identity;
+        self.tags = config.tags.clone();
+        if self.overrides != config.timing {
+            (self.overrides, self.timing) = (config.timing, timing);
+            self.sinks.timing.send_replace(timing);
+        }
+        self.sinks.instance.send_replace(Arc::new(parts.instance));
+        self.sinks.rest.send_replace(parts.rest);
+        // PostgreSQL's files follow at the next occasion.
+        self.keeper.settings_changed();
+        self.config = Arc::new(config);
+    }
+
     /// Judges whether to vouch. The promise holds from this instant; it is answered once it is durable.
     fn vouch_for(&mut self, ask: &FailsafeAsk, reply: oneshot::Sender<FailsafeAnswer>) {
         let now = Tick::now();
@@ -775,6 +843,7 @@ impl<S: Store> Reconciler<S> {
                 info!("leaving PostgreSQL, the guard and the lease to the next agent");
                 self.detach = true;
             }
+            Wish::Reload => self.read_settings_again(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::follow::{FollowOptions, follow};
+use pgvane_cluster::follow::{FollowOptions, Observation, follow};
 use pgvane_cluster::ids::LeaseId;
 use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::store::etcd::EtcdStore;
@@ -14,23 +14,25 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
-use crate::config::{Config, Ctl, VerifyClient};
-use crate::decide::announce::Identity;
+use crate::config::Config;
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
 use crate::guard::client::{Doing, GuardClient, GuardOptions, Report};
 use crate::keepalive::{self, LeaseNews, Pulse};
+use crate::known_config::KnownConfig;
 use crate::namesake::Namesake;
-use crate::peers::Caller;
-use crate::postgres::Instance;
-use crate::postgres::instance::OnDivergence;
+use crate::parts::Parts;
 use crate::postgres::process::{self, Postmaster};
 use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
+use crate::reload::Reloader;
 use crate::server::ServerState;
 use crate::timing::Timing;
 use crate::watchdog::Watchdog;
 use crate::{preflight, prober, vouch};
+
+/// How long the store may take to say whose the primary is that was found running.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long an answer of the guard may take.
 const GUARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
@@ -59,14 +61,14 @@ impl From<String> for Stuck {
 }
 
 /// Runs an agent until it ends.
-pub async fn run(config: Config) -> Result<(), Stuck> {
+pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     preflight::check(&config).map_err(Stuck::NeedsOperator)?;
-    let rest = api::Settings::new(&config.restapi).map_err(Stuck::NeedsOperator)?;
-    let caller = caller(&config);
+    let Parts { instance, rest, caller, identity } = Parts::of(&config).map_err(Stuck::NeedsOperator)?;
     let listener = bind(&config).await?;
     let wishes = signals()?;
-    let instance = instance(&config);
-    let (settings, _) = ClusterSettings::from_json(&config.bootstrap.dcs);
+    let known_config = Arc::new(KnownConfig::load(&instance.data_dir));
+    let document = known_config.document();
+    let (settings, _) = ClusterSettings::from_json(document.as_ref().unwrap_or(&config.bootstrap.dcs));
     let first_timing = Timing::derive(settings.ttl, &config.timing).map_err(|e| e.to_string())?;
 
     let vouch_file = vouch::path(&instance.data_dir);
@@ -100,14 +102,15 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         store: Arc::clone(&store),
         instance: instance.clone(),
         first_config: config.bootstrap.dcs.clone(),
+        known_config,
         observation: follower.observation(),
         events: events_in.clone(),
         caller: Arc::clone(&caller),
         store_access: config.etcd.access(),
         published,
         right,
-        callbacks: Runner::new(config.postgresql.callbacks.clone(), config.scope.clone()),
-        watchdog: Watchdog::new(config.watchdog.clone()),
+        callbacks: Arc::new(Runner::new(config.postgresql.callbacks.clone(), config.scope.clone())),
+        watchdog: Arc::new(Watchdog::new(config.watchdog.clone())),
     });
 
     let server = found_server(&ctx).await?;
@@ -124,9 +127,9 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     // Each of these lives as long as the process.
     tokio::spawn(following);
     tokio::spawn(keepalive::keep(Arc::clone(&store), timing_seen, Arc::clone(&pulse), lease, lease_in));
-    tokio::spawn(prober::ask_for_ever(instance.clone(), wanted, Arc::clone(&hurry), events_in));
-    // Kept for as long as the agent runs: what is sent here replaces the settings of the API.
-    let (_rest_in, rest) = watch::channel(Arc::new(rest));
+    let (instance_in, instances) = watch::channel(Arc::new(instance));
+    tokio::spawn(prober::ask_for_ever(instances, wanted, Arc::clone(&hurry), events_in));
+    let (rest_in, rest) = watch::channel(rest);
     let api = Api {
         store: Arc::clone(&store),
         space: config.keyspace(),
@@ -138,30 +141,29 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     };
     tokio::spawn(api::serve(listener, api, std::future::pending()));
 
-    let identity = Identity {
-        conn_url: config.conn_url(),
-        api_url: config.api_url(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        proxy_url: config.proxy_url(),
-    };
     let sources =
         Sources { observation: follower.observation(), lease: lease_news, events, commands, wishes };
-    let sinks = Sinks { timing, api: api_in, pulse, probe, hurry };
+    let sinks = Sinks { timing, api: api_in, pulse, probe, hurry, instance: instance_in, rest: rest_in };
     let start = Start {
         lease,
         vouch: promise,
         server,
         guard,
         guard_options,
-        tags: config.tags.clone(),
-        timing: config.timing,
+        settings,
         first_timing,
         vouch_file,
         namesake: Namesake::new(config.name.clone(), config.api_url(), caller),
+        reloader: Arc::new(reloader),
+        config: Arc::new(config),
     };
-    info!(name = %config.name, scope = config.scope, api = %config.restapi.listen, "the agent runs");
+    let c = &start.config;
+    info!(name = %c.name, scope = c.scope, api = %c.restapi.listen, "the agent runs");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let ended = Reconciler::new(Arc::clone(&ctx), identity, sources, sinks, start).run().await;
+    if start.server.may_write() && start.guard.report.doing != Doing::Armed {
+        first_word(follower.observation()).await;
+    }
+    let (ended, ctx) = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     ctx.callbacks.finish(CALLBACKS_END_WITHIN).await;
     ctx.watchdog.finish().await;
@@ -175,21 +177,13 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     }
 }
 
-/// How other members are asked: as operators' tools are told to, with what our own API expects where they are told
-/// nothing.
-fn caller(config: &Config) -> Arc<Caller> {
-    let own_ca = || config.restapi.tls.as_ref().and_then(|tls| tls.cafile.clone());
-    let ctl = Ctl { cafile: config.ctl.cafile.clone().or_else(own_ca), ..config.ctl.clone() };
-    let caller = Caller::new(&ctl);
-    if let Some(tls) = &config.restapi.tls {
-        if let Some(why) = caller.lacks_tls() {
-            warn!(why, "members that speak https as this one does cannot be asked");
-        }
-        if tls.verify_client == VerifyClient::Required && ctl.client_cert.is_none() {
-            warn!("members that want a certificate as this one does cannot be asked: ctl has none");
-        }
+/// A running primary that no guard bounds is another agent's, handed to us in pause. Whether it may go on only the
+/// store can tell, so its first word is waited for; without it, what was last known has to do.
+async fn first_word(mut observation: watch::Receiver<Observation>) {
+    let heard = observation.wait_for(|observation| observation.view.is_some());
+    if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
+        warn!("the store does not answer; going by the configuration as it was last read");
     }
-    Arc::new(caller)
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, String> {
@@ -198,12 +192,13 @@ async fn bind(config: &Config) -> Result<TcpListener, String> {
         .map_err(|e| format!("restapi.listen {}: {e}", config.restapi.listen))
 }
 
-/// SIGTERM and SIGINT stop; SIGUSR1 leaves everything to the next agent.
+/// SIGTERM and SIGINT stop; SIGHUP has the settings read again; SIGUSR1 leaves everything to the next agent.
 fn signals() -> Result<mpsc::Receiver<Wish>, String> {
     let (send, wishes) = mpsc::channel(8);
     for (kind, wish) in [
         (SignalKind::terminate(), Wish::Stop),
         (SignalKind::interrupt(), Wish::Stop),
+        (SignalKind::hangup(), Wish::Reload),
         (SignalKind::user_defined1(), Wish::Detach),
     ] {
         let mut stream = signal(kind).map_err(|e| format!("signals: {e}"))?;
@@ -217,52 +212,6 @@ fn signals() -> Result<mpsc::Receiver<Wish>, String> {
         });
     }
     Ok(wishes)
-}
-
-fn instance(config: &Config) -> Instance {
-    let p = &config.postgresql;
-    Instance {
-        member: config.name.clone(),
-        scope: config.scope.clone(),
-        data_dir: p.data_dir.clone(),
-        bin_dir: p.bin_dir.clone(),
-        listen_addresses: p.listen_addresses.clone(),
-        port: p.port,
-        connect_address: p.connect_address.clone(),
-        database: p.database.clone(),
-        superuser: p.superuser.clone(),
-        replication: p.replication.clone(),
-        rewind: p.rewind.clone(),
-        pgpass: p.pgpass.clone(),
-        socket_dir: p.socket_dir.clone(),
-        parameters: p.parameters.clone(),
-        pg_hba: p.pg_hba.clone(),
-        vetted: crate::postgres::vetted::Vetted::default(),
-        initdb: config.bootstrap.initdb.clone(),
-        users: config.bootstrap.users.clone(),
-        post_bootstrap: config.bootstrap.post_bootstrap.clone(),
-        bootstrap_method: config.bootstrap.method.clone(),
-        bootstrap_pg_hba: config.bootstrap.pg_hba.clone(),
-        pg_ident: p.pg_ident.clone(),
-        recovery_conf: p.recovery_conf.clone(),
-        config_dir: p.config_dir.clone(),
-        config_base_name: p.config_base_name.clone(),
-        custom_conf: p.custom_conf.clone(),
-        bin_names: p.bin_names.clone(),
-        use_unix_socket_repl: p.use_unix_socket_repl,
-        krbsrvname: p.krbsrvname.clone(),
-        replica_methods: p.replica_methods.clone(),
-        basebackup: p.basebackup.clone(),
-        rewind_options: p.rewind_options.clone(),
-        pre_promote: p.pre_promote.clone(),
-        before_stop: p.before_stop.clone(),
-        pg_ctl_timeout: p.pg_ctl_timeout,
-        on_divergence: OnDivergence {
-            use_pg_rewind: p.use_pg_rewind,
-            clone_on_rewind_failure: p.remove_data_directory_on_rewind_failure,
-            clone_on_divergence: p.remove_data_directory_on_diverged_timelines,
-        },
-    }
 }
 
 /// The lease of a predecessor whose guard still holds its deadline: the deadline tells when it was renewed.
@@ -303,11 +252,7 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
     })
 }
 
-fn first_snapshot(
-    config: &Config,
-    observation: pgvane_cluster::follow::Observation,
-    ttl: Duration,
-) -> ApiSnapshot {
+fn first_snapshot(config: &Config, observation: Observation, ttl: Duration) -> ApiSnapshot {
     ApiSnapshot {
         name: config.name.clone(),
         scope: config.scope.clone(),

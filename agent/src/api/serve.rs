@@ -21,7 +21,7 @@ use super::access::{Client, Members};
 use super::answer::{Refused, Reply, bare, json, text};
 use super::document::{self, Change};
 use super::health::{self, Query};
-use super::settings::Settings;
+use super::settings::{Means, Settings};
 use super::snapshot::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, RestartAnswer};
 use super::switchover::{self, Kind};
 use super::{body, restart};
@@ -161,6 +161,12 @@ impl<S: Store> Api<S> {
         }
     }
 
+    /// Those of the newest settings.
+    fn means(&self) -> Means {
+        let newest = self.settings.borrow().means.clone();
+        newest.unwrap_or_else(|| Means { caller: Arc::clone(&self.caller), timing: self.timing })
+    }
+
     fn snapshot(&self) -> Arc<ApiSnapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
@@ -201,7 +207,8 @@ impl<S: Store> Api<S> {
     }
 
     async fn change_config(&self, change: Change) -> Result<Reply, Refused> {
-        let document = document::change(self.store.as_ref(), &self.space, &self.timing, change).await?;
+        let timing = self.means().timing;
+        let document = document::change(self.store.as_ref(), &self.space, &timing, change).await?;
         self.wake();
         Ok(json(StatusCode::OK, &document))
     }
@@ -209,10 +216,11 @@ impl<S: Store> Api<S> {
     async fn change_leader(&self, kind: Kind, body: Map<String, Value>) -> Result<Reply, Refused> {
         let body = Value::Object(body);
         tracing::info!(?kind, %body, "another leader is asked for");
+        let means = self.means();
         let tools = switchover::Tools {
             store: self.store.as_ref(),
             space: &self.space,
-            caller: &self.caller,
+            caller: &means.caller,
             now: Timestamp::now(),
         };
         let done = switchover::perform(tools, self.snapshots.clone(), kind, &body, || self.wake()).await;

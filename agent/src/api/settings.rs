@@ -8,6 +8,8 @@ use rustls::ServerConfig;
 
 use super::access::Doorkeeper;
 use crate::config::{Access, Login, Restapi, ServerTokens, VerifyClient};
+use crate::peers::Caller;
+use crate::timing::TimingOverrides;
 use crate::tls::{self, Watched};
 
 /// The product's name in the `Server` header.
@@ -20,6 +22,17 @@ pub struct Settings {
     pub(super) doorkeeper: Doorkeeper,
     /// Added to every answer.
     pub(super) headers: HeaderMap,
+    /// What replaces that of the API from now on.
+    pub(super) means: Option<Means>,
+}
+
+/// What answers are made with.
+#[derive(Clone, Debug)]
+pub(super) struct Means {
+    /// How candidates are asked.
+    pub(super) caller: Arc<Caller>,
+    /// Deadlines set by hand.
+    pub(super) timing: TimingOverrides,
 }
 
 impl Settings {
@@ -42,13 +55,18 @@ impl Settings {
         if let Some(server) = server.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.entry(SERVER).or_insert(server);
         }
-        Ok(Settings { tls, doorkeeper, headers })
+        Ok(Settings { tls, doorkeeper, headers, means: None })
+    }
+
+    /// The same, with how candidates are asked and what deadlines are set by hand.
+    pub fn with(self, caller: Arc<Caller>, timing: TimingOverrides) -> Settings {
+        Settings { means: Some(Means { caller, timing }), ..self }
     }
 
     /// Plain HTTP for everybody who has the login, where one is asked for.
     pub fn plain(login: Option<Login>) -> Settings {
         let doorkeeper = Doorkeeper::new(&Access::default(), false, login);
-        Settings { tls: None, doorkeeper, headers: HeaderMap::new() }
+        Settings { tls: None, doorkeeper, headers: HeaderMap::new(), means: None }
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Operations {
     pub guard_armed: bool,
     /// How often the lease was renewed later than it should.
     pub renewals_late: u64,
+    /// How often the settings were read again, and how often they were not taken.
+    pub reloads: crate::reload::Counts,
 }
 
 /// The local PostgreSQL as the loop knows it.

@@ -1,12 +1,13 @@
 //! Where settings come from: agent.toml, a patroni.yml or a directory of such, or the environment alone.
 
+use std::borrow::Cow;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pgvane_cluster::settings_file::{self, SettingsError, Source, Syntax};
 
-use super::check::{self, Check, Dialect, Resolve};
+use super::check::{self, Check, Dialect, Resolve, patroni_key};
 use super::environment::Environment;
 use super::raw::RawConfig;
 use super::sources::Sources;
@@ -32,6 +33,14 @@ impl Origin {
             None => Origin::Environment,
             Some(path) if is_yaml(path) || path.is_dir() => Origin::Yaml(path.to_owned()),
             Some(path) => Origin::Toml(path.to_owned()),
+        }
+    }
+
+    /// What a setting, said by its native name, is called there.
+    pub fn key<'a>(&self, native: &'a str) -> Cow<'a, str> {
+        match self {
+            Origin::Toml(_) => Cow::Borrowed(native),
+            Origin::Yaml(_) | Origin::Environment => patroni_key(native),
         }
     }
 }

@@ -37,6 +37,7 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
         },
         Holder::Nobody => match view.initialize.as_deref() {
             None if !world.tags.may_lead() => world.wait(Reason::NoFailoverTag),
+            None if world.abilities.begins_nothing => world.wait(Reason::WaitForFirstLeader),
             None if world.abilities.watchdog_failed => world.wait(Reason::WatchdogFailed),
             None => world.act(Action::RaceInitialize, Reason::NewCluster),
             Some("") if world.memory.may_bootstrap => world.act(Action::Bootstrap, Reason::NewCluster),

@@ -16,7 +16,7 @@ use crate::script::Running;
 /// The callbacks of one node. At most one runs, and one more for reloads: a new one ends the one before it.
 #[derive(Debug)]
 pub struct Runner {
-    commands: Callbacks,
+    commands: Mutex<Callbacks>,
     scope: String,
     changes: Mutex<Option<JoinHandle<()>>>,
     reloads: Mutex<Option<JoinHandle<()>>>,
@@ -27,19 +27,26 @@ pub struct Runner {
 impl Runner {
     /// Callbacks of the cluster `scope`.
     pub fn new(commands: Callbacks, scope: String) -> Runner {
+        let commands = Mutex::new(commands);
         Runner { commands, scope, changes: Mutex::default(), reloads: Mutex::default(), left: Arc::default() }
+    }
+
+    /// Runs other commands from here on; one that runs goes on.
+    pub fn replace(&self, commands: Callbacks) {
+        *self.commands.lock().unwrap_or_else(PoisonError::into_inner) = commands;
     }
 
     /// Starts the command for what is due, if there is one.
     pub fn run(&self, due: &Due) {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (slot, command) = match due.callback {
-            Callback::OnStart => (&self.changes, &self.commands.on_start),
-            Callback::OnStop => (&self.changes, &self.commands.on_stop),
-            Callback::OnRestart => (&self.changes, &self.commands.on_restart),
-            Callback::OnReload => (&self.reloads, &self.commands.on_reload),
-            Callback::OnRoleChange => (&self.changes, &self.commands.on_role_change),
+            Callback::OnStart => (&self.changes, commands.on_start),
+            Callback::OnStop => (&self.changes, commands.on_stop),
+            Callback::OnRestart => (&self.changes, commands.on_restart),
+            Callback::OnReload => (&self.reloads, commands.on_reload),
+            Callback::OnRoleChange => (&self.changes, commands.on_role_change),
         };
-        let Some(command) = command.clone() else { return };
+        let Some(command) = command else { return };
         let name = due.callback.name();
         let arguments = [name.to_owned(), due.role.as_str().to_owned(), self.scope.clone()];
         info!(callback = name, role = due.role.as_str(), command = command.text, "running a callback");

@@ -28,6 +28,7 @@ use crate::decide::lease::Authority;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
+use crate::known_config::KnownConfig;
 use crate::peers::Caller;
 use crate::postgres::Instance;
 use crate::timing::Timing;
@@ -51,6 +52,8 @@ pub struct Context<S> {
     pub instance: Instance,
     /// The first dynamic configuration of a new cluster.
     pub first_config: Value,
+    /// The dynamic configuration as it was last read.
+    pub known_config: Arc<KnownConfig>,
     /// What the store shows: an effect on it ends when its write is seen.
     pub observation: watch::Receiver<Observation>,
     /// Where effects report.
@@ -64,9 +67,9 @@ pub struct Context<S> {
     /// This node's right to lead, as of the loop's last turn: for effects that take longer than a lease.
     pub right: watch::Sender<Option<Right>>,
     /// The operator's callbacks.
-    pub callbacks: callbacks::Runner,
+    pub callbacks: Arc<callbacks::Runner>,
     /// The kernel's watchdog.
-    pub watchdog: Watchdog,
+    pub watchdog: Arc<Watchdog>,
 }
 
 /// A right to lead.
@@ -130,7 +133,8 @@ impl<S: Store> Context<S> {
                 store::set_initialize(ctx, system_identifier).await
             }
             Action::WriteConfig => {
-                store::write_config(ctx, order.document.as_ref().unwrap_or(&ctx.first_config)).await
+                let known = ctx.known_config.document().or_else(|| order.document.clone());
+                store::write_config(ctx, known.as_ref().unwrap_or(&ctx.first_config)).await
             }
             Action::Campaign => match order.lease {
                 Some(lease) => store::campaign(ctx, lease).await,

@@ -31,6 +31,7 @@ use crate::postgres::slots::slot_name;
 use crate::postgres::{
     Instance, PostgresError, bootstrap as first, clone as copy, data_dir, process, recovery,
 };
+use crate::telemetry::patroni::patroni_info;
 
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
 const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
@@ -232,6 +233,9 @@ async fn reunite<S: Store>(
     source: &HostPort,
 ) -> Result<(), PostgresError> {
     let (dynamic, local) = (&order.settings.postgresql, ctx.instance.on_divergence);
+    if may_rewind(ctx, order) {
+        patroni_info!("running pg_rewind from {}", leader.name);
+    }
     let (why, again) = match rewind::run(&ctx.instance, ours, source, may_rewind(ctx, order)).await {
         Rewound::Done => {
             info!(leader = %leader.name, "rewound to the leader's history");
@@ -365,7 +369,8 @@ async fn stop_announced<S: Store>(
     }
     match find(&ctx.instance.data_dir)? {
         Some(postmaster) => {
-            let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
+            let stopped =
+                stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
             Ok(stopped.shutdown_lsn())
         }
         None => Ok(None),

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::{Instance, PostgresError, data_dir, files, settings};
 use crate::config::{HostPort, ReplicaMethod, Script};
 use crate::script;
+use crate::telemetry::patroni::patroni_info;
 
 /// How often pg_basebackup is tried, and the time between.
 const BASEBACKUP_TRIES: u32 = 2;
@@ -33,6 +34,7 @@ pub async fn create(instance: &Instance, source: Option<&HostPort>) -> Result<()
         match made.and_then(|()| finish(instance, method)) {
             Ok(()) => {
                 info!(method = method.name, "the replica's data are there");
+                patroni_info!("replica has been created using {}", method.name);
                 return Ok(());
             }
             Err(error) => {

@@ -338,7 +338,7 @@ pub fn write_pgpass(instance: &Instance) -> Result<(), PostgresError> {
 }
 
 /// Replaces a file in one step, durably; answers whether it was different.
-pub(super) fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<bool, PostgresError> {
+pub(crate) fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<bool, PostgresError> {
     let text = text.as_ref();
     if fs::read(path).is_ok_and(|old| old == text) {
         return Ok(false);

@@ -103,11 +103,23 @@ impl Watch {
 impl Watchdog {
     /// The watchdog of these settings; nothing is touched before it is armed.
     pub fn new(settings: Settings) -> Watchdog {
+        Watchdog::after(settings, None)
+    }
+
+    /// The same in place of `before`, which is disarmed first: both may be of one device.
+    pub fn replacing(settings: Settings, before: Arc<Watchdog>) -> Watchdog {
+        Watchdog::after(settings, Some(before))
+    }
+
+    fn after(settings: Settings, before: Option<Arc<Watchdog>>) -> Watchdog {
         let usable = Arc::new(AtomicBool::new(true));
+        if let Some(before) = &before {
+            before.disarm();
+        }
         let orders = match settings.mode {
             WatchdogMode::Off => None,
             WatchdogMode::Automatic | WatchdogMode::Required => {
-                let started = worker::start(settings.clone(), Arc::clone(&usable));
+                let started = worker::start(settings.clone(), Arc::clone(&usable), before);
                 started.map_err(|error| error!(%error, "no thread for the watchdog")).ok()
             }
         };
@@ -159,6 +171,14 @@ impl Watchdog {
         self.order(Order::Answer { reply });
         // It takes no time; where the thread is gone there is nothing to wait for.
         let _ = tokio::time::timeout(FINISH_WITHIN, done).await;
+    }
+
+    /// Waits for the same on a thread of its own.
+    fn wait_until_done(&self) {
+        let (reply, done) = oneshot::channel();
+        self.order(Order::Answer { reply });
+        // A thread that is gone has let go of the device.
+        let _ = done.blocking_recv();
     }
 
     fn order(&self, order: Order) {

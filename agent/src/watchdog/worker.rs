@@ -10,8 +10,8 @@ use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::Plan;
 use super::device::Device;
+use super::{Plan, Watchdog};
 use crate::config::{Watchdog as Settings, WatchdogMode};
 
 /// Time between two looks at a device that is not in use.
@@ -26,11 +26,21 @@ pub(super) enum Order {
     Answer { reply: oneshot::Sender<()> },
 }
 
-/// Starts the thread. It ends, and leaves the device as it is, when nobody can give it orders any more.
-pub(super) fn start(settings: Settings, usable: Arc<AtomicBool>) -> io::Result<mpsc::Sender<Order>> {
+/// Starts the thread. It begins once `before` has done what it was told, and ends, and leaves the device as it is,
+/// when nobody can give it orders any more.
+pub(super) fn start(
+    settings: Settings,
+    usable: Arc<AtomicBool>,
+    before: Option<Arc<Watchdog>>,
+) -> io::Result<mpsc::Sender<Order>> {
     let (orders, incoming) = mpsc::channel();
     let worker = Worker { settings, usable, armed: None, refused: None };
-    std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || worker.work(&incoming))?;
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+        if let Some(before) = before {
+            before.wait_until_done();
+        }
+        worker.work(&incoming);
+    })?;
     Ok(orders)
 }
 

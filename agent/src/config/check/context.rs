@@ -101,12 +101,6 @@ impl Check<'_> {
         }
     }
 
-    /// Something odd that works all the same.
-    pub(super) fn remark<V>(&mut self, value: &Spanned<V>, key: &str, text: &str) {
-        let text = format!("{}: {text}", self.key(key));
-        self.remarks.push(Remark { at: Some(value.span()), text });
-    }
-
     /// A file that must be there for us to read.
     pub(super) fn readable(&self, file: &Spanned<PathBuf>, key: &str) -> Checked<PathBuf> {
         let path = self.path(file);
@@ -118,12 +112,17 @@ impl Check<'_> {
 }
 
 /// What a native key is called in patroni.yml.
-fn patroni_key(native: &str) -> Cow<'_, str> {
+pub(in crate::config) fn patroni_key(native: &str) -> Cow<'_, str> {
     let renamed = [
         ("etcd.endpoints", "etcd3.hosts"),
         ("ctl.cafile", "ctl.cacert"),
         ("postgresql.replica_methods", "postgresql.create_replica_methods"),
         ("postgresql.rewind_options", "postgresql.rewind"),
+        ("postgresql.superuser", "postgresql.authentication.superuser"),
+        ("postgresql.replication", "postgresql.authentication.replication"),
+        ("postgresql.rewind", "postgresql.authentication.rewind"),
+        ("restapi.login", "restapi.authentication"),
+        ("ctl.login", "ctl.authentication"),
         ("log.line_format", "log.format"),
         ("log.date_format", "log.dateformat"),
         ("log.deduplicate_heartbeats", "log.deduplicate_heartbeat_logs"),
@@ -162,6 +161,11 @@ mod tests {
             ("restapi.username", "restapi.authentication.username"),
             ("postgresql.superuser.password", "postgresql.authentication.superuser.password"),
             ("postgresql.rewind_options", "postgresql.rewind"),
+            ("postgresql.superuser", "postgresql.authentication.superuser"),
+            ("postgresql.replication", "postgresql.authentication.replication"),
+            ("postgresql.rewind", "postgresql.authentication.rewind"),
+            ("restapi.login", "restapi.authentication"),
+            ("ctl.login", "ctl.authentication"),
             ("guard.socket", "pgvane.guard.socket"),
             ("restapi.listen", "restapi.listen"),
         ] {

@@ -19,7 +19,7 @@ use pgvane_cluster::ids::NodeName;
 use toml::Spanned;
 
 pub use self::address::etcd_url;
-pub(super) use self::context::{Check, Checked, Dialect, Problem, Remark, Resolve};
+pub(super) use self::context::{Check, Checked, Dialect, Problem, Remark, Resolve, patroni_key};
 pub(super) use self::log::python_level;
 pub use self::postgresql::CONTROLLED_PARAMETERS;
 pub use self::preset::Preset;
