@@ -1,12 +1,9 @@
 //! When an operator's callbacks are due (contract 8.10). Pure: from what a node was to what it is.
 
-use pgvane_cluster::records::MemberRole;
+use pgvane_cluster::records::{MemberRole, MemberState};
 
 use crate::decide::announce;
-use crate::decide::world::{LocalRole, Process, Slot, World};
-
-/// Label of a restart: what stops and starts within it is one event.
-pub const RESTART: &str = "restart";
+use crate::decide::world::{LocalRole, Process, World};
 
 /// What is told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -80,9 +77,9 @@ pub fn role(world: &World) -> MemberRole {
     }
 }
 
-/// Whether what happens to the server is a restart.
+/// Whether what happens to the server is a restart: what stops and starts within it is one event.
 pub fn is_restarting(world: &World) -> bool {
-    world.local.ongoing.get(&Slot::Postgres).is_some_and(|o| o.what == RESTART)
+    announce::state(world) == MemberState::Restarting
 }
 
 /// What was told so far.
