@@ -168,6 +168,11 @@ fn role<'a>(members: &'a [Value], role: &str) -> Vec<&'a str> {
     named.map(|m| m["Member"].as_str().expect("a name")).collect()
 }
 
+/// What a column shows; empty ones are left out.
+fn shown<'a>(member: &'a Value, column: &str) -> &'a str {
+    member[column].as_str().unwrap_or_default()
+}
+
 fn in_seconds(seconds: i64) -> String {
     (Timestamp::now() + SignedDuration::from_secs(seconds))
         .strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00")
@@ -213,7 +218,7 @@ async fn shows(stage: &Stage) {
         let (state, timeline) = (&member["State"], &member["TL"]);
         let expected = if member["Role"] == "Leader" { "running" } else { "streaming" };
         assert_eq!((state.as_str(), timeline.as_i64()), (Some(expected), Some(1)), "{member}");
-        assert_eq!(member["Pending restart"], "", "{member}");
+        assert_eq!(shown(member, "Pending restart"), "", "{member}");
     }
     stage.says(&["list"], &format!("Cluster: {SCOPE} (7")).await;
     stage.says(&["topology", SCOPE], "| + pg2 ").await;
@@ -291,8 +296,7 @@ async fn raises_a_limit(stage: &mut Stage) {
         .await;
     let pending = |members: &[Value], name: &str| {
         let member = members.iter().find(|m| m["Member"] == name).expect("a member");
-        (member["Pending restart"].as_str() == Some("*"))
-            .then(|| member["Pending restart reason"].as_str().expect("text").to_owned())
+        (shown(member, "Pending restart") == "*").then(|| shown(member, "Pending restart reason").to_owned())
     };
     until(&stage.playground, "all want a restart", async || {
         let members = stage.members().await;
@@ -318,7 +322,7 @@ async fn raises_a_limit(stage: &mut Stage) {
     stage.healthy().await;
     until(&stage.playground, "nobody wants a restart", async || {
         let members = stage.members().await;
-        members.iter().all(|m| m["Pending restart"] == "" && m["Pending restart reason"] == "")
+        members.iter().all(|m| shown(m, "Pending restart").is_empty())
     })
     .await;
     stage.nobody_was_refused("restart --pending of the leader").await;
@@ -334,7 +338,7 @@ async fn schedules(stage: &mut Stage) {
     let of_pg2 = async |stage: &Stage| {
         let members = stage.members().await;
         let member = members.iter().find(|m| m["Member"] == "pg2").expect("a member").clone();
-        member["Scheduled restart"].as_str().unwrap_or_default().to_owned()
+        shown(&member, "Scheduled restart").to_owned()
     };
     let day = &later[..10];
     until(&stage.playground, "the restart is listed", async || of_pg2(stage).await.contains(day)).await;
@@ -381,7 +385,7 @@ async fn schedules(stage: &mut Stage) {
     stage.nobody_was_refused("scheduled switchover").await;
     until(&stage.playground, "nothing is scheduled any more", async || {
         let listed = stage.run(&["list", "-e"]).await;
-        let scheduled = stage.members().await.iter().any(|m| m["Scheduled restart"] != "");
+        let scheduled = stage.members().await.iter().any(|m| !shown(m, "Scheduled restart").is_empty());
         !listed.contains("Switchover scheduled") && !scheduled
     })
     .await;
@@ -490,5 +494,5 @@ async fn removes(stage: &mut Stage) {
     let journal = stage.writer.journal().clone();
     let lost: Vec<i64> =
         journal.writes.iter().map(|write| write.id).filter(|id| !kept.contains(id)).collect();
-    assert_eq!(lost, [], "of {} acknowledged rows", journal.writes.len());
+    assert_eq!(lost, Vec::<i64>::new(), "of {} acknowledged rows", journal.writes.len());
 }

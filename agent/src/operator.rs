@@ -55,7 +55,11 @@ impl Operator {
                 info!(why, "the scheduled restart is dropped");
                 memory.scheduled_restart = None;
             }
-            Some(Scheduled::Begin) => self.begin_scheduled(memory, world, facts),
+            Some(Scheduled::Begin) => {
+                // `world` does not know of it yet, and cannot tell how it stands.
+                self.begin_scheduled(memory, world, facts);
+                return;
+            }
         }
         self.answer(memory, world, settled);
     }

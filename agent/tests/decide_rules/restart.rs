@@ -2,18 +2,21 @@
 
 use std::time::Duration;
 
+use pgvane_agent::api::{RestartAnswer, RestartAsk};
 use pgvane_agent::decide::action::{Action, Reason, Request, StopMode};
 use pgvane_agent::decide::memory::Outcome;
 use pgvane_agent::decide::restart::{Facts, Filters, Progress, Restart, ScheduledRestart, judge, progress};
+use pgvane_agent::decide::schedule::Wall;
 use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, Process, Slot, World};
+use pgvane_agent::operator::Operator;
 use pgvane_cluster::ids::Revision;
 use pgvane_cluster::records::{MemberRole, MemberState, SyncRecord};
 use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::Versioned;
 
 use crate::decide_support::{
-    EPOCH, HEAD, ME, NOW, OTHER_LEASE, a_restart, announced, busy, check, check_wait, control, edit,
-    following, lead, leaderless, leading, ms, renewed, stopped, store_away, upstream,
+    EPOCH, HEAD, ME, NOW, OTHER_LEASE, SCHEDULED, WALL, a_restart, announced, busy, check, check_wait,
+    control, edit, following, lead, leaderless, leading, member, ms, renewed, stopped, store_away, upstream,
 };
 
 const BY: Request = Request::Restart(1);
@@ -357,4 +360,89 @@ fn a_scheduled_one_stands_in_the_member_record() {
     assert_eq!(shown, expected);
     let read: ScheduledRestart = serde_json::from_value(shown).expect("reads");
     assert_eq!(Some(read), world.memory.scheduled_restart);
+}
+
+// Who waits for the answer.
+
+/// One turn of the loop, `settled` once the end of a restart is in the store.
+fn turn(operator: &mut Operator, world: &mut World, settled: bool) {
+    let mut memory = world.memory.clone();
+    operator.turn(&mut memory, world, &facts("replica"), settled);
+    world.memory = memory;
+}
+
+#[test]
+fn a_scheduled_restart_begins_at_its_time_and_is_done_once() {
+    let (mut operator, mut world) = (Operator::default(), following());
+    world.memory.wall = Some(Wall { at: NOW, millis: WALL });
+    world.memory.scheduled_restart = Some(ScheduledRestart {
+        schedule: SCHEDULED.to_owned(),
+        postmaster_start_time: None,
+        filters: Filters::default(),
+        timeout: None,
+    });
+    turn(&mut operator, &mut world, true);
+    assert_eq!(world.memory.scheduled_restart, None);
+    turn(&mut operator, &mut world, true);
+    check(&world, &STOP, &asked());
+    // One whose conditions do not hold then is not done at all.
+    world.memory.restart = None;
+    world.memory.scheduled_restart = Some(ScheduledRestart {
+        schedule: SCHEDULED.to_owned(),
+        postmaster_start_time: None,
+        filters: Filters { role: Some("primary".to_owned()), ..Filters::default() },
+        timeout: None,
+    });
+    turn(&mut operator, &mut world, true);
+    assert_eq!((world.memory.scheduled_restart.clone(), world.memory.restart), (None, None));
+}
+
+#[test]
+fn who_asked_is_answered_once_the_end_is_in_the_store() {
+    let (mut operator, mut world) = (Operator::default(), following());
+    let ask = |operator: &mut Operator, world: &mut World| {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let mut memory = world.memory.clone();
+        operator.restart(&mut memory, world, &facts("replica"), RestartAsk::default(), reply);
+        world.memory = memory;
+        answer
+    };
+    let mut first = ask(&mut operator, &mut world);
+    turn(&mut operator, &mut world, true);
+    assert!(first.try_recv().is_err(), "it has not even begun");
+    let refused = ask(&mut operator, &mut world).try_recv().expect("answered at once");
+    assert_eq!(refused, RestartAnswer::NotDone("restart already in progress".to_owned()));
+    world.memory.restart = None;
+    turn(&mut operator, &mut world, false);
+    assert!(first.try_recv().is_err(), "the member record says otherwise still");
+    turn(&mut operator, &mut world, true);
+    assert_eq!(first.try_recv(), Ok(RestartAnswer::Restarted));
+    // One that could not begin is forgotten, one that did not start again is left to the rules.
+    let mut second = ask(&mut operator, &mut world);
+    world.now = NOW + ms(30_000);
+    turn(&mut operator, &mut world, true);
+    let late = RestartAnswer::NotDone("the restart could not begin in time".to_owned());
+    assert_eq!((second.try_recv(), world.memory.restart), (Ok(late), None));
+    let mut third = ask(&mut operator, &mut world);
+    let restart = world.memory.restart.as_mut().expect("wanted");
+    (restart.stopped, restart.failed) = (Some((NOW, None)), true);
+    turn(&mut operator, &mut world, true);
+    assert_eq!(third.try_recv(), Ok(RestartAnswer::NotDone("restart failed".to_owned())));
+    assert!(world.memory.restart.is_some());
+}
+
+#[test]
+fn what_an_earlier_agent_was_asked_for_later_is_taken_over_once() {
+    let (mut operator, mut world) = (Operator::default(), following());
+    let scheduled = serde_json::json!({"schedule": SCHEDULED, "role": "replica"});
+    member(&mut world, ME, |record| record.scheduled_restart = Some(scheduled));
+    let mut away = world.clone();
+    store_away(&mut away);
+    operator.adopt(&mut away.memory.clone(), &away);
+    assert!(!operator.has_adopted(), "the record of before is not known yet");
+    let mut memory = world.memory.clone();
+    operator.adopt(&mut memory, &world);
+    assert_eq!(memory.scheduled_restart.take().map(|s| s.schedule).as_deref(), Some(SCHEDULED));
+    operator.adopt(&mut memory, &world);
+    assert_eq!(memory.scheduled_restart, None, "withdrawn since");
 }
