@@ -3,7 +3,9 @@
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId};
 use pgvane_cluster::records::MemberRecord;
+use tokio::sync::oneshot;
 
+use crate::api::{FailsafeAnswer, FailsafeAsk};
 use crate::decide::Outcome;
 use crate::decide::world::{DataDir, Peers, Slot};
 use crate::postgres::probe::{ProbeError, SqlView};
@@ -46,6 +48,15 @@ pub enum Event {
     GuardGone(String),
     /// A new guard answers.
     GuardBack(Box<crate::guard::client::Found>),
+    /// The store left a question unanswered that was sent at `asked_at`, because a leader wants us to vouch.
+    StoreSilent {
+        /// When.
+        asked_at: Tick,
+        /// Who wants it.
+        ask: FailsafeAsk,
+        /// Where the answer goes.
+        reply: oneshot::Sender<FailsafeAnswer>,
+    },
     /// Our member record was written, or not.
     Published(Box<Result<(MemberRecord, LeaseId), String>>),
 }

@@ -5,6 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use pgvane_agent::config::{Login, Secret};
+use pgvane_agent::peers::request;
 use pgvane_cluster::fold;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::keyspace::{Key, Keyspace};
@@ -12,7 +14,7 @@ use pgvane_cluster::store::etcd::{EtcdOptions, EtcdStore};
 use pgvane_cluster::store::{Store, Txn, Write};
 use pgvane_cluster::view::ClusterView;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 use xtask::drill::clients::Clients;
 use xtask::drill::ledger::Ledger;
@@ -177,6 +179,23 @@ impl Mixed {
         let limit = Duration::from_secs(2);
         let answer = http::request(Method::GET, rest, path, String::new(), limit).await;
         answer.map_or(0, |(status, _)| status.as_u16())
+    }
+
+    /// How `name` answers when `leader` asks it to vouch, as Patroni asks.
+    pub(crate) async fn vouches(&self, name: &str, leader: &str) -> (u16, String) {
+        let of = |name: &str| self.playground.node(name);
+        let body = json!({
+            "name": leader,
+            "conn_url": format!("postgres://{}/postgres", of(leader).postgres()),
+            "api_url": format!("http://{}/patroni", of(leader).rest()),
+            "slots": {leader: 50_331_648},
+        });
+        let url = format!("http://{}/failsafe", of(name).rest());
+        let login = Login { username: LOGIN.0.to_owned(), password: Secret::new(LOGIN.1) };
+        let asked = request(Method::POST, &url, Some(&body), Some(&login));
+        let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+        let answer = answer.unwrap_or_else(|_| panic!("no answer\n{}", self.playground.log_tails(60)));
+        answer.map(|answer| (answer.status.as_u16(), answer.text())).expect("an answer")
     }
 
     /// An empty table, and clients that write to it through the proxy.
