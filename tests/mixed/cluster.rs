@@ -33,6 +33,17 @@ pub(crate) const LATER: Duration = Duration::from_mins(2);
 /// User and password of all APIs.
 const LOGIN: (&str, &str) = ("operator", "opensesame");
 
+/// What a Patroni daemon says of what it did not expect, and our agent of what it cannot read.
+const CONFUSED: [&str; 7] = [
+    "Unexpected exception",
+    "report it as a BUG",
+    "TypeError",
+    "KeyError",
+    "AttributeError",
+    "cannot be read and is left out",
+    "panicked",
+];
+
 /// What is kept of a run: a cluster and its tools.
 pub(crate) struct Mixed {
     pub(crate) playground: Playground,
@@ -219,9 +230,21 @@ impl Mixed {
         self.healthy().await;
         let ledger = clients.stop().await;
         assert_eq!(ledger.dual_primary(), Duration::ZERO, "{:?}", ledger.errors);
+        self.nobody_is_confused();
         let leader = self.leader().await;
         let lost = ledger.lost(&rows(self.playground.node(&leader).postgres()).await);
         (ledger, lost)
+    }
+
+    /// Nobody met what it cannot read or did not expect.
+    fn nobody_is_confused(&self) {
+        for node in &self.playground.nodes {
+            for log in [node.name.clone(), format!("{}-patroni", node.name)] {
+                let text = self.playground.log(&log);
+                let odd = text.lines().find(|line| CONFUSED.iter().any(|word| line.contains(word)));
+                assert!(odd.is_none(), "{log}: {odd:?}\n{}", self.playground.log_tails(60));
+            }
+        }
     }
 
     /// A node's daemon is told to end, and does.

@@ -1,7 +1,8 @@
 //! etcd away for longer than the lease, with failsafe_mode: the leader stays primary by the word of all others,
 //! whichever kind leads (contract 3.7, trap 15).
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use xtask::playground::node::Daemon;
@@ -26,7 +27,22 @@ async fn the_leader_outlives_an_outage_of_etcd() {
     outage(&mut cluster, "pg1", Away::Killed).await;
     cluster.patronictl(&["switchover", "--leader", "pg1", "--candidate", "pg2", "--force"]).await;
     cluster.healthy().await;
+    our_leader_keeps_step(&cluster).await;
     outage(&mut cluster, "pg2", Away::Frozen).await;
+}
+
+/// Each write of `status` makes the loops of Patroni replicas turn: no more of them than their leader would write.
+async fn our_leader_keeps_step(cluster: &Mixed) {
+    cluster.patronictl(&["edit-config", "--force", "-s", "loop_wait=4"]).await;
+    let clients = cluster.clients().await;
+    let (mut seen, until) = (BTreeSet::new(), Instant::now() + Duration::from_secs(8));
+    while Instant::now() < until {
+        seen.insert(cluster.view().await.status.map(|status| status.optime));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!((2..=4).contains(&seen.len()), "{} writes in 8 s", seen.len());
+    drop(clients);
+    cluster.patronictl(&["edit-config", "--force", "-s", "loop_wait=1"]).await;
 }
 
 async fn outage(cluster: &mut Mixed, leader: &str, away: Away) {
