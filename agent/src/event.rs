@@ -4,7 +4,9 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId};
 use pgvane_cluster::records::MemberRecord;
 use pgvane_cluster::reigns::Reigns;
+use tokio::sync::oneshot;
 
+use crate::api::{FailsafeAnswer, FailsafeAsk};
 use crate::decide::Outcome;
 use crate::decide::world::{DataDir, Peers, Slot};
 use crate::postgres::probe::{ProbeError, SqlView};
@@ -57,6 +59,15 @@ pub enum Event {
     WatchdogArmed(Result<crate::watchdog::Plan, String>),
     /// The settings were read again, or why not.
     Reloaded(Box<Result<crate::reload::Reloaded, String>>),
+    /// The store left a question unanswered that was sent at `asked_at`, because a leader wants us to vouch.
+    StoreSilent {
+        /// When.
+        asked_at: Tick,
+        /// Who wants it.
+        ask: FailsafeAsk,
+        /// Where the answer goes.
+        reply: oneshot::Sender<FailsafeAnswer>,
+    },
     /// Our member record was written, or not.
     Published(Box<Result<(MemberRecord, LeaseId), String>>),
 }

@@ -121,9 +121,7 @@ impl Keeper {
 
     fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
         let Some((epoch, mut status)) = announce::status(world) else { return };
-        if !matches!(world.dcs, Dcs::Known(_)) {
-            return;
-        }
+        let Dcs::Known(view) = &world.dcs else { return };
         if world.settings.postgresql.use_slots {
             let known = sql.iter().flat_map(|s| &s.slots);
             let mut all: std::collections::BTreeMap<String, Lsn> =
@@ -134,7 +132,12 @@ impl Keeper {
         if self.written.as_ref() == Some(&status) {
             return;
         }
-        let every = world.timing.renew_interval.min(Duration::from_secs(1));
+        // Each write makes a Patroni replica's loop turn: that is how they keep step with their leader.
+        let every = if view.has_patroni_member() {
+            world.settings.loop_wait
+        } else {
+            world.timing.renew_interval.min(Duration::from_secs(1))
+        };
         let Some(done) = self.status.begin(world.now, every) else { return };
         self.written = Some(status.clone());
         let ctx = Arc::clone(ctx);

@@ -51,6 +51,9 @@ use crate::watchdog::{self, Step, Watch};
 /// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(1);
 
+/// How long the store may take to show that it answers while a leader waits for our word. Patroni waits for 2 s.
+const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// Why the loop ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -178,6 +181,8 @@ pub struct Reconciler<S: Store> {
     config: Arc<Config>,
     reload: Reloading,
     narrator: Narrator,
+    /// When the store was last asked in vain, beside what follows it.
+    store_silent_at: Option<Tick>,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -233,6 +238,7 @@ impl<S: Store> Reconciler<S> {
             config: start.config,
             reload: Reloading::new(start.reloader),
             narrator: Narrator::default(),
+            store_silent_at: None,
             ctx,
         }
     }
@@ -272,11 +278,13 @@ impl<S: Store> Reconciler<S> {
     /// The world as it is now.
     fn observe(&mut self, now: Tick) -> World {
         let observation = self.sources.observation.borrow_and_update().clone();
+        let silent_at = self.store_silent_at.filter(|at| *at > observation.confirmed_at);
         let dcs = match (&observation.contact, observation.view) {
             // What the store says of our name may be another's.
             (Contact::Up, Some(view)) if !self.namesake.admits(&view, self.lease, &self.ctx.events) => {
                 Dcs::Unknown { since: now, last: None }
             }
+            (Contact::Up, last) if let Some(since) = silent_at => Dcs::Unknown { since, last },
             (Contact::Up, Some(view)) => {
                 self.dcs_last_seen = wall_seconds();
                 Dcs::Known(view)
@@ -640,6 +648,10 @@ impl<S: Store> Reconciler<S> {
             Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
             Event::Namesake(found) => self.namesake.ended(found),
             Event::GuardGone(why) => self.guard_gone(&why),
+            Event::StoreSilent { asked_at, ask, reply } => {
+                self.store_silent_at = Some(asked_at);
+                self.vouch_for(ask, reply, Some(asked_at));
+            }
             Event::GuardBack(found) => self.guard_back(*found),
             Event::Reloaded(result) => self.reloaded(*result),
             Event::Published(result) => {
@@ -719,7 +731,7 @@ impl<S: Store> Reconciler<S> {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Failsafe { ask, reply } => self.vouch_for(&ask, reply),
+            Command::Failsafe { ask, reply } => self.vouch_for(ask, reply, None),
             Command::Reload => self.read_settings_again(),
             Command::Wake => {}
             Command::Refresh => self.sinks.hurry.notify_one(),
@@ -806,7 +818,15 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// Judges whether to vouch. The promise holds from this instant; it is answered once it is durable.
-    fn vouch_for(&mut self, ask: &FailsafeAsk, reply: oneshot::Sender<FailsafeAnswer>) {
+    ///
+    /// A leader with less patience than ours may know before us that the store is away, and one refusal ends its
+    /// reign. So the store is asked before it is said to answer here, unless it was: `asked_at`.
+    fn vouch_for(
+        &mut self,
+        ask: FailsafeAsk,
+        reply: oneshot::Sender<FailsafeAnswer>,
+        asked_at: Option<Tick>,
+    ) {
         let now = Tick::now();
         let world = self.observe(now);
         match consent::judge(&world, &ask.name) {
@@ -822,6 +842,7 @@ impl<S: Store> Reconciler<S> {
                     Err(error) => error!(%error, "our promise could not be kept on disk; it is not given"),
                 });
             }
+            Err(Refusal::StoreAnswersHere) if asked_at.is_none() => self.ask_store(ask, reply),
             Err(refusal) => {
                 info!(leader = %ask.name, %refusal, "we do not vouch");
                 match refusal {
@@ -835,6 +856,23 @@ impl<S: Store> Reconciler<S> {
                 }
             }
         }
+    }
+
+    /// Whether the store really answers here.
+    fn ask_store(&self, ask: FailsafeAsk, reply: oneshot::Sender<FailsafeAnswer>) {
+        let ctx = Arc::clone(&self.ctx);
+        tokio::spawn(async move {
+            let asked_at = Tick::now();
+            let answer =
+                tokio::time::timeout(STORE_ANSWERS_WITHIN, ctx.store.snapshot(ctx.space.prefix())).await;
+            match answer {
+                // An unanswered question counts as no.
+                Ok(Ok(_)) => {
+                    info!(leader = %ask.name, refusal = %Refusal::StoreAnswersHere, "we do not vouch");
+                }
+                Ok(Err(_)) | Err(_) => ctx.report(Event::StoreSilent { asked_at, ask, reply }),
+            }
+        });
     }
 
     fn wish(&mut self, wish: Wish) {

@@ -165,9 +165,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     let c = &start.config;
     info!(name = %c.name, scope = c.scope, api = %c.restapi.listen, "the agent runs");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    if start.server.may_write() && start.guard.report.doing != Doing::Armed {
-        first_word(follower.observation()).await;
-    }
+    first_word(&start, follower.observation()).await;
     let (ended, ctx) = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     ctx.callbacks.finish(CALLBACKS_END_WITHIN).await;
@@ -184,7 +182,10 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
 
 /// A running primary that no guard bounds is another agent's, handed to us in pause. Whether it may go on only the
 /// store can tell, so its first word is waited for; without it, what was last known has to do.
-async fn first_word(mut observation: watch::Receiver<Observation>) {
+async fn first_word(start: &Start, mut observation: watch::Receiver<Observation>) {
+    if !start.server.may_write() || start.guard.report.doing == Doing::Armed {
+        return;
+    }
     let heard = observation.wait_for(|observation| observation.view.is_some());
     if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
         warn!("the store does not answer; going by the configuration as it was last read");

@@ -5,6 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use pgvane_agent::config::{Login, Secret};
+use pgvane_agent::peers::request;
 use pgvane_cluster::fold;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::keyspace::{Key, Keyspace};
@@ -12,7 +14,7 @@ use pgvane_cluster::store::etcd::{EtcdOptions, EtcdStore};
 use pgvane_cluster::store::{Store, Txn, Write};
 use pgvane_cluster::view::ClusterView;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 use xtask::drill::clients::Clients;
 use xtask::drill::ledger::Ledger;
@@ -30,6 +32,17 @@ pub(crate) const LATER: Duration = Duration::from_mins(2);
 
 /// User and password of all APIs.
 const LOGIN: (&str, &str) = ("operator", "opensesame");
+
+/// What a Patroni daemon says of what it did not expect, and our agent of what it cannot read.
+const CONFUSED: [&str; 7] = [
+    "Unexpected exception",
+    "report it as a BUG",
+    "TypeError",
+    "KeyError",
+    "AttributeError",
+    "cannot be read and is left out",
+    "panicked",
+];
 
 /// What is kept of a run: a cluster and its tools.
 pub(crate) struct Mixed {
@@ -179,6 +192,23 @@ impl Mixed {
         answer.map_or(0, |(status, _)| status.as_u16())
     }
 
+    /// How `name` answers when `leader` asks it to vouch, as Patroni asks.
+    pub(crate) async fn vouches(&self, name: &str, leader: &str) -> (u16, String) {
+        let of = |name: &str| self.playground.node(name);
+        let body = json!({
+            "name": leader,
+            "conn_url": format!("postgres://{}/postgres", of(leader).postgres()),
+            "api_url": format!("http://{}/patroni", of(leader).rest()),
+            "slots": {leader: 50_331_648},
+        });
+        let url = format!("http://{}/failsafe", of(name).rest());
+        let login = Login { username: LOGIN.0.to_owned(), password: Secret::new(LOGIN.1) };
+        let asked = request(Method::POST, &url, Some(&body), Some(&login));
+        let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
+        let answer = answer.unwrap_or_else(|_| panic!("no answer\n{}", self.playground.log_tails(60)));
+        answer.map(|answer| (answer.status.as_u16(), answer.text())).expect("an answer")
+    }
+
     /// An empty table, and clients that write to it through the proxy.
     pub(crate) async fn clients(&self) -> Clients {
         drill::create_table(&self.playground).await.expect("a table");
@@ -200,9 +230,21 @@ impl Mixed {
         self.healthy().await;
         let ledger = clients.stop().await;
         assert_eq!(ledger.dual_primary(), Duration::ZERO, "{:?}", ledger.errors);
+        self.nobody_is_confused();
         let leader = self.leader().await;
         let lost = ledger.lost(&rows(self.playground.node(&leader).postgres()).await);
         (ledger, lost)
+    }
+
+    /// Nobody met what it cannot read or did not expect.
+    fn nobody_is_confused(&self) {
+        for node in &self.playground.nodes {
+            for log in [node.name.clone(), format!("{}-patroni", node.name)] {
+                let text = self.playground.log(&log);
+                let odd = text.lines().find(|line| CONFUSED.iter().any(|word| line.contains(word)));
+                assert!(odd.is_none(), "{log}: {odd:?}\n{}", self.playground.log_tails(60));
+            }
+        }
     }
 
     /// A node's daemon is told to end, and does.

@@ -9,7 +9,7 @@ use pgvane_cluster::keyspace::Key;
 use rustix::process::{Pid, Signal, kill_process};
 use xtask::playground::node::Daemon;
 
-use crate::cluster::{LATER, Mixed};
+use crate::cluster::Mixed;
 
 /// More rounds, for medians.
 fn rounds() -> usize {
@@ -61,6 +61,10 @@ async fn leadership_goes_both_ways() {
     let (ledger, lost) = cluster.finish(clients).await;
     eprintln!("  Patroni died: {lost} of {} rows lost", ledger.acknowledged());
     missing_keys_are_written_again(&cluster).await;
+    let leader = cluster.leader().await;
+    switchover(&cluster, "patronictl", &leader, "pg1").await;
+    settled(&mut cluster, "pg1").await;
+    a_stale_primary_stands_aside(&mut cluster).await;
 
     // All others run Patroni now, so that one of them has to take over.
     let leader = cluster.leader().await;
@@ -113,21 +117,23 @@ async fn settled(cluster: &mut Mixed, leader: &str) {
 async fn died(cluster: &mut Mixed, leader: &str, daemon: Daemon) {
     let began = Instant::now();
     cluster.crash(leader).await;
-    let what = format!("another than {leader} leads");
-    let started = Instant::now();
-    loop {
-        let view = cluster.view().await;
-        let serves = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
-        if serves && view.leader.as_ref().is_some_and(|key| key.name != NodeName::from(leader)) {
-            break;
-        }
-        assert!(started.elapsed() < LATER, "{what}\n{}", cluster.playground.log_tails(80));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    leads_instead_of(cluster, leader).await;
     let next = cluster.leader().await;
     eprintln!("  {daemon:?} {leader} died; {next} serves after {} ms", began.elapsed().as_millis());
     cluster.playground.restart_agent(leader).expect("starts");
     settled(cluster, &next).await;
+}
+
+/// Waits until another serves as primary.
+async fn leads_instead_of(cluster: &Mixed, leader: &str) {
+    let what = format!("another than {leader} leads");
+    cluster
+        .until(&what, async || {
+            let view = cluster.view().await;
+            let serves = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
+            serves && view.leader.as_ref().is_some_and(|key| key.name != NodeName::from(leader))
+        })
+        .await;
 }
 
 /// Trap 14: only the leader writes what was deleted, and it writes what was there.
@@ -149,6 +155,11 @@ async fn missing_keys_are_written_again(cluster: &Mixed) {
 /// Trap 4: while the old primary is alive nobody else takes a key that was lost; its holder does.
 async fn a_lost_leader_key_is_its_holders(cluster: &Mixed) {
     let before = cluster.view().await;
+    let replicas = ["pg2", "pg3"];
+    let mut receivers = vec![];
+    for name in replicas {
+        receivers.push(cluster.sql(name, RECEIVER).await);
+    }
     cluster.delete(&Key::Leader).await;
     cluster
         .until("the leader has its key again", async || {
@@ -159,6 +170,31 @@ async fn a_lost_leader_key_is_its_holders(cluster: &Mixed) {
         })
         .await;
     assert_eq!(cluster.view().await.cluster_timeline(), before.cluster_timeline(), "somebody was promoted");
+    for (name, receiver) in replicas.iter().zip(receivers) {
+        assert_eq!(cluster.sql(name, RECEIVER).await, receiver, "{name} left the old primary");
+    }
+}
+
+/// Who streams, since when, and from where.
+const RECEIVER: &str = "SELECT concat_ws(' ', w.pid, w.sender_port, a.backend_start)
+                        FROM pg_stat_wal_receiver w JOIN pg_stat_activity a USING (pid)";
+
+/// Trap 3: Patroni's node is frozen as a primary and wakes when nobody holds the key. What our leader wrote of its
+/// own promotion tells it that it was left behind, so it neither leads nor keeps another from it.
+async fn a_stale_primary_stands_aside(cluster: &mut Mixed) {
+    let timeline = cluster.view().await.cluster_timeline();
+    let frozen = Frozen::freeze(cluster.playground.node("pg1").postmaster().expect("runs"));
+    cluster.playground.node_mut("pg1").signal_agent(Signal::STOP);
+    leads_instead_of(cluster, "pg1").await;
+    cluster
+        .until("the history tells of it", async || cluster.view().await.cluster_timeline() > timeline)
+        .await;
+    cluster.delete(&Key::Leader).await;
+    drop(frozen);
+    cluster.playground.node_mut("pg1").signal_agent(Signal::CONT);
+    leads_instead_of(cluster, "pg1").await;
+    let leader = cluster.leader().await;
+    settled(cluster, &leader).await;
 }
 
 /// Trap 18: peers get an answer that they can use within the 2 s that they wait.

@@ -242,7 +242,7 @@ pub enum Reason {
     NoAuthority,
     /// The lease was not renewed in time.
     RenewalLate,
-    /// Every member vouches for us while the store is away.
+    /// The store is away, and our lease or the word of all others still covers us.
     Vouched,
     /// The store is away: the members are asked to vouch.
     NeedConsent,
@@ -376,7 +376,7 @@ impl fmt::Display for Reason {
             Reason::KeyVanished => f.write_str("the leader key vanished"),
             Reason::NoAuthority => f.write_str("writes would be accepted without holding the leader key"),
             Reason::RenewalLate => f.write_str("the lease was not renewed in time"),
-            Reason::Vouched => f.write_str("all members vouch for us while the store is away"),
+            Reason::Vouched => f.write_str("the store is away; our right to lead has not run out"),
             Reason::NeedConsent => f.write_str("the store is away; asking all members to vouch"),
             Reason::WeVouchedFor(leader) => write!(f, "we vouched for {leader}"),
             Reason::KeyUnderOldLease => f.write_str("the leader key carries our name under an older lease"),

@@ -81,7 +81,7 @@ pub(super) fn settings(options: &NodeOptions, dir: &Path) -> String {
         format!("  authentication:\n    username: {user}\n    password: {password}\n")
     });
     format!(
-        r#"name: {name}
+        "name: {name}
 scope: {SCOPE}
 
 etcd3:
@@ -126,6 +126,6 @@ postgresql:
     max_wal_size: 256MB
     dynamic_shared_memory_type: mmap
     unix_socket_directories: ''
-"#
+"
     )
 }
