@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgvane_agent::decide::world::{LocalRole, Process, Slot, Upstream};
-use pgvane_agent::decide::{Outcome, Request};
+use pgvane_agent::decide::{Outcome, Request, action};
 use pgvane_agent::event::ServerEvent;
 use pgvane_agent::postgres::rewind::{self, Verdict};
 use pgvane_cluster::clock::Tick;
@@ -218,7 +218,7 @@ impl Ctx<'_> {
         self.sim.w().count.promotions += 1;
         self.ask().await;
         let (inner, n, proc) = (self.sim.clone(), self.n, self.proc);
-        self.sim.spawn(proc, async move { after_promotion(&Ctx { sim: &inner, n, proc }, epoch).await });
+        self.sim.spawn(proc, async move { after_promotion(&Ctx::new(&inner, n, proc, action::PROMOTE), epoch).await });
         outcome(Ok(()))
     }
 

@@ -120,11 +120,11 @@ fn failsafe_list(view: &ClusterView) -> FailsafeRecord {
 
 /// Whether `new` must be written at once: everything but positions that merely moved on.
 pub fn is_urgent(old: &MemberRecord, new: &MemberRecord) -> bool {
-    let still = |record: &MemberRecord| MemberRecord {
-        xlog_location: None,
-        receive_lsn: None,
-        replay_lsn: None,
-        ..record.clone()
+    let moved_on = MemberRecord {
+        xlog_location: new.xlog_location,
+        receive_lsn: new.receive_lsn,
+        replay_lsn: new.replay_lsn,
+        ..old.clone()
     };
-    still(old) != still(new)
+    moved_on != *new
 }
