@@ -104,13 +104,17 @@ pub fn status(world: &World) -> Option<(Epoch, StatusRecord)> {
     Some((epoch, StatusRecord { optime, slots: None, retain_slots: None }))
 }
 
-/// The failsafe list as it should be, when this node leads, failsafe_mode is on and the key says otherwise:
-/// every member with an API address.
+/// The failsafe list as it should be, when this node leads and the key says otherwise: every member with an API
+/// address, or nobody once failsafe_mode is off.
 pub fn failsafe(world: &World) -> Option<(Epoch, FailsafeRecord)> {
     let Dcs::Known(view) = &world.dcs else { return None };
-    let epoch = serving_epoch(world).filter(|_| world.settings.failsafe_mode)?;
-    let list = failsafe_list(view);
-    (view.failsafe.as_ref() != Some(&list)).then_some((epoch, list))
+    let epoch = serving_epoch(world)?;
+    let seen = view.failsafe.as_ref();
+    if world.settings.failsafe_mode {
+        let list = failsafe_list(view);
+        return (seen != Some(&list)).then_some((epoch, list));
+    }
+    seen.is_some_and(|list| !list.0.is_empty()).then(|| (epoch, FailsafeRecord::default()))
 }
 
 fn failsafe_list(view: &ClusterView) -> FailsafeRecord {

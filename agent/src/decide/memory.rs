@@ -72,6 +72,8 @@ pub struct Memory {
     pub leaderless_since: Option<Tick>,
     /// Who led last, as far as this agent saw.
     pub last_leader: Option<NodeName>,
+    /// Whether that was a Patroni daemon.
+    pub led_by_patroni: bool,
     /// When PostgreSQL ended unasked while we led; cleared when it serves again.
     pub crashed_at: Option<Tick>,
     /// Since when we have held the leader key without a server that accepts connections.
@@ -204,6 +206,9 @@ impl Memory {
     pub fn note(&mut self, now: Tick, dcs: &Dcs, local: &Local, me: &NodeName) {
         if let Dcs::Known(view) = dcs {
             match &view.leader {
+                    if let Some(member) = view.leader_member() {
+                        self.led_by_patroni = !member.record.is_native();
+                    }
                 Some(key) => {
                     self.leaderless_since = None;
                     self.last_leader = Some(key.name.clone());

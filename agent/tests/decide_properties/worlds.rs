@@ -357,7 +357,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 consent_asked_at,
                 vouch,
                 leaderless_since,
-                last_leader,
+                (last_leader, led_by_patroni),
                 (crashed_at, down_since),
                 (hand_over, released),
                 shutdown,
@@ -370,6 +370,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 vouch,
                 leaderless_since,
                 last_leader,
+                led_by_patroni,
                 crashed_at,
                 down_since,
                 hand_over,
@@ -547,7 +548,10 @@ fn replace(world: &mut World, other: &World, part: usize) {
         22 => world.memory.consent_asked_at = other.memory.consent_asked_at,
         23 => world.memory.vouch.clone_from(&other.memory.vouch),
         24 => world.memory.leaderless_since = other.memory.leaderless_since,
-        25 => world.memory.last_leader.clone_from(&other.memory.last_leader),
+        25 => {
+            world.memory.last_leader.clone_from(&other.memory.last_leader);
+            world.memory.led_by_patroni = other.memory.led_by_patroni;
+        }
         26 => {
             world.memory.crashed_at = other.memory.crashed_at;
             world.memory.down_since = other.memory.down_since;
@@ -557,7 +561,7 @@ fn replace(world: &mut World, other: &World, part: usize) {
             world.memory.released = other.memory.released;
         }
         28 => world.memory.shutdown = other.memory.shutdown,
-        29 => world.memory.may_bootstrap = other.memory.may_bootstrap,
+        29 => world.memory.gave_up_bootstrap = other.memory.gave_up_bootstrap,
         30 => world.memory.not_streaming_since = other.memory.not_streaming_since,
         31 => world.memory.pauses.clone_from(&other.memory.pauses),
         32 => world.settings.pause = other.settings.pause,

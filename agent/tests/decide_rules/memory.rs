@@ -9,7 +9,7 @@ use pgvane_cluster::clock::Tick;
 
 use crate::decide_support::{
     HEAD, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead, leaderless, leading,
-    ms, stopped, store_away, vouch,
+    member, ms, stopped, store_away, vouch,
 };
 
 const OPERATOR: Request = Request::Operator(REQUESTED);
@@ -229,5 +229,21 @@ fn a_promise_of_ours_lasts_exactly_as_long_as_promised() {
 fn nothing_is_remembered_at_first() {
     let memory = Memory::default();
     assert_eq!(memory.paused_until(Tick::ZERO, Slot::Store), None);
-    assert!(!memory.shutdown && !memory.may_bootstrap);
+    assert!(!memory.shutdown && memory.gave_up_bootstrap == Revision(0));
+}
+
+#[test]
+fn whether_a_patroni_daemon_led_outlives_its_record() {
+    let mut world = following();
+    note(&mut world);
+    assert!(!world.memory.led_by_patroni);
+    member(&mut world, "pg1", |record| record.pgvane = None);
+    note(&mut world);
+    assert!(world.memory.led_by_patroni);
+    edit(&mut world, |view| {
+        view.leader = None;
+        view.members.clear();
+    });
+    note(&mut world);
+    assert!(world.memory.led_by_patroni);
 }
