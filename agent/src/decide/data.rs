@@ -30,10 +30,17 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
         Holder::Nobody => match view.initialize.as_deref() {
             None if !world.tags.may_lead() => world.wait(Reason::NoFailoverTag),
             None => world.act(Action::RaceInitialize, Reason::NewCluster),
-            Some("") if world.memory.may_bootstrap => world.act(Action::Bootstrap, Reason::NewCluster),
+            Some("") if may_bootstrap(world, view) => world.act(Action::Bootstrap, Reason::NewCluster),
             Some(_) => world.wait(Reason::WaitForFirstLeader),
         },
     }
+}
+
+/// Whether this node won the race for `initialize`. The store knows it even where the answer was lost, or the agent
+/// that raced has died.
+fn may_bootstrap(world: &World, view: &ClusterView) -> bool {
+    let claim = view.bootstrapper().filter(|claim| claim.value == world.me);
+    claim.is_some_and(|claim| claim.mod_revision > world.memory.gave_up_bootstrap)
 }
 
 /// The serving leader, or a running member tagged for cloning.
@@ -76,7 +83,7 @@ fn initialize(world: &World, view: &ClusterView, control: &Control) -> Option<De
         Holder::Me(_) => set(),
         Holder::MyName(_) | Holder::Other(_) => None,
         Holder::Nobody => match view.initialize.as_deref() {
-            Some("") if world.memory.may_bootstrap => set(),
+            Some("") if may_bootstrap(world, view) => set(),
             Some(_) => Some(world.wait(Reason::WaitForFirstLeader)),
             None if control.standby => Some(world.wait(Reason::StandbyMayNotBeFirst)),
             None => set(),

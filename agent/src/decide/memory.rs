@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
+use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
 
 use super::action::{Action, Request};
 use super::world::{Dcs, Local, Process, Slot};
@@ -84,8 +84,8 @@ pub struct Memory {
     pub released: Option<Released>,
     /// Whether the agent was told to stop.
     pub shutdown: bool,
-    /// Whether this agent created `initialize`.
-    pub may_bootstrap: bool,
+    /// Up to which revision a right to bootstrap was given back, whatever the view still shows.
+    pub gave_up_bootstrap: Revision,
     /// Since when a running standby has not streamed although a leader is there.
     pub not_streaming_since: Option<Tick>,
     /// Slots that failed and may not be used for a while.
@@ -99,10 +99,8 @@ pub enum Outcome {
     Done(Slot),
     /// It did not.
     Failed(Slot),
-    /// `initialize` was created by us.
-    WonInitialize,
-    /// `initialize` was given back after a bootstrap that failed.
-    LostInitialize,
+    /// `initialize` was given back at this revision after a bootstrap that failed.
+    LostInitialize(Revision),
     /// The checkpoint before a hand-over was made.
     Checkpointed(Request),
     /// PostgreSQL stopped for a hand-over.
@@ -171,9 +169,8 @@ impl Memory {
                 self.pauses.remove(slot);
             }
             Outcome::Failed(slot) => self.pause(now, *slot),
-            Outcome::WonInitialize => self.may_bootstrap = true,
-            Outcome::LostInitialize => {
-                self.may_bootstrap = false;
+            Outcome::LostInitialize(revision) => {
+                self.gave_up_bootstrap = self.gave_up_bootstrap.max(*revision);
                 // Somebody else gets the first chance now.
                 self.pause(now, Slot::Store);
             }
@@ -206,12 +203,12 @@ impl Memory {
     pub fn note(&mut self, now: Tick, dcs: &Dcs, local: &Local, me: &NodeName) {
         if let Dcs::Known(view) = dcs {
             match &view.leader {
-                    if let Some(member) = view.leader_member() {
-                        self.led_by_patroni = !member.record.is_native();
-                    }
                 Some(key) => {
                     self.leaderless_since = None;
                     self.last_leader = Some(key.name.clone());
+                    if let Some(member) = view.leader_member() {
+                        self.led_by_patroni = !member.record.is_native();
+                    }
                     if key.name != *me {
                         self.hand_over = None;
                         self.crashed_at = None;

@@ -89,9 +89,9 @@ pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<
     if made.is_ok() {
         return ended(ctx, "bootstrap", made).await;
     }
-    store::give_up_initialize(ctx).await;
+    let given_up = store::give_up_initialize(ctx).await;
     let mut outcomes = ended(ctx, "bootstrap", made).await;
-    outcomes.push(Outcome::LostInitialize);
+    outcomes.extend(given_up.map(Outcome::LostInitialize));
     outcomes
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::control::{self, Shutdown};
 use super::controldata::ControlData;
-use super::{Instance, PostgresError, settings};
+use super::{Instance, PostgresError, rewind, settings};
 use crate::config::{NewUser, Role};
 
 /// Bound on the first start.
@@ -21,16 +21,33 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 /// Options of initdb that are ours to give.
 const FORBIDDEN: [&str; 5] = ["--pgdata", "--nosync", "--no-sync", "--pwfile", "--sync-only"];
 
-/// Creates the cluster and leaves it stopped; its system identifier. What fails is moved to `<dir>.failed`.
+/// Creates the cluster and leaves it stopped; its system identifier. What fails is moved to `<dir>.failed`, and so is
+/// what an agent left that died in the middle.
 pub async fn create(instance: &Instance, dynamic: &PostgresqlSettings) -> Result<String, PostgresError> {
-    let made = try_create(instance, dynamic).await;
-    if made.is_err() && instance.data_dir.exists() {
-        let mut failed = instance.data_dir.as_os_str().to_owned();
-        failed.push(".failed");
-        let _ = fs::remove_dir_all(&failed);
-        fs::rename(&instance.data_dir, &failed).map_err(PostgresError::io("the failed data directory"))?;
+    let marker = rewind::marker(instance);
+    if marker.exists() {
+        set_aside(instance)?;
     }
+    if let Some(parent) = marker.parent() {
+        fs::create_dir_all(parent).map_err(PostgresError::io("the directory of the data directory"))?;
+    }
+    fs::write(&marker, "").map_err(PostgresError::io("the mark of an unfinished data directory"))?;
+    let made = try_create(instance, dynamic).await;
+    if made.is_err() {
+        set_aside(instance)?;
+    }
+    fs::remove_file(&marker).map_err(PostgresError::io("the mark of an unfinished data directory"))?;
     made
+}
+
+fn set_aside(instance: &Instance) -> Result<(), PostgresError> {
+    if !instance.data_dir.exists() {
+        return Ok(());
+    }
+    let mut failed = instance.data_dir.as_os_str().to_owned();
+    failed.push(".failed");
+    let _ = fs::remove_dir_all(&failed);
+    fs::rename(&instance.data_dir, &failed).map_err(PostgresError::io("the failed data directory"))
 }
 
 async fn try_create(instance: &Instance, dynamic: &PostgresqlSettings) -> Result<String, PostgresError> {

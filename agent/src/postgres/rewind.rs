@@ -154,7 +154,8 @@ fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Present while pg_rewind runs; left behind, the directory is half rewound and must be cloned again.
+/// Present while pg_rewind or the making of a new cluster runs; left behind, the directory is half done and must be
+/// made anew.
 pub fn marker(instance: &Instance) -> PathBuf {
     let mut path = instance.data_dir.as_os_str().to_owned();
     path.push(".rewinding");

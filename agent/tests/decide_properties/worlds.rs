@@ -24,8 +24,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, consent, control, edit, empty, following,
-    handed_over, lead, leaderless, leading, ms, nofailover, renewed, request, standby_at, stopped,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, claimed, consent, control, edit, empty,
+    following, handed_over, lead, leaderless, leading, ms, nofailover, renewed, request, standby_at, stopped,
     store_away, view as healthy,
 };
 
@@ -343,11 +343,11 @@ fn memory() -> BoxedStrategy<Memory> {
         of(tick()),
         of(a_vouch()),
         of(tick()),
-        of(name()),
+        (of(name()), any::<bool>()),
         (of(tick()), of(tick())),
         (of(hand_over()), of(released())),
         any::<bool>(),
-        any::<bool>(),
+        (0_i64..12).prop_map(Revision),
         of(tick()),
         btree_map(select(&SLOTS[..]), pause, 0..3),
     )
@@ -361,7 +361,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 (crashed_at, down_since),
                 (hand_over, released),
                 shutdown,
-                may_bootstrap,
+                gave_up_bootstrap,
                 not_streaming_since,
                 pauses,
             )| Memory {
@@ -376,7 +376,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 hand_over,
                 released,
                 shutdown,
-                may_bootstrap,
+                gave_up_bootstrap,
                 not_streaming_since,
                 pauses,
             },
@@ -503,8 +503,7 @@ fn bases() -> Vec<World> {
     stopped(&mut replaced, DataDir::Absent);
     bases.push(replaced);
     let mut bootstrapping = empty();
-    bootstrapping.memory.may_bootstrap = true;
-    edit(&mut bootstrapping, |view| view.initialize = Some(String::new()));
+    claimed(&mut bootstrapping, 9);
     bases.push(bootstrapping);
     let mut leaving = following();
     stopped(&mut leaving, DataDir::Present(control(true, true)));
@@ -527,7 +526,11 @@ fn replace(world: &mut World, other: &World, part: usize) {
         2..12 if !has_view => {}
         2 => edit(world, |v| v.leader = theirs.leader),
         3 => edit(world, |v| v.leader = None),
-        4 => edit(world, |v| v.initialize = theirs.initialize),
+        4 => edit(world, |v| {
+            v.initialize = theirs.initialize;
+            v.initialize_revision = theirs.initialize_revision;
+            v.bootstrap = theirs.bootstrap;
+        }),
         5 => edit(world, |v| v.config = theirs.config),
         6 => edit(world, |v| v.members = theirs.members),
         7 => edit(world, |v| v.status = theirs.status),

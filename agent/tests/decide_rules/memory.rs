@@ -6,6 +6,7 @@ use pgvane_agent::decide::action::Request;
 use pgvane_agent::decide::memory::{HandOver, Memory, Outcome, Pause};
 use pgvane_agent::decide::world::{Process, Slot, World};
 use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::Revision;
 
 use crate::decide_support::{
     HEAD, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead, leaderless, leading,
@@ -58,11 +59,10 @@ fn a_pause_ends_by_itself() {
 }
 
 #[test]
-fn the_right_to_bootstrap_comes_and_goes_with_initialize() {
-    let mut memory = absorbed(&Outcome::WonInitialize);
-    assert!(memory.may_bootstrap);
-    memory.absorb(NOW, &Outcome::LostInitialize);
-    assert!(!memory.may_bootstrap);
+fn a_right_to_bootstrap_that_was_given_back_is_over() {
+    let mut memory = absorbed(&Outcome::LostInitialize(Revision(7)));
+    memory.absorb(NOW, &Outcome::LostInitialize(Revision(5)));
+    assert_eq!(memory.gave_up_bootstrap, Revision(7));
     assert!(memory.paused_until(NOW, Slot::Store).is_some(), "another node gets the first chance");
 }
 
