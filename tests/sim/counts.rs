@@ -85,8 +85,9 @@ impl Summary {
         for (what, count) in self.count.each() {
             assert!(count >= self.runs / 20, "hardly any {what}: {self}");
         }
-        for label in trap::LABELS {
-            let count: u64 = self.struck.iter().filter(|((l, ..), _)| l == label).map(|(_, count)| count).sum();
+        for label in trap::labels() {
+            let count: u64 =
+                self.struck.iter().filter(|((l, ..), _)| *l == label).map(|(_, count)| count).sum();
             assert!(count >= self.runs / 20_000, "nobody was struck at {label}: {self}");
         }
     }
@@ -96,7 +97,11 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hours = self.time / MS / 1000 / 3600;
         let without = self.without_primary * 100 / self.time.max(1);
-        writeln!(f, "{} runs, {hours} hours of simulated time, {without} % of it without a primary", self.runs)?;
+        writeln!(
+            f,
+            "{} runs, {hours} hours of simulated time, {without} % of it without a primary",
+            self.runs
+        )?;
         let list = |each: &mut dyn Iterator<Item = (&'static str, u64)>| {
             let mut text = String::new();
             for (word, count) in each {

@@ -177,18 +177,28 @@ impl Ctx<'_> {
     }
 
     async fn race_initialize(&self) -> Vec<Outcome> {
-        let (mut outcomes, won) = self.create(Key::Initialize, vec![], None).await;
-        if won {
-            outcomes.insert(0, Outcome::WonInitialize);
+        let key = self.path(&Key::Initialize);
+        let when = vec![Compare::Absent(key.clone())];
+        let claim = Write::Put(self.path(&Key::Bootstrap), self.me(), None);
+        match self.txn(Txn { when, then: vec![Write::Put(key, vec![], None), claim] }).await {
+            Ok(outcome) => {
+                self.seen(outcome).await;
+                vec![Outcome::Done(Slot::Store)]
+            }
+            Err(_) => store_failed(),
         }
-        outcomes
     }
 
     async fn set_initialize(&self, identifier: &str) -> Vec<Outcome> {
-        let key = self.path(&Key::Initialize);
-        for when in [Compare::ValueIs(key.clone(), vec![]), Compare::Absent(key.clone())] {
-            let then = vec![Write::Put(key.clone(), identifier.as_bytes().to_vec(), None)];
-            match self.txn(Txn { when: vec![when], then }).await {
+        let (key, claim) = (self.path(&Key::Initialize), self.path(&Key::Bootstrap));
+        let empty = || Compare::ValueIs(key.clone(), vec![]);
+        for when in [
+            vec![empty(), Compare::ValueIs(claim.clone(), self.me())],
+            vec![empty(), Compare::ValueIs(self.path(&Key::Leader), self.me())],
+            vec![Compare::Absent(key.clone())],
+        ] {
+            let put = Write::Put(key.clone(), identifier.as_bytes().to_vec(), None);
+            match self.txn(Txn { when, then: vec![put, Write::Delete(claim.clone())] }).await {
                 Ok(outcome) if outcome.succeeded => {
                     self.seen(outcome).await;
                     break;

@@ -152,7 +152,7 @@ pub(crate) fn begin(sim: &Sim, planned: Planned) {
         }
         Fault::AtStep(trap) => {
             sim.w().traps.push(trap);
-            sim.at(trap.until, move |sim| sim.w().traps.retain(|t| *t != trap));
+            sim.at(trap.until, move |sim| sim.w().traps.retain(|t| t.until > sim.now()));
         }
         Fault::Switchover(_)
         | Fault::Failover(_)

@@ -218,7 +218,9 @@ impl Ctx<'_> {
         self.sim.w().count.promotions += 1;
         self.ask().await;
         let (inner, n, proc) = (self.sim.clone(), self.n, self.proc);
-        self.sim.spawn(proc, async move { after_promotion(&Ctx::new(&inner, n, proc, action::PROMOTE), epoch).await });
+        self.sim.spawn(proc, async move {
+            after_promotion(&Ctx::new(&inner, n, proc, action::PROMOTE), epoch).await
+        });
         outcome(Ok(()))
     }
 

@@ -77,8 +77,10 @@ impl Names {
 
     /// The named standbys that stream, those that count first.
     fn candidates<'a>(&self, senders: &'a [Sender]) -> Vec<&'a Sender> {
-        let mut named: Vec<&Sender> =
-            senders.iter().filter(|s| s.streams && s.flushed.is_some() && self.priority(s.node) > 0).collect();
+        let mut named: Vec<&Sender> = senders
+            .iter()
+            .filter(|s| s.streams && s.flushed.is_some() && self.priority(s.node) > 0)
+            .collect();
         named.sort_by_key(|s| self.priority(s.node));
         named
     }

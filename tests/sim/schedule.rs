@@ -272,17 +272,51 @@ const AGENT_HELD: &[Kind] = &[
     Kind::AtStep,
 ];
 
+/// What makes agents do what they then may be struck in.
+const CAUSES: &[(Kind, &[&str])] = &[
+    (Kind::Switchover, trap::AT_SWITCHOVER),
+    (Kind::Switchover, trap::AT_SWITCHOVER),
+    (Kind::PostgresCrash, trap::AT_RESTART),
+    (Kind::BothCrash, trap::AT_FAILOVER),
+    (Kind::NodeDeath, trap::AT_FAILOVER),
+    (Kind::StoreUnplugged, trap::AT_STORE_LOSS),
+    (Kind::EtcdDown, trap::AT_STORE_LOSS),
+    (Kind::AgentStop, trap::AT_SHUTDOWN),
+    (Kind::AgentDetach, trap::AT_TAKE_OVER),
+    (Kind::SetTtl, trap::AT_TAKE_OVER),
+];
+
+fn draw_trap(plan: &Plan, rng: &mut Rng, labels: &[&'static str], at: u64) -> Trap {
+    Trap {
+        label: rng.pick(labels),
+        skip: u32::try_from(rng.below(4)).expect("small"),
+        harm: rng.pick(&Harm::ALL),
+        until: at + rng.range(SEC, 2 * plan.ttl_ns() + SEC),
+        lasts: rng.range(plan.ttl_ns() / 4, plan.ttl_ns() * 2),
+    }
+}
+
 /// Draws the faults of a run into its plan.
 pub(crate) fn draw(plan: &mut Plan, rng: &mut Rng) {
     let kinds = kinds(plan, rng);
     let ttl = plan.ttl_ns();
     // Nothing goes wrong before the cluster has come up, and again for some time after each fault.
     let calm = plan.class != Class::Storm;
-    let least = if calm { 2 * ttl + 6 * SEC } else { rng.pick(&[100 * MS, SEC, ttl / 2, ttl, 2 * ttl]) };
+    let least = if calm { ttl + 6 * SEC } else { rng.pick(&[100 * MS, SEC, ttl / 2, ttl, 2 * ttl]) };
     let overlap = !calm && rng.chance(500);
     let rush = if calm { 0 } else { rng.pick(&[0, 300, 700]) };
     let count = if calm { rng.range(2, 4) } else { rng.range(2, 7) };
-    let mut at = if plan.from_nothing { 10 * SEC } else { rng.range(2, 6) * SEC };
+    let mut at = match (plan.from_nothing, calm) {
+        (true, _) => 10 * SEC,
+        (false, true) => rng.range(6, 8) * SEC,
+        (false, false) => rng.range(2, 6) * SEC,
+    };
+    if plan.from_nothing && kinds.contains(&Kind::AtStep) {
+        let trap = draw_trap(plan, rng, trap::AT_BOOTSTRAP, 0);
+        let trap = Trap { until: 10 * SEC, ..trap };
+        plan.faults.push(Planned { fault: Fault::AtStep(trap), begins: 0, ends: trap.until + trap.lasts });
+        at = trap.until + trap.lasts;
+    }
     for _ in 0..count {
         let kind = rng.pick(&kinds);
         let lasts = add(plan, rng, kind, at);
@@ -293,7 +327,7 @@ pub(crate) fn draw(plan: &mut Plan, rng: &mut Rng) {
             continue;
         }
         at += if overlap { rng.range(0, lasts) } else { lasts };
-        at += least + rng.range(0, least);
+        at += least + rng.range(0, if calm { 2 * SEC } else { least });
     }
     let end = plan.faults.iter().map(|f| f.ends).max().unwrap_or(at);
     plan.heal_at = end + rng.range(0, SEC);
@@ -333,29 +367,12 @@ fn add(plan: &mut Plan, rng: &mut Rng, kind: Kind, at: u64) -> u64 {
             longest
         }
         Kind::AtStep => {
-            let lasts = rng.range(plan.ttl_ns() / 4, plan.ttl_ns() * 2);
-            let open = rng.range(SEC, 2 * plan.ttl_ns());
-            let trap = Trap {
-                label: rng.pick(trap::LABELS),
-                skip: u32::try_from(rng.below(4)).expect("small"),
-                harm: rng.pick(&Harm::ALL),
-                until: at + open,
-                lasts,
-            };
-            plan.faults.push(Planned { fault: Fault::AtStep(trap), begins: at, ends: at + open + lasts });
-            // Something that makes the agents move.
-            let n = rng.below(plan.nodes);
-            let other = if rng.chance(500) { None } else { Some(n) };
-            let (cause, ends) = match rng.below(6) {
-                0 | 1 => (Fault::Switchover(other), 0),
-                2 => (Fault::PostgresCrash(n), 0),
-                3 => (Fault::Cut(End::Node(n), End::Etcd), rng.range(plan.ttl_ns() / 2, plan.ttl_ns() * 3 / 2)),
-                4 => (Fault::AgentStop(n), rng.range(1, 4) * SEC),
-                _ => return open + lasts,
-            };
-            let begins = at + rng.range(0, 200) * MS;
-            plan.faults.push(Planned { fault: cause, begins, ends: begins + ends });
-            open + lasts
+            let (cause, labels) = rng.pick(CAUSES);
+            let trap = draw_trap(plan, rng, labels, at);
+            let lasts = trap.until + trap.lasts - at;
+            plan.faults.push(Planned { fault: Fault::AtStep(trap), begins: at, ends: at + lasts });
+            let at = at + rng.range(1, 200) * MS;
+            add(plan, rng, cause, at).max(lasts)
         }
         _ => {
             let fault = draw_fault(plan, rng, kind);

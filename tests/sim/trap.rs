@@ -1,11 +1,13 @@
 //! Traps: what strikes an agent between two steps of what it does, at every place there is in the course of many
 //! runs.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use pgvane_agent::decide::Action;
-use pgvane_agent::decide::action;
+use pgvane_agent::decide::world::Upstream;
+use pgvane_agent::decide::{Action, Request, StopMode, action};
+use pgvane_cluster::ids::{Epoch, Revision};
 
 use crate::faults;
 use crate::runtime::{Proc, Sim};
@@ -27,15 +29,8 @@ pub(crate) enum Harm {
 }
 
 impl Harm {
-    pub(crate) const ALL: [Harm; 7] = [
-        Harm::Kill,
-        Harm::Kill,
-        Harm::Kill,
-        Harm::Freeze,
-        Harm::KillBoth,
-        Harm::PowerOff,
-        Harm::Suspend,
-    ];
+    pub(crate) const ALL: [Harm; 7] =
+        [Harm::Kill, Harm::Kill, Harm::Kill, Harm::Freeze, Harm::KillBoth, Harm::PowerOff, Harm::Suspend];
 
     fn fault(self, n: usize) -> Fault {
         match self {
@@ -65,48 +60,53 @@ pub(crate) const LEASE: &str = "lease";
 pub(crate) const VOUCH: &str = "vouch";
 pub(crate) const PUBLISH: &str = "publish";
 
-/// Where traps are set: every effect, and what an agent does beside its loop.
-pub(crate) const LABELS: &[&str] = &[
-    "race_initialize",
-    "bootstrap",
-    "set_initialize",
-    "write_config",
-    action::CLONE,
-    "start_primary",
-    "start_primary",
-    "start_standby",
-    action::REJOIN,
-    action::REJOIN,
-    action::FOLLOW,
+/// Where traps are set, by what makes agents come there. Together that is every effect, and what an agent does
+/// beside its loop.
+pub(crate) const AT_BOOTSTRAP: &[&str] =
+    &["race_initialize", "bootstrap", "set_initialize", "write_config", "campaign", action::CLONE, PUBLISH];
+pub(crate) const AT_SWITCHOVER: &[&str] = &[
     "poll_peers",
-    "campaign",
-    "campaign",
-    "take_over_key",
-    "take_over_key",
-    "arm_guard",
-    "arm_guard",
-    "disarm_guard",
-    action::PROMOTE,
-    action::PROMOTE,
-    action::PROMOTE,
+    "clear_request",
     action::CHECKPOINT,
     action::STOP_TO_HAND_OVER,
-    action::STOP_TO_HAND_OVER,
-    action::STOP,
     action::RELEASE,
-    action::RELEASE,
-    "ask_failsafe",
-    "clear_request",
-    LEASE,
-    VOUCH,
-    PUBLISH,
+    "campaign",
+    "arm_guard",
+    action::PROMOTE,
+    action::PROMOTE,
+    "disarm_guard",
+    action::REJOIN,
+    action::FOLLOW,
 ];
+pub(crate) const AT_RESTART: &[&str] = &["arm_guard", "start_primary", "start_standby", action::REJOIN];
+pub(crate) const AT_FAILOVER: &[&str] = &[
+    "poll_peers",
+    "campaign",
+    "arm_guard",
+    action::PROMOTE,
+    action::PROMOTE,
+    action::REJOIN,
+    action::CLONE,
+    action::FOLLOW,
+    "start_standby",
+];
+pub(crate) const AT_STORE_LOSS: &[&str] =
+    &["ask_failsafe", VOUCH, action::STOP, "campaign", "take_over_key", LEASE, action::RELEASE];
+pub(crate) const AT_SHUTDOWN: &[&str] =
+    &[action::STOP_TO_HAND_OVER, action::RELEASE, action::STOP, "disarm_guard", "campaign", action::PROMOTE];
+pub(crate) const AT_TAKE_OVER: &[&str] = &["take_over_key", "arm_guard", LEASE, PUBLISH];
+
+/// All of them.
+pub(crate) fn labels() -> BTreeSet<&'static str> {
+    let all =
+        [AT_BOOTSTRAP, AT_SWITCHOVER, AT_RESTART, AT_FAILOVER, AT_STORE_LOSS, AT_SHUTDOWN, AT_TAKE_OVER];
+    all.into_iter().flatten().copied().collect()
+}
 
 /// Passes a step of what the agent `proc` of node `n` does; whoever is killed in it does not come back from here.
 pub(crate) async fn step(sim: &Sim, n: usize, proc: Proc, label: &'static str, number: u32) {
     let Some(trap) = sprung(sim, n, proc, label, number) else { return };
-    let planned =
-        Planned { fault: trap.harm.fault(n), begins: sim.now(), ends: sim.now() + trap.lasts };
+    let planned = Planned { fault: trap.harm.fault(n), begins: sim.now(), ends: sim.now() + trap.lasts };
     faults::begin(sim, planned);
     sim.after(trap.lasts, move |sim| faults::end(sim, planned.fault));
     // Whoever was stopped goes on from here, whoever was killed never does.
@@ -136,18 +136,40 @@ fn sprung(sim: &Sim, n: usize, proc: Proc, label: &'static str, number: u32) -> 
     Some(trap)
 }
 
-/// Whether there is a label for every effect.
+/// The labels of all effects, by an exhaustive match: a new one must find its place above.
 #[test]
 fn traps_cover_every_effect() {
-    let all = [
-        Action::RaceInitialize.label(),
-        Action::Bootstrap.label(),
-        Action::WriteConfig.label(),
-        Action::StartPrimary.label(),
-        Action::PollPeers.label(),
-        Action::Campaign.label(),
-        Action::TakeOverKey.label(),
-        Action::DisarmGuard.label(),
-    ];
-    assert!(all.iter().all(|label| LABELS.contains(label)));
+    let upstream = || Upstream { name: "pg1".into(), host: String::new(), port: 0 };
+    let request = Request::Shutdown;
+    let epoch = Epoch(1);
+    let next = |action: &Action| match action {
+        Action::Wait => Some(Action::RaceInitialize),
+        Action::RaceInitialize => Some(Action::Bootstrap),
+        Action::Bootstrap => Some(Action::SetInitialize { system_identifier: String::new() }),
+        Action::SetInitialize { .. } => Some(Action::WriteConfig),
+        Action::WriteConfig => Some(Action::Clone { from: upstream() }),
+        Action::Clone { .. } => Some(Action::StartPrimary),
+        Action::StartPrimary => Some(Action::StartStandby { upstream: None }),
+        Action::StartStandby { .. } => Some(Action::Rejoin { leader: upstream() }),
+        Action::Rejoin { .. } => Some(Action::Follow { upstream: upstream() }),
+        Action::Follow { .. } => Some(Action::PollPeers),
+        Action::PollPeers => Some(Action::Campaign),
+        Action::Campaign => Some(Action::TakeOverKey),
+        Action::TakeOverKey => Some(Action::ArmGuard { epoch }),
+        Action::ArmGuard { .. } => Some(Action::DisarmGuard),
+        Action::DisarmGuard => Some(Action::Promote { epoch }),
+        Action::Promote { .. } => Some(Action::Checkpoint { request }),
+        Action::Checkpoint { .. } => Some(Action::StopToHandOver { request }),
+        Action::StopToHandOver { .. } => Some(Action::Stop { how: StopMode::Fast }),
+        Action::Stop { .. } => Some(Action::Release { epoch, optime: None }),
+        Action::Release { .. } => Some(Action::AskFailsafe { epoch }),
+        Action::AskFailsafe { .. } => Some(Action::ClearRequest { revision: Revision(1) }),
+        Action::ClearRequest { .. } => Some(Action::Exit),
+        Action::Exit => Some(Action::Halt),
+        Action::Halt => None,
+    };
+    let all = std::iter::successors(Some(Action::Wait), next);
+    for action in all.filter(|a| a.slot().is_some()) {
+        assert!(labels().contains(action.label()), "nobody is ever struck at {}", action.label());
+    }
 }
