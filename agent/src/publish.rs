@@ -31,8 +31,8 @@ impl Publisher {
         let due = match &self.written {
             None => now >= self.not_before,
             Some((_, under)) if *under != lease => true,
-            Some((old, _)) if announce::is_urgent(old, record) => true,
-            Some((old, _)) => old != record && now >= self.not_before,
+            Some((old, _)) if old == record => false,
+            Some((old, _)) => announce::is_urgent(old, record) || now >= self.not_before,
         };
         self.writing = due;
         due

@@ -84,7 +84,11 @@ fn put(view: &mut ClusterView, space: &Keyspace, kv: &KeyValue) {
 fn read(view: &mut ClusterView, key: &Key, kv: &KeyValue) -> Result<(), RecordError> {
     let bytes = &kv.value;
     match key {
-        Key::Initialize => view.initialize = Some(text(bytes)?),
+        Key::Initialize => {
+            view.initialize = Some(text(bytes)?);
+            view.initialize_revision = Some(kv.mod_revision);
+        }
+        Key::Bootstrap => view.bootstrap = Some(versioned(kv, NodeName::new(text(bytes)?))),
         Key::Config => view.config = Some(versioned(kv, config(bytes)?)),
         Key::Leader => {
             let name = text(bytes)?;
@@ -133,7 +137,11 @@ fn delete(view: &mut ClusterView, space: &Keyspace, path: &[u8]) {
 
 fn forget(view: &mut ClusterView, key: &Key) {
     match key {
-        Key::Initialize => view.initialize = None,
+        Key::Initialize => {
+            view.initialize = None;
+            view.initialize_revision = None;
+        }
+        Key::Bootstrap => view.bootstrap = None,
         Key::Config => view.config = None,
         Key::Leader => view.leader = None,
         Key::Member(name) => {

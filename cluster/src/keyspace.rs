@@ -7,6 +7,8 @@ use crate::ids::NodeName;
 pub enum Key {
     /// `initialize`: empty while bootstrap runs, then the system identifier.
     Initialize,
+    /// `bootstrap`: who created `initialize` empty; ours alone, written and deleted together with it.
+    Bootstrap,
     /// `config`: the dynamic configuration.
     Config,
     /// `leader`: the name of the leader, under its lease.
@@ -57,6 +59,7 @@ impl Keyspace {
         let p = &self.prefix;
         match key {
             Key::Initialize => format!("{p}initialize"),
+            Key::Bootstrap => format!("{p}bootstrap"),
             Key::Config => format!("{p}config"),
             Key::Leader => format!("{p}leader"),
             Key::Member(name) => format!("{p}members/{name}"),
@@ -76,6 +79,7 @@ impl Keyspace {
         let rest = std::str::from_utf8(path).ok()?.strip_prefix(&self.prefix)?;
         Some(match rest {
             "initialize" => Key::Initialize,
+            "bootstrap" => Key::Bootstrap,
             "config" => Key::Config,
             "leader" => Key::Leader,
             "status" => Key::Status,
@@ -105,6 +109,7 @@ mod tests {
     fn any_key() -> impl Strategy<Value = Key> {
         prop_oneof![
             Just(Key::Initialize),
+            Just(Key::Bootstrap),
             Just(Key::Config),
             Just(Key::Leader),
             Just(Key::Status),

@@ -77,6 +77,10 @@ pub struct ClusterView {
     pub era: u64,
     /// `Some("")` while a bootstrap runs, then the system identifier.
     pub initialize: Option<String>,
+    /// When `initialize` was last written.
+    pub initialize_revision: Option<Revision>,
+    /// Who claims to have created `initialize`.
+    pub bootstrap: Option<Versioned<NodeName>>,
     /// The dynamic configuration; the last readable one when the key was overwritten with garbage.
     pub config: Option<Versioned<ConfigDocument>>,
     /// Who leads.
@@ -124,6 +128,14 @@ impl ClusterView {
     /// The system identifier, once bootstrap has finished.
     pub fn system_identifier(&self) -> Option<&str> {
         self.initialize.as_deref().filter(|s| !s.is_empty())
+    }
+
+    /// Who may bootstrap, and the revision at which it won that right: the claim was written together with the
+    /// empty `initialize` that still stands. A claim of another time says nothing, for Patroni leaves it behind.
+    pub fn bootstrapper(&self) -> Option<&Versioned<NodeName>> {
+        let empty = self.initialize.as_deref() == Some("");
+        let claim = self.bootstrap.as_ref().filter(|_| empty)?;
+        (self.initialize_revision == Some(claim.mod_revision)).then_some(claim)
     }
 
     /// The timeline the cluster is on, from `history`; `None` when unknown.

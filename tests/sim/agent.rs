@@ -13,7 +13,7 @@ use pgvane_agent::decide::world::{
 };
 use pgvane_agent::decide::{Reason, StopMode};
 use pgvane_agent::guard::client::Doing;
-use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
+use pgvane_agent::guard::core::Watch;
 use pgvane_agent::publish::Publisher;
 use pgvane_agent::reconcile::{deadline_is_in_force, guard_reached};
 use pgvane_agent::server::ServerState;
@@ -76,6 +76,9 @@ pub(crate) struct Agent {
     seen: u64,
     pub(crate) hurry: bool,
     last: Option<(&'static str, Reason)>,
+    identity: Identity,
+    /// Whether it was told to leave everything to the next agent.
+    pub(crate) detach: bool,
 }
 
 /// As `reconcile` sees a guard that it reaches, or that acted.
@@ -159,7 +162,7 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
         promise.filter(|v| v.until > now)
     };
     let report = loop {
-        if let Some(report) = guard::hello(sim, n, proc) {
+        if let Some(report) = guard::reach(sim, n, proc) {
             break report;
         }
         sim.sleep(proc, Duration::from_millis(20)).await;
@@ -167,9 +170,6 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             guard::start(sim, n);
         }
     };
-    if report.doing == Doing::Fenced {
-        let _ = guard::tell(sim, n, GuardEvent::Disarm);
-    }
     let ttl = sim.w().plan.ttl;
     let timing = Timing::derive(ttl, &TimingOverrides::default()).expect("drawn lease times fit");
     let lease = match (report.doing, report.watch) {
@@ -222,6 +222,8 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             seen: 0,
             hurry: false,
             last: None,
+            identity: identity(n),
+            detach: false,
         }
     };
     let pid = agent.server.pid;
@@ -244,7 +246,9 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
 async fn turn_for_ever(sim: &Sim, n: usize, proc: Proc) {
     loop {
         let now = sim.tick(n);
-        let Some(decision) = turn(sim, n, proc, now) else {
+        let detached = sim.w().nodes[n].agent.as_ref().is_none_or(|a| a.detach);
+        let decision = if detached { None } else { turn(sim, n, proc, now) };
+        let Some(decision) = decision else {
             end(sim, n);
             return;
         };

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use pgvane_agent::decide::Reason;
 
 use crate::fact::{Fact, Shown};
-use crate::network::{NODES, PROXIES};
-use crate::postgres::{Wal, host};
+use crate::ledger::Ledger;
+use crate::network::{MAX_NODES, MAX_PROXIES};
+use crate::plan::Class;
+use crate::postgres::host;
 use crate::runtime::{MS, SEC};
-use crate::schedule::Class;
+use crate::wal::Wal;
 
 /// Sessions of an ended reign are cut within this time after the proxy learned of it.
 const CUT_WITHIN: u64 = 10 * MS;
@@ -31,10 +33,10 @@ struct Node {
     suspended: bool,
     woke_at: Option<u64>,
     /// Until when each other node has promised to stand aside for this one.
-    promised: [u64; NODES],
+    promised: [u64; MAX_NODES],
     consent_until: u64,
     /// Who had to promise: who is not in the failsafe list may not lead.
-    listed: [bool; NODES],
+    listed: [bool; MAX_NODES],
 }
 
 #[derive(Clone, Default)]
@@ -50,13 +52,16 @@ struct Proxy {
 /// Sees every fact and judges it at once.
 pub(crate) struct Checker {
     class: Class,
-    nodes: [Node; NODES],
+    nodes: [Node; MAX_NODES],
     key: Option<(usize, i64)>,
     proxies: Vec<Proxy>,
-    /// Who last began to accept writes.
-    last_writer: Option<usize>,
+    /// Who last began to accept writes, and the WAL it had then.
+    last_writer: Option<(usize, Wal)>,
     stale_commits: Vec<(u64, u64)>,
-    acknowledged: Vec<(u64, u64)>,
+    /// All that clients were told.
+    told: Ledger,
+    /// What they were told after the named standbys had confirmed it, while synchronous mode was on.
+    confirmed: Ledger,
     pub(crate) violation: Option<Violation>,
 }
 
@@ -64,12 +69,13 @@ impl Checker {
     pub(crate) fn new(class: Class) -> Checker {
         Checker {
             class,
-            nodes: [Node::default(); NODES],
+            nodes: [Node::default(); MAX_NODES],
             key: None,
-            proxies: vec![Proxy::default(); PROXIES],
+            proxies: vec![Proxy::default(); MAX_PROXIES],
             last_writer: None,
             stale_commits: vec![],
-            acknowledged: vec![],
+            told: Ledger::default(),
+            confirmed: Ledger::default(),
             violation: None,
         }
     }
@@ -81,7 +87,7 @@ impl Checker {
     /// Whether `n` may accept writes at `now`: the store's own truth, or the word of the others.
     fn is_covered(&self, n: usize, now: u64) -> bool {
         let node = &self.nodes[n];
-        let promised = (0..NODES).filter(|m| *m != n && node.listed[*m]).all(|m| node.promised[m] > now);
+        let promised = (0..MAX_NODES).filter(|m| *m != n && node.listed[*m]).all(|m| node.promised[m] > now);
         self.key.is_some_and(|(holder, _)| holder == n) || (node.consent_until > now && promised)
     }
 
@@ -94,12 +100,15 @@ impl Checker {
 
     /// What must hold at every instant.
     fn at_every_instant(&mut self, now: u64) {
-        let writers: Vec<usize> = (0..NODES).filter(|n| self.accepts(*n, now)).collect();
-        if writers.len() > 1 {
-            let names: Vec<String> = writers.iter().map(|n| host(*n)).collect();
+        let writers = (0..MAX_NODES).filter(|n| self.accepts(*n, now));
+        if writers.clone().nth(1).is_some() {
+            let names: Vec<String> = writers.clone().map(host).collect();
             self.broken(now, "S1", format!("{} accept writes at once", names.join(" and ")));
         }
-        for n in writers {
+        for n in 0..MAX_NODES {
+            if !self.accepts(n, now) {
+                continue;
+            }
             // Pause takes the guard's deadline away; whoever pauses keeps the order himself.
             if self.class != Class::Paused && !self.is_covered(n, now) {
                 self.broken(
@@ -109,7 +118,7 @@ impl Checker {
                 );
             }
         }
-        for p in 0..PROXIES {
+        for p in 0..MAX_PROXIES {
             let late = self.proxies[p].to_cut.iter().find(|(_, by)| **by < now).map(|(id, _)| *id);
             if let Some(id) = late.filter(|_| !self.proxies[p].frozen) {
                 self.broken(now, "S6", format!("proxy{p} kept session {id} of a reign that it saw end"));
@@ -127,12 +136,14 @@ impl Checker {
                     self.broken(now, "S3", what);
                 }
             }
-            Fact::Writable { node, on, .. } => {
+            Fact::Writable { node, on, wal } => {
                 self.nodes[*node].writable = *on;
                 if *on {
-                    self.last_writer = Some(*node);
+                    self.holds_all(now, *node, wal);
+                    self.last_writer = Some((*node, wal.clone()));
                 }
             }
+            Fact::Synchronous { on: false } => self.confirmed.clear(),
             Fact::Suspended { node, on } => {
                 self.nodes[*node].suspended = *on;
                 if !on {
@@ -154,20 +165,46 @@ impl Checker {
                 }
             }
             Fact::Committed { node, branch, end } => {
-                if self.last_writer != Some(*node) {
+                if self.last_writer.as_ref().is_none_or(|(writer, _)| writer != node) {
                     self.stale_commits.push((*branch, *end));
                 }
             }
-            Fact::Acknowledged { node, branch, end, .. } => {
-                if self.stale_commits.contains(&(*branch, *end)) {
-                    let what = format!("{} confirmed a commit after another had become primary", host(*node));
-                    self.broken(now, "S1", what);
-                }
-                self.acknowledged.push((*branch, *end));
+            Fact::Acknowledged { node, branch, end, confirmed, .. } => {
+                self.acknowledged(now, *node, (*branch, *end), *confirmed);
             }
             _ => self.see_proxy(now, fact),
         }
         self.at_every_instant(now);
+    }
+
+    /// A client was told that its commit is there.
+    fn acknowledged(&mut self, now: u64, node: usize, (branch, end): (u64, u64), confirmed: bool) {
+        if self.stale_commits.contains(&(branch, end)) {
+            let what = format!("{} confirmed a commit after another had become primary", host(node));
+            self.broken(now, "S1", what);
+        }
+        self.told.add(branch, end);
+        if confirmed {
+            self.confirmed.add(branch, end);
+        }
+        // Another may have become primary since it was made.
+        let another = self.last_writer.clone().filter(|(writer, _)| *writer != node);
+        if let Some((writer, wal)) = another {
+            self.holds_all(now, writer, &wal);
+        }
+    }
+
+    /// S2: whoever accepts writes has what clients were told.
+    fn holds_all(&mut self, now: u64, node: usize, wal: &Wal) {
+        let planned = self.class == Class::Planned;
+        if let Some((branch, end)) = self.told.missing(wal).filter(|_| planned) {
+            let what = format!("{} lacks commit {branch}/{end} though nothing ever failed", host(node));
+            self.broken(now, "S2", what);
+        }
+        if let Some((branch, end)) = self.confirmed.missing(wal) {
+            let what = format!("{} lacks commit {branch}/{end}, which standbys had confirmed", host(node));
+            self.broken(now, "S2", what);
+        }
     }
 
     fn see_proxy(&mut self, now: u64, fact: &Fact) {
@@ -217,15 +254,9 @@ impl Checker {
         }
     }
 
-    /// The end of a run: what was confirmed and is not in the last primary's WAL.
-    pub(crate) fn finish(&mut self, now: u64, primary: &Wal) {
-        if self.class != Class::Planned {
-            return;
-        }
-        let lost = self.acknowledged.iter().filter(|(branch, end)| !primary.holds(*branch, *end)).count();
-        if lost > 0 {
-            self.broken(now, "S2", format!("{lost} confirmed commits are gone though nothing ever failed"));
-        }
+    /// The end of a run: what clients were told is in the WAL of the last primary.
+    pub(crate) fn finish(&mut self, now: u64, node: usize, primary: &Wal) {
+        self.holds_all(now, node, primary);
     }
 
     /// Work without end or use.

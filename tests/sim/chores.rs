@@ -17,7 +17,9 @@ use crate::etcd::{self, of_agent};
 use crate::fact::Fact;
 use crate::guard;
 use crate::network::End;
+use crate::replication;
 use crate::runtime::{Proc, Sim};
+use crate::trap;
 use crate::world::{Mutation, Promise};
 
 /// As in `keepalive` and `prober`.
@@ -41,13 +43,41 @@ pub(crate) fn watch_guard(sim: &Sim, n: usize, proc: Proc, watched: Proc) {
                 guard::start(sim, n);
             }
             sim.sleep(proc, Duration::from_millis(5)).await;
-            if let Some(report) = guard::hello(sim, n, proc) {
+            if let Some(report) = guard::reach(sim, n, proc) {
                 let guard = reached(&sim.w(), report.doing);
                 tell(sim, n, proc, |agent, _| {
                     agent.guard = guard;
                     agent.guard_proc = Some(report.proc);
                 });
                 watch_guard(sim, n, proc, report.proc);
+                return;
+            }
+        }
+    });
+}
+
+/// The guard it is connected to does not answer: it counts as gone, and another is looked for until one answers.
+pub(crate) fn guard_is_silent(sim: &Sim, n: usize, proc: Proc) {
+    let lost = tell(sim, n, proc, |agent, _| {
+        agent.guard = Guard::Absent;
+        agent.guard_proc.take().is_some()
+    });
+    if lost != Some(true) {
+        return;
+    }
+    let inner = sim.clone();
+    sim.spawn(proc, async move {
+        loop {
+            inner.sleep(proc, RETRY).await;
+            if inner.w().nodes[n].agent.as_ref().is_none_or(|a| a.guard_proc.is_some()) {
+                return;
+            }
+            if let Some(report) = guard::reach(&inner, n, proc) {
+                let guard = reached(&inner.w(), report.doing);
+                tell(&inner, n, proc, |agent, _| {
+                    agent.guard = guard;
+                    agent.guard_proc = Some(report.proc);
+                });
                 return;
             }
         }
@@ -91,7 +121,11 @@ pub(crate) fn server_event(sim: &Sim, n: usize, proc: Proc, change: &ServerEvent
 pub(crate) fn probe(sim: &Sim, n: usize, proc: Proc) {
     let asked_at = sim.tick(n);
     let mut w = sim.w();
-    let answer = w.nodes[n].pg.sql(asked_at);
+    if w.plan.may_sync {
+        replication::prune(&mut w, n);
+    }
+    let silent = w.nodes[n].pg.server.as_ref().is_some_and(|s| sim.is_frozen(s.proc));
+    let answer = w.nodes[n].pg.sql(asked_at).filter(|_| !silent);
     let Some(agent) = w.nodes[n].agent.as_mut().filter(|a| a.proc == proc) else { return };
     let promoting = agent.doing(Slot::Postgres) == Some(action::PROMOTE);
     let answer = answer.ok_or_else(|| ProbeError::Refused("the simulated server".to_owned()));
@@ -148,6 +182,7 @@ pub(crate) async fn keep_lease(sim: Sim, n: usize, proc: Proc, adopted: OwnLease
             sim.sleep(proc, RETRY).await;
             continue;
         }
+        trap::step(&sim, n, proc, trap::LEASE, 0).await;
         let answer = match lease {
             OwnLease::Held { id, .. } if asked_ttl == timing.ttl && spent != Some(id) => {
                 let limit = timing.renew_interval.max(Duration::from_millis(500));
@@ -170,6 +205,7 @@ pub(crate) async fn keep_lease(sim: Sim, n: usize, proc: Proc, adopted: OwnLease
                 })
             }
         };
+        trap::step(&sim, n, proc, trap::LEASE, 1).await;
         match answer {
             Some(held @ OwnLease::Held { .. }) => {
                 (lease, asked_ttl) = (held, timing.ttl);
@@ -216,9 +252,12 @@ pub(crate) async fn vouch_for(sim: &Sim, n: usize, proc: Proc, leader: usize, as
         w.fact(Fact::Vouched { node: n, leader, until });
         vouch
     };
+    trap::step(sim, n, proc, trap::VOUCH, 0).await;
     sim.sleep(proc, Duration::from_millis(3)).await;
     let mut w = sim.w();
     let node = &mut w.nodes[n];
     node.promise = Some(Promise { ttl: now.until(vouch.until), vouch, boot: node.boot });
+    drop(w);
+    trap::step(sim, n, proc, trap::VOUCH, 1).await;
     true
 }

@@ -1,5 +1,6 @@
 //! What `enact` does: each action an effect of several steps, in the order and with the bounds of production.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -22,9 +23,10 @@ use crate::chores;
 use crate::etcd::{self, node_of, of_agent};
 use crate::fact::Fact;
 use crate::guard;
-use crate::network::{End, NODES};
+use crate::network::{End, MAX_NODES};
 use crate::postgres::Stop;
 use crate::runtime::{MS, Proc, Sim};
+use crate::trap;
 use crate::world::{Mutation, World};
 
 /// As in production.
@@ -52,11 +54,14 @@ pub(crate) struct Ctx<'a> {
     pub(crate) sim: &'a Sim,
     pub(crate) n: usize,
     pub(crate) proc: Proc,
+    /// The effect, and its next step.
+    label: &'static str,
+    next: Cell<u32>,
 }
 
 /// Carries out one step.
 pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Vec<Outcome> {
-    let ctx = Ctx { sim, n, proc };
+    let ctx = Ctx::new(sim, n, proc, order.action.label());
     match &order.action {
         Action::Wait | Action::Exit | Action::Halt => vec![],
         Action::RaceInitialize => ctx.race_initialize().await,
@@ -118,17 +123,34 @@ fn store_failed() -> Vec<Outcome> {
 }
 
 impl Ctx<'_> {
+    /// The place of an effect that begins.
+    pub(crate) fn new<'a>(sim: &'a Sim, n: usize, proc: Proc, label: &'static str) -> Ctx<'a> {
+        Ctx { sim, n, proc, label, next: Cell::new(0) }
+    }
+
+    /// Between two steps, where an agent may be struck.
+    pub(crate) async fn step(&self) {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        trap::step(self.sim, self.n, self.proc, self.label, number).await;
+    }
+
     pub(crate) fn path(&self, key: &Key) -> String {
         self.sim.w().etcd.space.path(key)
     }
 
     pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
-        etcd::txn(self.sim, self.proc, End::Node(self.n), txn).await
+        self.step().await;
+        let answer = etcd::txn(self.sim, self.proc, End::Node(self.n), txn).await;
+        self.step().await;
+        answer
     }
 
     pub(crate) async fn pause(&self, low: u64, high: u64) {
+        self.step().await;
         let takes = self.sim.w().rng.range(low, high);
         self.sim.sleep(self.proc, Duration::from_nanos(takes)).await;
+        self.step().await;
     }
 
     /// Waits until the view shows a transaction of ours.
@@ -160,18 +182,28 @@ impl Ctx<'_> {
     }
 
     async fn race_initialize(&self) -> Vec<Outcome> {
-        let (mut outcomes, won) = self.create(Key::Initialize, vec![], None).await;
-        if won {
-            outcomes.insert(0, Outcome::WonInitialize);
+        let key = self.path(&Key::Initialize);
+        let when = vec![Compare::Absent(key.clone())];
+        let claim = Write::Put(self.path(&Key::Bootstrap), self.me(), None);
+        match self.txn(Txn { when, then: vec![Write::Put(key, vec![], None), claim] }).await {
+            Ok(outcome) => {
+                self.seen(outcome).await;
+                vec![Outcome::Done(Slot::Store)]
+            }
+            Err(_) => store_failed(),
         }
-        outcomes
     }
 
     async fn set_initialize(&self, identifier: &str) -> Vec<Outcome> {
-        let key = self.path(&Key::Initialize);
-        for when in [Compare::ValueIs(key.clone(), vec![]), Compare::Absent(key.clone())] {
-            let then = vec![Write::Put(key.clone(), identifier.as_bytes().to_vec(), None)];
-            match self.txn(Txn { when: vec![when], then }).await {
+        let (key, claim) = (self.path(&Key::Initialize), self.path(&Key::Bootstrap));
+        let empty = || Compare::ValueIs(key.clone(), vec![]);
+        for when in [
+            vec![empty(), Compare::ValueIs(claim.clone(), self.me())],
+            vec![empty(), Compare::ValueIs(self.path(&Key::Leader), self.me())],
+            vec![Compare::Absent(key.clone())],
+        ] {
+            let put = Write::Put(key.clone(), identifier.as_bytes().to_vec(), None);
+            match self.txn(Txn { when, then: vec![put, Write::Delete(claim.clone())] }).await {
                 Ok(outcome) if outcome.succeeded => {
                     self.seen(outcome).await;
                     break;
@@ -272,6 +304,9 @@ impl Ctx<'_> {
         self.pause(MS / 10, 2 * MS).await;
         let off = matches!(self.sim.w().mutation, Some(Mutation::NoGuard | Mutation::DeafAgent));
         let done = if off { Ok(()) } else { guard::arm(self.sim, self.n, watch) };
+        if done == Err(guard::SILENT) {
+            chores::guard_is_silent(self.sim, self.n, self.proc);
+        }
         if done.is_err() {
             let spent = self.sim.w().nodes[self.n].guard.as_ref().and_then(|g| g.state.spent);
             let ignores = self.sim.w().mutation == Some(Mutation::RenewsSpentLease);
@@ -291,7 +326,11 @@ impl Ctx<'_> {
 
     async fn disarm(&self) -> Vec<Outcome> {
         self.pause(MS / 10, 2 * MS).await;
-        if guard::tell(self.sim, self.n, GuardEvent::Disarm).is_err() {
+        let done = guard::tell(self.sim, self.n, GuardEvent::Disarm);
+        if done == Err(guard::SILENT) {
+            chores::guard_is_silent(self.sim, self.n, self.proc);
+        }
+        if done.is_err() {
             return vec![Outcome::Failed(Slot::Guard)];
         }
         tell(self.sim, self.n, self.proc, |agent, _| agent.guard = Guard::Idle);
@@ -330,12 +369,14 @@ impl Ctx<'_> {
     }
 
     async fn poll(&self, view: Option<&ClusterView>) -> Vec<Outcome> {
+        self.step().await;
         let asked_at = self.sim.tick(self.n);
         let others = view.iter().flat_map(|v| v.members.keys()).map(|m| node_of(m.as_str()));
         let others: Vec<usize> = others.filter(|m| *m != self.n).collect();
         let asked = others.iter().map(|m| self.call(*m, POLL_LIMIT, None)).collect();
         let answers = self.sim.all(asked).await.into_iter().map(|a| a.flatten().unwrap_or(Peer::Unreachable));
         let answers = others.iter().map(|m| name(*m)).zip(answers).collect();
+        self.step().await;
         let peers = Peers { asked_at, answers };
         tell(self.sim, self.n, self.proc, |agent, _| agent.peers = peers);
         vec![Outcome::Done(Slot::Peers)]
@@ -344,14 +385,16 @@ impl Ctx<'_> {
     async fn ask_failsafe(&self, epoch: Epoch, order: &Order) -> Vec<Outcome> {
         let refused = vec![Outcome::NotConsented, Outcome::Done(Slot::Failsafe)];
         let Some(voters) = &order.voters else { return refused };
+        self.step().await;
         let others = voters.keys().map(|m| node_of(m.as_str()));
         let asked_at = self.sim.tick(self.n);
         let asked = others.map(|m| self.call(m, VOUCH_LIMIT, Some(order.ttl))).collect();
         if self.sim.all(asked).await.iter().any(Option::is_none) {
             return refused;
         }
+        self.step().await;
         let until = self.sim.clock(self.n).true_time(asked_at + order.ttl);
-        let mut listed = [false; NODES];
+        let mut listed = [false; MAX_NODES];
         voters.keys().for_each(|m| listed[node_of(m.as_str())] = true);
         {
             let mut w = self.sim.w();

@@ -17,7 +17,7 @@ use pgvane_cluster::store::{StoreError, Txn, TxnOutcome};
 use pgvane_cluster::view::ClusterView;
 
 use crate::fact::Fact;
-use crate::network::{End, NODES, PROXIES};
+use crate::network::{End, MAX_NODES, MAX_PROXIES};
 use crate::runtime::{MS, Proc, SEC, Signal, SignalMaker, Sim};
 use crate::world::World;
 
@@ -33,8 +33,8 @@ pub(crate) struct Etcd {
     pub(crate) space: Keyspace,
     /// How many faults keep it from answering.
     pub(crate) down: u32,
-    /// What each revision that changed something shows.
-    views: Vec<Arc<ClusterView>>,
+    /// The newest view: the truth.
+    truth: Arc<ClusterView>,
     pub(crate) followers: Vec<Follower>,
     streams: u64,
 }
@@ -116,13 +116,13 @@ impl Follower {
 
 impl Etcd {
     pub(crate) fn new(maker: &SignalMaker) -> Etcd {
-        let nodes = (0..NODES).map(End::Node);
-        let ends = nodes.chain((0..PROXIES).map(End::Proxy));
+        let nodes = (0..MAX_NODES).map(End::Node);
+        let ends = nodes.chain((0..MAX_PROXIES).map(End::Proxy));
         Etcd {
             model: Model::new(),
             space: Keyspace::new("service", "sim"),
             down: 0,
-            views: vec![Arc::new(ClusterView { revision: Revision(1), ..ClusterView::default() })],
+            truth: Arc::new(ClusterView { revision: Revision(1), ..ClusterView::default() }),
             followers: ends.map(|end| Follower::new(end, maker)).collect(),
             streams: 0,
         }
@@ -130,13 +130,7 @@ impl Etcd {
 
     /// The newest view: the truth.
     pub(crate) fn truth(&self) -> &Arc<ClusterView> {
-        self.views.last().expect("there is always one")
-    }
-
-    /// The view at `revision`.
-    fn view_at(&self, revision: Revision) -> Arc<ClusterView> {
-        let after = self.views.partition_point(|v| v.revision <= revision);
-        Arc::clone(&self.views[after - 1])
+        &self.truth
     }
 
     /// Ends every watch, as an etcd member does that loses its leader.
@@ -152,11 +146,21 @@ pub(crate) fn of_agent(n: usize) -> usize {
 
 /// The follower of a proxy.
 pub(crate) fn of_proxy(p: usize) -> usize {
-    NODES + p
+    MAX_NODES + p
 }
 
 /// Asks the store; `None` when no answer came within `limit`, whether or not it was done.
 pub(crate) fn ask<T: 'static, F: FnOnce(&mut Model, Tick) -> T + 'static>(
+    sim: &Sim,
+    proc: Proc,
+    from: End,
+    limit: Duration,
+    call: F,
+) -> impl Future<Output = Option<T>> + use<T, F> {
+    ask_all(sim, proc, from, limit, |etcd, now| call(&mut etcd.model, now))
+}
+
+fn ask_all<T: 'static, F: FnOnce(&mut Etcd, Tick) -> T + 'static>(
     sim: &Sim,
     proc: Proc,
     from: End,
@@ -177,7 +181,7 @@ pub(crate) fn ask<T: 'static, F: FnOnce(&mut Model, Tick) -> T + 'static>(
                 if w.etcd.down > 0 {
                     return;
                 }
-                call(&mut w.etcd.model, now)
+                call(&mut w.etcd, now)
             };
             changed(sim);
             let back = {
@@ -220,11 +224,10 @@ pub(crate) fn changed(sim: &Sim) {
         let mut view = ClusterView::clone(w.etcd.truth());
         fold::apply_all(&mut view, &w.etcd.space, &events);
         view.revision = w.etcd.model.revision();
-        let revision = view.revision;
         let changed = w.etcd.truth().leader != view.leader;
         let leader = view.leader.as_ref().map(|l| (node_of(l.name.as_str()), l.epoch.0));
         let lease = view.leader.as_ref().and_then(|l| l.lease).map_or(0, |l| l.0);
-        w.etcd.views.push(Arc::new(view));
+        w.etcd.truth = Arc::new(view);
         if changed {
             w.fact(Fact::Key { leader, lease });
         }
@@ -233,22 +236,22 @@ pub(crate) fn changed(sim: &Sim) {
             let Some(stream) = follower.stream else { continue };
             let way = net.hop(rng, End::Etcd, follower.end).unwrap_or(200 * MS);
             follower.arrives = follower.arrives.max(*now + way);
-            sent.push((who, stream, follower.arrives, revision));
+            sent.push((who, stream, follower.arrives, Arc::clone(&etcd.truth)));
         }
     }
-    for (who, stream, at, revision) in sent {
-        sim.at(at, move |sim| deliver(sim, who, stream, revision));
+    for (who, stream, at, view) in sent {
+        sim.at(at, move |sim| deliver(sim, who, stream, view));
     }
 }
 
 /// The number in a node's name.
 pub(crate) fn node_of(name: &str) -> usize {
-    let number: usize = name.trim_start_matches("pg").parse().expect("nodes are pg1 to pg3");
+    let number: usize = name.trim_start_matches("pg").parse().expect("nodes are pg1, pg2 and so on");
     number - 1
 }
 
 /// A message of a watch arrives, unless its stream has ended; TCP tries again while the way is cut.
-fn deliver(sim: &Sim, who: usize, stream: u64, revision: Revision) {
+fn deliver(sim: &Sim, who: usize, stream: u64, view: Arc<ClusterView>) {
     let proc = {
         let w = sim.w();
         let follower = &w.etcd.followers[who];
@@ -257,7 +260,7 @@ fn deliver(sim: &Sim, who: usize, stream: u64, revision: Revision) {
         }
         if w.net.is_cut(End::Etcd, follower.end) {
             drop(w);
-            sim.after(200 * MS, move |sim| deliver(sim, who, stream, revision));
+            sim.after(200 * MS, move |sim| deliver(sim, who, stream, view));
             return;
         }
         w.proc_of(follower.end)
@@ -267,12 +270,12 @@ fn deliver(sim: &Sim, who: usize, stream: u64, revision: Revision) {
     // As a task: a frozen process takes it in when it goes on.
     sim.spawn(proc, async move {
         let mut w = inner.w();
-        take_events(&mut w.etcd, who, stream, revision);
+        take_events(&mut w.etcd, who, stream, view);
     });
 }
 
-fn take_events(etcd: &mut Etcd, who: usize, stream: u64, revision: Revision) {
-    let shared = etcd.view_at(revision);
+fn take_events(etcd: &mut Etcd, who: usize, stream: u64, shared: Arc<ClusterView>) {
+    let revision = shared.revision;
     let follower = &mut etcd.followers[who];
     if follower.stream != Some(stream) || follower.revision() >= revision {
         return;
@@ -345,8 +348,8 @@ async fn follow_once(sim: &Sim, who: usize, proc: Proc, options: FollowOptions) 
         stream
     };
     // What changed while the watch was being opened is its first message.
-    let revision = sim.w().etcd.truth().revision;
-    deliver(sim, who, stream, revision);
+    let view = Arc::clone(sim.w().etcd.truth());
+    deliver(sim, who, stream, view);
     loop {
         if options.ask_leader_lease {
             let lease = {
@@ -381,21 +384,27 @@ async fn follow_once(sim: &Sim, who: usize, proc: Proc, options: FollowOptions) 
 async fn read(sim: &Sim, who: usize, proc: Proc) -> Result<(), Tick> {
     let end = sim.w().etcd.followers[who].end;
     let asked_at = sim.tick(end.index());
-    let revision = ask(sim, proc, end, CALL_LIMIT, |m, _| m.revision()).await.ok_or(asked_at)?;
+    let shared = ask_all(sim, proc, end, CALL_LIMIT, |etcd, _| Arc::clone(&etcd.truth));
+    let shared = shared.await.ok_or(asked_at)?;
+    let revision = shared.revision;
     let mut w = sim.w();
-    let shared = w.etcd.view_at(revision);
     let follower = &mut w.etcd.followers[who];
+    // An agent decides nothing by how fresh its view is.
+    let mut news = follower.down.is_some() || who >= MAX_NODES;
     if follower.view.is_none() || follower.revision() < revision || !follower.in_step {
         // A view that missed something may be ahead of the read; the next read will not be behind it.
         if follower.revision() <= revision {
             follower.view = Some(shared);
             follower.in_step = true;
             follower.forget_foreign_lease();
+            news = true;
         }
     }
     follower.confirmed_at = follower.confirmed_at.max(asked_at);
     follower.down = None;
-    follower.tell();
+    if news {
+        follower.tell();
+    }
     Ok(())
 }
 

@@ -9,9 +9,10 @@ use pgvane_cluster::records::MemberRecord;
 use pgvane_cluster::view::ClusterView;
 
 use crate::etcd::node_of;
-use crate::network::NODES;
+use crate::network::MAX_NODES;
 use crate::postgres::host;
 use crate::schedule::Fault;
+use crate::wal::Wal;
 
 /// What a proxy's view shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,7 +76,11 @@ pub(crate) enum Fact {
     Writable {
         node: usize,
         on: bool,
-        timeline: u32,
+        wal: Wal,
+    },
+    /// Whether the operator wants commits to wait.
+    Synchronous {
+        on: bool,
     },
     Gone {
         node: usize,
@@ -101,7 +106,7 @@ pub(crate) enum Fact {
         node: usize,
         epoch: i64,
         until: u64,
-        listed: [bool; NODES],
+        listed: [bool; MAX_NODES],
     },
     ProxyFrozen {
         proxy: usize,
@@ -140,6 +145,8 @@ pub(crate) enum Fact {
         node: usize,
         branch: u64,
         end: u64,
+        /// Whether standbys had to confirm it.
+        confirmed: bool,
     },
 }
 
@@ -183,14 +190,12 @@ impl fmt::Display for Fact {
             }
             Fact::Promote { node, restart: false } => write!(f, "{}    pg_promote", host(*node)),
             Fact::Promote { node, .. } => write!(f, "{}    start as primary", host(*node)),
-            Fact::Writable { node, on, timeline } => {
-                write!(
-                    f,
-                    "{}    postgres {} writes, timeline {timeline}",
-                    host(*node),
-                    if *on { "ACCEPTS" } else { "ends" }
-                )
+            Fact::Writable { node, on, wal } => {
+                let does = if *on { "ACCEPTS" } else { "ends" };
+                let Wal { timeline, branch, end, .. } = wal;
+                write!(f, "{}    postgres {does} writes, timeline {timeline}, at {branch}/{end}", host(*node))
             }
+            Fact::Synchronous { on } => write!(f, "synchronous mode {}", if *on { "on" } else { "off" }),
             Fact::Gone { node } => write!(f, "{}    postgres is gone", host(*node)),
             Fact::ForeignWal { node, from } => {
                 write!(f, "{}    takes WAL of another history from {}", host(*node), host(*from))
@@ -224,8 +229,9 @@ impl fmt::Display for Fact {
             }
             Fact::SessionClosed { proxy, id } => write!(f, "proxy{proxy} session {id} closed"),
             Fact::Committed { node, branch, end } => write!(f, "{}    commit {branch}/{end}", host(*node)),
-            Fact::Acknowledged { proxy, branch, end, .. } => {
-                write!(f, "proxy{proxy} commit {branch}/{end} told")
+            Fact::Acknowledged { proxy, branch, end, confirmed, .. } => {
+                let how = if *confirmed { ", confirmed" } else { "" };
+                write!(f, "proxy{proxy} commit {branch}/{end} told{how}")
             }
         }
     }

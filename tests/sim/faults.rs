@@ -1,16 +1,12 @@
-//! How faults begin and end, and what an operator does.
-
-use pgvane_cluster::keyspace::Key;
-use pgvane_cluster::records::FailoverRecord;
-use pgvane_cluster::store::Txn;
-use serde_json::Value;
+//! How faults begin and end.
 
 use crate::agent;
 use crate::clock::Clock;
-use crate::etcd;
 use crate::fact::Fact;
 use crate::guard;
-use crate::network::{ENDS, End, NODES};
+use crate::network::{ENDS, End, MAX_NODES};
+use crate::operator;
+use crate::proxy;
 use crate::runtime::{Proc, SEC, Sim};
 use crate::schedule::{Fault, Planned};
 use crate::server;
@@ -70,13 +66,16 @@ fn power(sim: &Sim, n: usize, on: bool) {
     if let Some(pid) = pid {
         server::gone(sim, n, pid);
     }
+    sim.w().nodes[n].pg.lose_power();
 }
 
 fn isolate(w: &mut World, n: usize, on: bool) {
     for other in (0..ENDS).filter(|i| *i != End::Node(n).index()).map(End::of) {
         w.net.cut(End::Node(n), other, on);
         w.net.cut(other, End::Node(n), on);
-        if let End::Node(m) = other {
+        if let End::Node(m) = other
+            && m < MAX_NODES
+        {
             w.net.cut_replication(n, m, on);
         }
     }
@@ -99,13 +98,16 @@ pub(crate) fn begin(sim: &Sim, planned: Planned) {
         }
         Fault::AgentStop(n) => {
             sim.w().nodes[n].held_down += 1;
-            let proc = sim.w().nodes[n].agent_proc;
-            if let Some(proc) = proc {
-                agent::tell(sim, n, proc, |agent, _| agent.memory.shutdown = true);
-            }
+            tell(sim, n, |agent| agent.memory.shutdown = true);
+        }
+        Fault::AgentDetach(n) => {
+            sim.w().nodes[n].held_down += 1;
+            tell(sim, n, |agent| agent.detach = true);
         }
         Fault::GuardKill(n) => guard::end(sim, n),
+        Fault::GuardFreeze(n) => guard::freeze(sim, n, true),
         Fault::PostgresCrash(n) => crash(sim, n),
+        Fault::PostgresFreeze(n) => freeze_postgres(sim, n),
         Fault::BothCrash(n) => {
             sim.w().nodes[n].held_down += 1;
             agent::end(sim, n);
@@ -131,15 +133,42 @@ pub(crate) fn begin(sim: &Sim, planned: Planned) {
         }
         Fault::CutReplication(a, b) => sim.w().net.cut_replication(a, b, true),
         Fault::Isolate(n) => isolate(&mut sim.w(), n, true),
+        Fault::Slow(end) => sim.w().net.slow(end, true),
+        Fault::Lossy(end) => sim.w().net.lossy(end, true),
         Fault::ProxyFreeze(p) => {
             let proc = sim.w().proxies[p].proc;
-            sim.w().fact(Fact::ProxyFrozen { proxy: p, on: true });
-            sim.freeze(proc);
+            if sim.w().proxies[p].runs() {
+                sim.w().proxies[p].frozen += 1;
+                sim.w().fact(Fact::ProxyFrozen { proxy: p, on: true });
+                sim.freeze(proc);
+            }
         }
-        Fault::WatchLoss(who) => sim.w().etcd.followers[who].to_lose += 1,
-        Fault::Switchover(named) => switch_over(sim, named),
-        Fault::Pause => configure(sim, "pause", true.into()),
-        Fault::SetTtl(ttl) => configure(sim, "ttl", ttl.as_secs().into()),
+        Fault::ProxyCrash(p) => proxy::end(sim, p),
+        Fault::WatchLoss(who) => {
+            let mut w = sim.w();
+            let nodes = w.nodes.len();
+            let who = if who < nodes { who } else { who - nodes + MAX_NODES };
+            w.etcd.followers[who].to_lose += 1;
+        }
+        Fault::AtStep(trap) => {
+            sim.w().traps.push(trap);
+            sim.at(trap.until, move |sim| sim.w().traps.retain(|t| t.until > sim.now()));
+        }
+        Fault::Switchover(_)
+        | Fault::Failover(_)
+        | Fault::Pause
+        | Fault::SetTtl(_)
+        | Fault::SetFailsafe(_)
+        | Fault::SetStartTimeout(_)
+        | Fault::SetMaximumLag(_)
+        | Fault::SetSync(_) => operator::begin(sim, planned.fault),
+    }
+}
+
+fn tell(sim: &Sim, n: usize, f: impl FnOnce(&mut agent::Agent)) {
+    let proc = sim.w().nodes[n].agent_proc;
+    if let Some(proc) = proc {
+        agent::tell(sim, n, proc, |agent, _| f(agent));
     }
 }
 
@@ -152,16 +181,29 @@ fn crash(sim: &Sim, n: usize) {
     }
 }
 
+/// Stops all processes of PostgreSQL. They go on by [`thaw_postgres`] unless they were killed meanwhile.
+fn freeze_postgres(sim: &Sim, n: usize) {
+    let mut w = sim.w();
+    if let Some(server) = w.nodes[n].pg.server.as_mut() {
+        server.frozen += 1;
+        sim.freeze(server.proc);
+    }
+}
+
+fn thaw_postgres(sim: &Sim, n: usize) {
+    let mut w = sim.w();
+    if let Some(server) = w.nodes[n].pg.server.as_mut().filter(|s| s.frozen > 0) {
+        server.frozen -= 1;
+        sim.thaw(server.proc);
+    }
+}
+
 /// A fault ends.
 pub(crate) fn end(sim: &Sim, fault: Fault) {
-    match fault {
-        Fault::GuardKill(_)
-        | Fault::PostgresCrash(_)
-        | Fault::WatchLoss(_)
-        | Fault::Switchover(_)
-        | Fault::SetTtl(_) => return,
-        _ => sim.w().fact(Fact::Ends(fault)),
+    if fault.is_momentary() {
+        return;
     }
+    sim.w().fact(Fact::Ends(fault));
     match fault {
         Fault::AgentFreeze(n) => {
             let proc = {
@@ -176,7 +218,11 @@ pub(crate) fn end(sim: &Sim, fault: Fault) {
                 sim.thaw(proc);
             }
         }
-        Fault::AgentCrash(n) | Fault::AgentStop(n) | Fault::BothCrash(n) => let_up(sim, n),
+        Fault::AgentCrash(n) | Fault::AgentStop(n) | Fault::AgentDetach(n) | Fault::BothCrash(n) => {
+            let_up(sim, n);
+        }
+        Fault::GuardFreeze(n) => guard::freeze(sim, n, false),
+        Fault::PostgresFreeze(n) => thaw_postgres(sim, n),
         Fault::NodeFreeze(n) => suspend(sim, n, false),
         Fault::NodeDeath(n) => {
             if sim.w().nodes[n].powered {
@@ -203,18 +249,36 @@ pub(crate) fn end(sim: &Sim, fault: Fault) {
         }
         Fault::CutReplication(a, b) => sim.w().net.cut_replication(a, b, false),
         Fault::Isolate(n) => isolate(&mut sim.w(), n, false),
+        Fault::Slow(end) => sim.w().net.slow(end, false),
+        Fault::Lossy(end) => sim.w().net.lossy(end, false),
         Fault::ProxyFreeze(p) => {
-            let proc = sim.w().proxies[p].proc;
-            sim.thaw(proc);
-            let frozen = sim.is_frozen(proc);
-            sim.w().fact(Fact::ProxyFrozen { proxy: p, on: frozen });
+            let (proc, thaws) = {
+                let mut w = sim.w();
+                let proxy = &mut w.proxies[p];
+                // Whoever was frozen may have been killed meanwhile.
+                let thaws = proxy.frozen > 0;
+                proxy.frozen = proxy.frozen.saturating_sub(1);
+                (proxy.proc, thaws)
+            };
+            if thaws {
+                sim.thaw(proc);
+                let frozen = sim.is_frozen(proc);
+                sim.w().fact(Fact::ProxyFrozen { proxy: p, on: frozen });
+            }
         }
-        Fault::Pause => configure(sim, "pause", false.into()),
-        Fault::GuardKill(_)
+        Fault::ProxyCrash(p) => proxy::start_again(sim, p),
+        Fault::Pause => operator::end_pause(sim),
+        Fault::AtStep(_)
+        | Fault::GuardKill(_)
         | Fault::PostgresCrash(_)
         | Fault::WatchLoss(_)
         | Fault::Switchover(_)
-        | Fault::SetTtl(_) => {}
+        | Fault::Failover(_)
+        | Fault::SetTtl(_)
+        | Fault::SetFailsafe(_)
+        | Fault::SetStartTimeout(_)
+        | Fault::SetMaximumLag(_)
+        | Fault::SetSync(_) => {}
     }
 }
 
@@ -238,30 +302,6 @@ fn restart(sim: &Sim, n: usize) {
     }
 }
 
-/// What an agent's API writes for an operator.
-fn switch_over(sim: &Sim, named: Option<usize>) {
-    let put = {
-        let w = sim.w();
-        let truth = w.etcd.truth();
-        let Some(leader) = truth.leader.as_ref().filter(|_| w.etcd.down == 0) else { return };
-        let member = named.map(agent::name);
-        let record = FailoverRecord { leader: Some(leader.name.clone()), member, scheduled_at: None };
-        Txn::put(w.etcd.space.path(&Key::Failover), record.to_json(), None)
-    };
-    etcd::put_now(sim, &put);
-}
-
-fn configure(sim: &Sim, key: &str, value: Value) {
-    let put = {
-        let w = sim.w();
-        let Some(config) = &w.etcd.truth().config else { return };
-        let mut document = config.value.json.clone();
-        document[key] = value;
-        Txn::put(w.etcd.space.path(&Key::Config), document.to_string().into_bytes(), None)
-    };
-    etcd::put_now(sim, &put);
-}
-
 /// The end of all faults. An agent that was told to stop and has not yet is started when it has.
 pub(crate) fn heal(sim: &Sim) {
     sim.w().fact(Fact::Healed);
@@ -269,7 +309,8 @@ pub(crate) fn heal(sim: &Sim) {
 }
 
 fn revive(sim: &Sim) {
-    for n in 0..NODES {
+    let nodes = sim.w().nodes.len();
+    for n in 0..nodes {
         let down = sim.w().nodes[n].agent_proc.is_none();
         if down {
             agent::start(sim, n);

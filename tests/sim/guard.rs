@@ -15,7 +15,7 @@ use crate::runtime::{MS, Proc, Signal, Sim};
 use crate::server;
 use crate::world::{Mutation, World};
 
-/// The longest sleep while a deadline is held, and the bound on one attempt to revoke, as in production.
+/// The longest sleep while a server is looked for, and the bound on one attempt to revoke, as in production.
 const GLANCE_EVERY: Duration = Duration::from_millis(100);
 const ATTEMPT: Duration = Duration::from_secs(1);
 
@@ -31,7 +31,12 @@ pub(crate) struct Guard {
     told: Doing,
     kicked: bool,
     kick: Signal,
+    /// How many faults have it stopped.
+    frozen: u32,
 }
+
+/// What is said of a guard that does not answer.
+pub(crate) const SILENT: &str = "silent";
 
 /// What an agent finds that connects.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +62,7 @@ pub(crate) fn start(sim: &Sim, n: usize) {
         told: Doing::Idle,
         kicked: false,
         kick,
+        frozen: 0,
     };
     sim.w().nodes[n].guard = Some(guard);
     let inner = sim.clone();
@@ -74,6 +80,25 @@ pub(crate) fn end(sim: &Sim, n: usize) {
     sim.kill(proc);
 }
 
+/// Stops a guard's process, or lets it go on.
+pub(crate) fn freeze(sim: &Sim, n: usize, on: bool) {
+    let mut w = sim.w();
+    // Whoever was frozen may have been killed meanwhile.
+    let Some(guard) = w.nodes[n].guard.as_mut().filter(|g| on || g.frozen > 0) else { return };
+    if on {
+        guard.frozen += 1;
+        sim.freeze(guard.proc);
+    } else {
+        guard.frozen -= 1;
+        sim.thaw(guard.proc);
+    }
+}
+
+/// Whether nobody answers.
+fn is_silent(sim: &Sim, n: usize) -> bool {
+    sim.w().nodes[n].guard.as_ref().is_some_and(|g| sim.is_frozen(g.proc))
+}
+
 async fn run(sim: &Sim, n: usize, proc: Proc) {
     loop {
         feed(sim, n, Event::Tick);
@@ -85,7 +110,9 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             let far = now + Duration::from_hours(1);
             // Everything told so far is taken in.
             guard.kicked = false;
-            let glance = if guard.state.phase == Phase::Idle { far } else { now + GLANCE_EVERY };
+            // In between nothing changes that it would not be told of.
+            let awaits = matches!(guard.state.phase, Phase::Armed { server: Server::Awaited, .. });
+            let glance = if awaits { now + GLANCE_EVERY } else { far };
             (guard.state.wake_at().unwrap_or(far).min(glance), guard.kick.clone())
         };
         let kicked = sim.until(&kick, || {
@@ -229,8 +256,20 @@ fn look_for_server(sim: &Sim, n: usize) {
     });
 }
 
+/// What an agent finds that connects. As in `GuardClient`, it takes down the fence that it finds.
+pub(crate) fn reach(sim: &Sim, n: usize, agent: Proc) -> Option<Report> {
+    let report = hello(sim, n, agent)?;
+    if report.doing == Doing::Fenced {
+        tell(sim, n, Event::Disarm).ok()?;
+    }
+    Some(report)
+}
+
 /// What an agent is told that says hello.
-pub(crate) fn hello(sim: &Sim, n: usize, agent: Proc) -> Option<Report> {
+fn hello(sim: &Sim, n: usize, agent: Proc) -> Option<Report> {
+    if is_silent(sim, n) {
+        return None;
+    }
     let proc = {
         let mut w = sim.w();
         let guard = w.nodes[n].guard.as_mut()?;
@@ -256,6 +295,9 @@ pub(crate) fn hello(sim: &Sim, n: usize, agent: Proc) -> Option<Report> {
 
 /// The agent's wish; `Err`: refused, or nobody there.
 pub(crate) fn arm(sim: &Sim, n: usize, watch: Watch) -> Result<(), &'static str> {
+    if is_silent(sim, n) {
+        return Err(SILENT);
+    }
     {
         let mut w = sim.w();
         let node = &mut w.nodes[n];
@@ -274,6 +316,9 @@ pub(crate) fn arm(sim: &Sim, n: usize, watch: Watch) -> Result<(), &'static str>
 pub(crate) fn tell(sim: &Sim, n: usize, event: Event) -> Result<(), &'static str> {
     if sim.w().nodes[n].guard.is_none() {
         return Err("gone");
+    }
+    if is_silent(sim, n) {
+        return Err(SILENT);
     }
     if feed(sim, n, event).is_some() { Err("refused") } else { Ok(()) }
 }

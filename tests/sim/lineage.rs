@@ -12,8 +12,9 @@ use pgvane_cluster::reigns::{Lineage, Reign, Reigns};
 use crate::agent::{name, tell};
 use crate::effects::{Ctx, Order};
 use crate::etcd::node_of;
-use crate::postgres::{Postgres, Wal};
+use crate::postgres::Postgres;
 use crate::runtime::{MS, Proc, Sim};
+use crate::wal::Wal;
 use crate::world::{Mutation, World};
 
 impl Postgres {

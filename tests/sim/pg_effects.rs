@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgvane_agent::decide::world::{LocalRole, Process, Slot, Upstream};
-use pgvane_agent::decide::{Outcome, Request};
+use pgvane_agent::decide::{Outcome, Request, action};
 use pgvane_agent::event::ServerEvent;
 use pgvane_agent::postgres::lineage::Course;
 use pgvane_cluster::clock::Tick;
@@ -228,7 +228,9 @@ impl Ctx<'_> {
         self.tell_reigns();
         self.ask().await;
         let (inner, n, proc) = (self.sim.clone(), self.n, self.proc);
-        self.sim.spawn(proc, async move { after_promotion(&Ctx { sim: &inner, n, proc }, epoch).await });
+        self.sim.spawn(proc, async move {
+            after_promotion(&Ctx::new(&inner, n, proc, action::PROMOTE), epoch).await
+        });
         outcome(Ok(()))
     }
 

@@ -1,25 +1,23 @@
-//! A PostgreSQL: WAL as positions on timelines, a server that starts, stops, promotes, crashes, streams.
+//! One node's PostgreSQL: its data directory, and what a running server tells of itself.
 //!
 //! A timeline is known to PostgreSQL by its number only. The model also gives each promotion a `branch` of its
 //! own, so that the checker can tell two timelines of one number apart.
 
 use pgvane_agent::decide::world::{Control, DataDir};
 use pgvane_agent::postgres::controldata::ControlData;
-use pgvane_agent::postgres::probe::SqlView;
+use pgvane_agent::postgres::probe::{SqlView, Walsender};
 use pgvane_agent::postgres::rewind::LeaderHistory;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::HistoryEntry;
 use pgvane_cluster::reigns::{Reign, Reigns};
 
+use crate::replication::{Names, Sender};
 use crate::runtime::{Proc, Signal, SignalMaker};
+use crate::wal::{CHECKPOINT, COMMIT, FIRST, Past, Wal};
 
 /// The system identifier of the cluster's first data.
 pub(crate) const SYSTEM: &str = "7300000000000000001";
-
-/// Bytes of one commit, and of a checkpoint record.
-pub(crate) const COMMIT: u64 = 100;
-const CHECKPOINT: u64 = 112;
 
 /// What pg_control says of the last run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,45 +36,21 @@ pub(crate) enum Data {
     Present,
 }
 
-/// A timeline that ended, and where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Past {
-    pub(crate) timeline: u32,
-    pub(crate) branch: u64,
-    pub(crate) end: u64,
-}
-
-/// The WAL that a data directory holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Wal {
-    pub(crate) past: Vec<Past>,
-    pub(crate) timeline: u32,
-    pub(crate) branch: u64,
-    pub(crate) end: u64,
-}
-
-impl Wal {
-    /// Whether WAL up to `at` of `branch` is part of this.
-    pub(crate) fn holds(&self, branch: u64, at: u64) -> bool {
-        let past = self.past.iter().find(|p| p.branch == branch).map(|p| p.end);
-        past.or((self.branch == branch).then_some(self.end)).is_some_and(|end| at <= end)
-    }
-
-    /// Whether PostgreSQL would stream this to a standby that has `theirs`: it compares numbers.
-    pub(crate) fn can_feed(&self, theirs: &Wal) -> bool {
-        if theirs.timeline == self.timeline {
-            return theirs.end <= self.end;
-        }
-        self.past.iter().any(|p| p.timeline == theirs.timeline && theirs.end <= p.end)
-    }
-}
-
 /// How a server is told to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
     Fast,
     Immediate,
     Kill,
+}
+
+/// The server that a standby streams from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stream {
+    pub(crate) from: usize,
+    pub(crate) pid: i32,
+    /// When something last came.
+    pub(crate) last: u64,
 }
 
 /// A running server.
@@ -90,9 +64,19 @@ pub(crate) struct Server {
     pub(crate) stopping: bool,
     pub(crate) writable: bool,
     pub(crate) promoting: bool,
+    /// How many faults have its processes stopped.
+    pub(crate) frozen: u32,
     pub(crate) upstream: Option<usize>,
-    /// The server this one streams from, and when something last came.
-    pub(crate) streams: Option<(usize, i32, u64)>,
+    pub(crate) stream: Option<Stream>,
+    /// Standby: how far it has replayed, and whether it has streamed since it started.
+    pub(crate) replayed: u64,
+    pub(crate) has_streamed: bool,
+    /// Who streams from here.
+    pub(crate) senders: Vec<Sender>,
+    /// What its backends know of `synchronous_standby_names`.
+    pub(crate) names: Names,
+    /// Up to where the named standbys have confirmed.
+    pub(crate) confirmed: u64,
 }
 
 /// One node's PostgreSQL.
@@ -100,14 +84,21 @@ pub(crate) struct Postgres {
     pub(crate) data: Data,
     pub(crate) state: State,
     pub(crate) standby_signal: bool,
+    /// What was written. A standby's disk may have less of it.
     pub(crate) wal: Wal,
+    /// Up to where the WAL outlives a loss of power.
+    pub(crate) flushed: u64,
     /// The last checkpoint.
     pub(crate) checkpoint: u64,
     pub(crate) checkpoint_timeline: u32,
     pub(crate) min_recovery: u64,
+    /// `synchronous_standby_names` as it stands in the file.
+    pub(crate) names: Names,
     pub(crate) server: Option<Server>,
     /// Raised whenever the server changes.
     pub(crate) changed: Signal,
+    /// Raised whenever commits may have been confirmed.
+    pub(crate) acknowledged: Signal,
     pub(crate) pids: i32,
     /// Who began the timelines, as the agent's file in the data directory says.
     pub(crate) known: Reigns,
@@ -122,12 +113,15 @@ impl Postgres {
             data,
             state: if standby { State::ShutDownInRecovery } else { State::ShutDown },
             standby_signal: standby,
-            wal: Wal { past: vec![], timeline: 1, branch: 1, end: 0x300_0000 },
-            checkpoint: 0x300_0000 - CHECKPOINT,
+            wal: Wal::first(),
+            flushed: FIRST,
+            checkpoint: FIRST - CHECKPOINT,
             checkpoint_timeline: 1,
-            min_recovery: 0x300_0000,
+            min_recovery: FIRST,
+            names: Names::default(),
             server: None,
             changed: maker.make(),
+            acknowledged: maker.make(),
             pids: 100,
             known: Reigns::default(),
             promising: None,
@@ -136,6 +130,11 @@ impl Postgres {
 
     pub(crate) fn pid(&self) -> Option<i32> {
         self.server.as_ref().map(|s| s.pid)
+    }
+
+    /// The running server `pid`.
+    pub(crate) fn running(&mut self, pid: i32) -> Option<&mut Server> {
+        self.server.as_mut().filter(|s| s.pid == pid)
     }
 
     /// What an agent finds that looks at the directory.
@@ -198,7 +197,7 @@ impl Postgres {
     /// The server's answer to the probe; `None` while it accepts no connections.
     pub(crate) fn sql(&self, asked_at: Tick) -> Option<SqlView> {
         let server = self.server.as_ref().filter(|s| s.ready && !s.stopping)?;
-        let standby = server.in_recovery.then_some(Lsn(self.wal.end));
+        let standby = |lsn: u64| server.in_recovery.then_some(Lsn(lsn));
         Some(SqlView {
             asked_at,
             in_recovery: server.in_recovery,
@@ -206,11 +205,11 @@ impl Postgres {
             checkpoint_timeline: Some(Timeline(self.checkpoint_timeline)),
             receives: None,
             flushed: (!server.in_recovery).then_some(Lsn(self.wal.end)),
-            received: standby,
-            replayed: standby,
+            received: standby(self.flushed).filter(|_| server.has_streamed),
+            replayed: standby(server.replayed),
             replayed_at: None,
             replay_paused: false,
-            streaming: server.streams.is_some(),
+            streaming: server.stream.is_some(),
             upstream: server.upstream.filter(|_| server.in_recovery).map(|n| (host(n), 5432)),
             started_at: String::new(),
             started_epoch: 0.0,
@@ -218,9 +217,21 @@ impl Postgres {
             held: vec![],
             latest_end: None,
             restores: false,
-            replication: vec![],
+            replication: self.walsenders(server),
             slots: vec![],
         })
+    }
+
+    fn walsenders(&self, server: &Server) -> Vec<Walsender> {
+        let row = |s: &Sender| Walsender {
+            usename: "replicator".to_owned(),
+            application_name: host(s.node),
+            client_addr: None,
+            state: if s.streams { "streaming" } else { "catchup" }.to_owned(),
+            sync_state: server.names.state_of(s, &server.senders).to_owned(),
+            sync_priority: server.names.priority(s.node),
+        };
+        server.senders.iter().map(row).collect()
     }
 
     /// Makes this data what `source` has.
@@ -229,6 +240,7 @@ impl Postgres {
         self.state = State::Recovery;
         self.standby_signal = true;
         self.wal = source.clone();
+        self.flushed = source.end;
         self.min_recovery = source.end;
         self.checkpoint = source.end - CHECKPOINT;
         self.checkpoint_timeline = source.timeline;
@@ -241,11 +253,11 @@ impl Postgres {
         self.standby_signal = false;
     }
 
-    /// One commit; where it is in the WAL.
+    /// A commit that is on the disk here; where it is in the WAL.
     pub(crate) fn commit(&mut self) -> Option<(u64, u64)> {
-        let server = self.server.as_ref().filter(|s| s.writable)?;
-        let _ = server;
+        self.server.as_ref().filter(|s| s.writable)?;
         self.wal.end += COMMIT;
+        self.flushed = self.wal.end;
         Some((self.wal.branch, self.wal.end))
     }
 
@@ -254,7 +266,14 @@ impl Postgres {
         self.checkpoint_timeline = self.wal.timeline;
         if self.server.as_ref().is_some_and(|s| !s.in_recovery) {
             self.wal.end += CHECKPOINT;
+            self.flushed = self.wal.end;
         }
+    }
+
+    /// What the disk still has after a loss of power.
+    pub(crate) fn lose_power(&mut self) {
+        self.wal.cut(self.flushed);
+        self.min_recovery = self.min_recovery.min(self.wal.end);
     }
 }
 

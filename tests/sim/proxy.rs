@@ -1,19 +1,21 @@
-//! Two proxies with a client each: the real fold, `derive`, `judge`, `succeed` and `Reign`, put together as the feed does.
+//! Proxies with a client each: the real fold, `derive`, `judge`, `succeed` and `Reign`, put together as the feed does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane::topology::Reign;
 use pgvane::topology::derive::{Plan, derive};
-use pgvane::topology::freshness::{Evidence, Judgement, OnStoreLoss, Policy, judge};
+use pgvane::topology::freshness::{Evidence, Judgement, OnStoreLoss, Policy, Standing, judge};
 use pgvane::topology::succession::succeed;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::view::ClusterView;
 
 use crate::etcd::{self, FollowOptions, node_of, of_proxy};
 use crate::fact::{Fact, Shown};
 use crate::network::End;
-use crate::runtime::{Proc, Sim};
+use crate::replication::{self, Returned};
+use crate::runtime::{Proc, SEC, Sim};
 use crate::world::{Mutation, World};
 
 /// As in `topology::feed`.
@@ -22,12 +24,18 @@ const FROZEN: Duration = Duration::from_millis(500);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const REFRESH_EVERY: Duration = Duration::from_millis(100);
 
+/// Time between two commits of a client while nothing is going on.
+const QUIET: u64 = 2 * SEC;
+
 /// How long a client waits for an answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// One proxy.
 pub(crate) struct Proxy {
     pub(crate) proc: Proc,
+    /// How many faults have it stopped, and how many keep it from being started.
+    pub(crate) frozen: u32,
+    down: u32,
     pub(crate) plan: Option<Plan>,
     pub(crate) reign: Option<(NodeName, Arc<Reign>)>,
     newest: Epoch,
@@ -39,6 +47,8 @@ pub(crate) struct Proxy {
     due: Tick,
     seen: u64,
     shown: Option<Shown>,
+    /// What the plan was derived from.
+    derived_from: Option<(Option<Arc<ClusterView>>, Standing, Epoch)>,
     pub(crate) session: Option<Session>,
     sessions: u64,
 }
@@ -56,6 +66,8 @@ impl Proxy {
     pub(crate) fn new() -> Proxy {
         Proxy {
             proc: usize::MAX,
+            frozen: 0,
+            down: 0,
             plan: None,
             reign: None,
             newest: Epoch(0),
@@ -67,9 +79,17 @@ impl Proxy {
             due: Tick::ZERO,
             seen: 0,
             shown: None,
+            derived_from: None,
             session: None,
             sessions: 0,
         }
+    }
+}
+
+impl Proxy {
+    /// Whether there is a process.
+    pub(crate) fn runs(&self) -> bool {
+        self.proc != usize::MAX
     }
 }
 
@@ -79,6 +99,50 @@ fn clock(p: usize) -> usize {
 
 /// Starts a proxy and its client.
 pub(crate) fn start(sim: &Sim, p: usize) {
+    start_process(sim, p);
+    let client = sim.new_proc(clock(p));
+    let inner = sim.clone();
+    sim.spawn(client, async move { write_for_ever(&inner, p, client).await });
+}
+
+/// The proxy is killed: its sessions end with it.
+pub(crate) fn end(sim: &Sim, p: usize) {
+    let proc = {
+        let mut w = sim.w();
+        let proxy = &mut w.proxies[p];
+        proxy.down += 1;
+        proxy.frozen = 0;
+        let ran = proxy.runs();
+        let session = proxy.session.take();
+        let proc = std::mem::replace(&mut proxy.proc, usize::MAX);
+        if let Some(session) = session {
+            w.fact(Fact::SessionClosed { proxy: p, id: session.id });
+        }
+        w.fact(Fact::ProxyFrozen { proxy: p, on: false });
+        w.etcd.followers[of_proxy(p)].forget(Tick::ZERO);
+        ran.then_some(proc)
+    };
+    if let Some(proc) = proc {
+        sim.kill(proc);
+    }
+}
+
+/// One reason less for a proxy not to run.
+pub(crate) fn start_again(sim: &Sim, p: usize) {
+    {
+        let mut w = sim.w();
+        let proxy = &mut w.proxies[p];
+        proxy.down -= 1;
+        if proxy.down > 0 {
+            return;
+        }
+        // Sessions are counted on, for the checker.
+        *proxy = Proxy { sessions: proxy.sessions, ..Proxy::new() };
+    }
+    start_process(sim, p);
+}
+
+fn start_process(sim: &Sim, p: usize) {
     let proc = sim.new_proc(clock(p));
     sim.w().proxies[p].proc = proc;
     sim.w().proxies[p].due = sim.tick(clock(p)) + TICK;
@@ -90,9 +154,6 @@ pub(crate) fn start(sim: &Sim, p: usize) {
     sim.spawn(proc, etcd::follow(sim.clone(), of_proxy(p), proc, options));
     let inner = sim.clone();
     sim.spawn(proc, async move { turn_for_ever(&inner, p, proc).await });
-    let client = sim.new_proc(clock(p));
-    let inner = sim.clone();
-    sim.spawn(client, async move { write_for_ever(&inner, p, client).await });
 }
 
 async fn turn_for_ever(sim: &Sim, p: usize, proc: Proc) {
@@ -167,7 +228,17 @@ fn turn(sim: &Sim, p: usize, now: Tick) -> Judgement {
     if leader.is_none() {
         judgement = Judgement { wake_at: None, ask: false, refresh: false, ..judgement };
     }
-    let plan = derive(view.as_deref(), judgement.standing, proxy.newest);
+    let from = (view.clone(), judgement.standing, proxy.newest);
+    let same = |before: &(Option<Arc<ClusterView>>, Standing, Epoch)| {
+        before.0.as_ref().map(Arc::as_ptr) == from.0.as_ref().map(Arc::as_ptr)
+            && (before.1, before.2) == (from.1, from.2)
+    };
+    let plan = match proxy.plan.take() {
+        // Of the same it derives the same.
+        Some(plan) if proxy.derived_from.as_ref().is_some_and(same) => plan,
+        Some(_) | None => derive(view.as_deref(), judgement.standing, proxy.newest),
+    };
+    proxy.derived_from = Some(from);
     let ended = succeed(&mut proxy.reign, &plan, leader.as_ref(), judgement).filter(|_| !keeps);
     let shown = Shown::of(view.as_deref());
     let news = (proxy.shown.as_ref() != Some(&shown)).then(|| shown.clone());
@@ -260,13 +331,21 @@ fn hop(w: &mut World, from: End, to: End) -> Option<u64> {
 /// The client: opens a session where there is none, commits on it, again and again.
 async fn write_for_ever(sim: &Sim, p: usize, client: Proc) {
     loop {
-        let every = sim.w().plan.write_every;
-        let pause = sim.w().rng.range(every / 2, every * 3 / 2);
-        sim.sleep(client, Duration::from_nanos(pause)).await;
-        let (proc, open) = {
-            let w = sim.w();
-            (w.proxies[p].proc, w.proxies[p].session.is_some())
+        let pause = {
+            let mut w = sim.w();
+            let every = w.plan.write_every;
+            let every = if w.now < w.busy_until { every } else { every.max(QUIET) };
+            w.rng.range(every / 2, every * 3 / 2)
         };
+        sim.sleep(client, Duration::from_nanos(pause)).await;
+        let (proc, open, runs) = {
+            let w = sim.w();
+            let proxy = &w.proxies[p];
+            (proxy.proc, proxy.session.is_some(), proxy.runs())
+        };
+        if !runs {
+            continue;
+        }
         let (done, wait) = sim.oneshot();
         let inner = sim.clone();
         // What the proxy does for its client; it does nothing while it is frozen.
@@ -355,10 +434,20 @@ async fn commit(sim: &Sim, p: usize, proc: Proc) {
                 return;
             };
             w.fact(Fact::Committed { node, branch, end });
-            let back = hop(&mut w, End::Node(node), End::Proxy(p));
+            w.wal_grew.raise();
             drop(w);
+            let returned = replication::wait_for_standbys(&inner, node, pid, end).await;
+            let confirmed = match returned {
+                Returned::Alone => false,
+                Returned::Confirmed => true,
+                Returned::Never => {
+                    answer.send(None);
+                    return;
+                }
+            };
+            let back = hop(&mut inner.w(), End::Node(node), End::Proxy(p));
             if let Some(back) = back {
-                inner.after(back, move |_| answer.send(Some((branch, end))));
+                inner.after(back, move |_| answer.send(Some((branch, end, confirmed))));
             }
         });
     });
@@ -368,8 +457,8 @@ async fn commit(sim: &Sim, p: usize, proc: Proc) {
     let ours = w.proxies[p].session.as_ref().is_some_and(|s| s.id == session.id);
     match result {
         // Nothing is forwarded past the reign's deadline: the client never hears of it.
-        Some((branch, end)) if ours && (session.reign.is_open(now) || ignores) => {
-            w.fact(Fact::Acknowledged { proxy: p, node, branch, end });
+        Some((branch, end, confirmed)) if ours && (session.reign.is_open(now) || ignores) => {
+            w.fact(Fact::Acknowledged { proxy: p, node, branch, end, confirmed });
         }
         None if ours => {
             w.proxies[p].session = None;

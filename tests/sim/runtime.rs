@@ -36,33 +36,16 @@ pub(crate) type ClockId = usize;
 type Woken = Rc<RefCell<VecDeque<TaskId>>>;
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
+/// What comes at a time, in the order of its coming: the time, a number, and what it is.
+type Entry = (u64, u64, Due);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Wake(TaskId),
-    Call(Box<dyn FnOnce(&Sim)>),
+    Timer(usize),
+    Call(usize),
 }
 
-struct Entry {
-    at: u64,
-    number: u64,
-    due: Due,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
+type Call = Box<dyn FnOnce(&Sim)>;
 
 struct Process {
     clock: ClockId,
@@ -80,10 +63,22 @@ struct Slot {
     used: bool,
 }
 
+/// Whom a timer wakes: nobody, once the sleep that set it is over. The number tells a timer from a later one in
+/// the same place.
+#[derive(Clone, Copy)]
+struct Timer {
+    number: u64,
+    wakes: Option<TaskId>,
+}
+
 #[derive(Default)]
 struct Runtime {
     number: u64,
     queue: BinaryHeap<Reverse<Entry>>,
+    timers: Vec<Timer>,
+    free_timers: Vec<usize>,
+    calls: Vec<Option<Call>>,
+    free_calls: Vec<usize>,
     tasks: Vec<Slot>,
     free: Vec<TaskId>,
     procs: Vec<Process>,
@@ -177,7 +172,16 @@ impl Sim {
 
     /// Calls `f` at true time `at`.
     pub(crate) fn at(&self, at: u64, f: impl FnOnce(&Sim) + 'static) {
-        self.push(at, Due::Call(Box::new(f)));
+        let mut rt = self.0.rt.borrow_mut();
+        let call: Option<Call> = Some(Box::new(f));
+        let place = if let Some(place) = rt.free_calls.pop() {
+            rt.calls[place] = call;
+            place
+        } else {
+            rt.calls.push(call);
+            rt.calls.len() - 1
+        };
+        rt.push(at.max(self.now()), Due::Call(place));
     }
 
     /// Calls `f` after `d` nanoseconds of true time.
@@ -185,11 +189,21 @@ impl Sim {
         self.at(self.now() + d, f);
     }
 
-    fn push(&self, at: u64, due: Due) {
+    /// What to do now that the time of `due` has come.
+    fn take(&self, due: Due) -> Option<Call> {
         let mut rt = self.0.rt.borrow_mut();
-        rt.number += 1;
-        let entry = Entry { at: at.max(self.now()), number: rt.number, due };
-        rt.queue.push(Reverse(entry));
+        match due {
+            Due::Timer(place) => {
+                rt.free_timers.push(place);
+                let wakes = rt.timers[place].wakes.take();
+                self.0.woken.borrow_mut().extend(wakes);
+                None
+            }
+            Due::Call(place) => {
+                rt.free_calls.push(place);
+                rt.calls[place].take()
+            }
+        }
     }
 
     /// Ends a task.
@@ -255,35 +269,35 @@ impl Sim {
             let next = {
                 let mut rt = self.0.rt.borrow_mut();
                 match rt.queue.peek() {
-                    Some(Reverse(entry)) if entry.at <= end => rt.queue.pop(),
+                    Some(Reverse((at, ..))) if *at <= end => rt.queue.pop(),
                     _ => None,
                 }
             };
-            let Some(Reverse(entry)) = next else {
+            let Some(Reverse((at, _, due))) = next else {
                 self.0.now.set(end);
                 self.w().now = end;
                 return;
             };
-            if entry.at != self.now() {
+            if at != self.now() {
                 at_once = 0;
-                self.0.now.set(entry.at);
-                self.w().now = entry.at;
+                self.0.now.set(at);
+                self.w().now = at;
             }
-            match entry.due {
-                Due::Wake(id) => self.0.woken.borrow_mut().push_back(id),
-                Due::Call(f) => f(self),
+            if let Some(call) = self.take(due) {
+                call(self);
             }
         }
     }
 
     /// Drops all that is still to come. Tasks hold the simulation that holds them: without this none is ever freed.
     pub(crate) fn clear(&self) {
-        let (tasks, queue) = {
+        let (tasks, calls) = {
             let mut rt = self.0.rt.borrow_mut();
             rt.procs.iter_mut().for_each(|p| p.alive = false);
-            (std::mem::take(&mut rt.tasks), std::mem::take(&mut rt.queue))
+            rt.queue.clear();
+            (std::mem::take(&mut rt.tasks), std::mem::take(&mut rt.calls))
         };
-        drop((tasks, queue));
+        drop((tasks, calls));
     }
 
     fn poll(&self, id: TaskId) {
@@ -319,17 +333,13 @@ impl Sim {
     pub(crate) async fn sleep(&self, proc: Proc, d: Duration) {
         let nanos = i64::try_from(d.as_nanos()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4);
         let due = self.clock_of(proc).monotonic(self.now()) + nanos;
-        let mut armed = 0;
+        let mut alarm = Alarm::new(self);
         poll_fn(|_| {
             let clock = self.clock_of(proc);
             if clock.monotonic(self.now()) >= due {
                 return Poll::Ready(());
             }
-            let at = clock.true_of_monotonic(due).max(self.now() + 1);
-            if armed != at {
-                armed = at;
-                self.push(at, Due::Wake(self.0.current.get()));
-            }
+            alarm.set(clock.true_of_monotonic(due));
             Poll::Pending
         })
         .await;
@@ -337,17 +347,13 @@ impl Sim {
 
     /// Sleeps until `CLOCK_BOOTTIME` shows `until`, as the guard's timer does.
     pub(crate) async fn sleep_until_boottime(&self, proc: Proc, until: Tick) {
-        let mut armed = 0;
+        let mut alarm = Alarm::new(self);
         poll_fn(|_| {
             let clock = self.clock_of(proc);
             if clock.boottime(self.now()) >= until {
                 return Poll::Ready(());
             }
-            let at = clock.true_time(until).max(self.now() + 1);
-            if armed != at {
-                armed = at;
-                self.push(at, Due::Wake(self.0.current.get()));
-            }
+            alarm.set(clock.true_time(until));
             Poll::Pending
         })
         .await;
@@ -384,6 +390,11 @@ impl Sim {
             sleep.as_mut().poll(cx).map(|()| None)
         })
         .await
+    }
+
+    /// The task that is polled now is polled again at once.
+    pub(crate) fn again(&self) {
+        self.0.woken.borrow_mut().push_back(self.0.current.get());
     }
 
     /// Waits for whichever comes first.
@@ -424,6 +435,64 @@ impl Sim {
             slot.borrow_mut().take().expect("the wait ends when it is there")
         };
         (answer, wait)
+    }
+}
+
+impl Runtime {
+    fn push(&mut self, at: u64, due: Due) {
+        self.number += 1;
+        self.queue.push(Reverse((at, self.number, due)));
+    }
+}
+
+/// The timer of one sleep. It goes with the sleep: most are those of a bound that was not reached.
+struct Alarm<'a> {
+    sim: &'a Sim,
+    at: u64,
+    place: usize,
+    number: u64,
+}
+
+impl Alarm<'_> {
+    fn new(sim: &Sim) -> Alarm<'_> {
+        Alarm { sim, at: 0, place: 0, number: 0 }
+    }
+
+    /// Wakes the task that is polled now at true time `at`, or the next instant.
+    fn set(&mut self, at: u64) {
+        let at = at.max(self.sim.now() + 1);
+        if self.at == at {
+            return;
+        }
+        self.cancel();
+        let rt = &mut *self.sim.0.rt.borrow_mut();
+        let timer = Timer { number: rt.number + 1, wakes: Some(self.sim.0.current.get()) };
+        self.at = at;
+        self.number = timer.number;
+        self.place = if let Some(place) = rt.free_timers.pop() {
+            rt.timers[place] = timer;
+            place
+        } else {
+            rt.timers.push(timer);
+            rt.timers.len() - 1
+        };
+        rt.push(at, Due::Timer(self.place));
+    }
+
+    fn cancel(&mut self) {
+        if self.number == 0 {
+            return;
+        }
+        let mut rt = self.sim.0.rt.borrow_mut();
+        if let Some(timer) = rt.timers.get_mut(self.place).filter(|t| t.number == self.number) {
+            timer.wakes = None;
+        }
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        self.cancel();
     }
 }
 

@@ -1,14 +1,15 @@
-//! What happens in one run, all drawn from its seed: swarm options first, then the faults and their times.
+//! What happens in one run, and when.
 //!
 //! Each seed draws which kinds of faults exist at all and how often; so some runs have nothing but freezes, some
 //! only partitions, some everything. Whatever begins also ends, and at the end everything is healed.
 
 use std::time::Duration;
 
-use crate::clock::Clock;
-use crate::network::{ENDS, End, NODES, PROXIES, Weather};
+use crate::network::End;
+use crate::plan::{Class, Plan, Sync, draw_maximum_lag, draw_start_timeout, draw_sync, draw_ttl};
 use crate::rng::Rng;
 use crate::runtime::{MS, SEC};
+use crate::trap::{self, Harm, Trap};
 
 /// What goes wrong, or what an operator does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,10 +20,16 @@ pub(crate) enum Fault {
     AgentCrash(usize),
     /// SIGTERM of an agent, started again at the end.
     AgentStop(usize),
+    /// The agent leaves everything to the next one, which starts at the end.
+    AgentDetach(usize),
     /// SIGKILL of the guard; its agent is well.
     GuardKill(usize),
+    /// SIGSTOP of the guard; its agent is well.
+    GuardFreeze(usize),
     /// SIGKILL of the postmaster.
     PostgresCrash(usize),
+    /// SIGSTOP of every process of PostgreSQL.
+    PostgresFreeze(usize),
     /// Agent and postmaster are killed together.
     BothCrash(usize),
     /// The machine is suspended with all that runs on it.
@@ -41,16 +48,110 @@ pub(crate) enum Fault {
     CutReplication(usize, usize),
     /// A node is unplugged.
     Isolate(usize),
+    /// All that somebody sends and gets takes long.
+    Slow(End),
+    /// Much of what somebody sends and gets is lost.
+    Lossy(End),
     /// A proxy is stopped and goes on.
     ProxyFreeze(usize),
+    /// A proxy is killed, and started at the end.
+    ProxyCrash(usize),
     /// A watch loses what it should tell next (agents first, then proxies).
     WatchLoss(usize),
+    /// The next time that an agent comes to a certain step of a certain effect, something happens to it.
+    AtStep(Trap),
     /// The operator wants another leader, named or not.
     Switchover(Option<usize>),
+    /// The operator wants this leader, whoever leads or nobody.
+    Failover(usize),
     /// The operator suspends automatic failover.
     Pause,
     /// The operator sets another lease time for good.
     SetTtl(Duration),
+    /// The same for `failsafe_mode`.
+    SetFailsafe(bool),
+    /// The same for `primary_start_timeout`, in seconds.
+    SetStartTimeout(u64),
+    /// The same for `maximum_lag_on_failover`.
+    SetMaximumLag(u64),
+    /// The same for what commits wait for.
+    SetSync(Sync),
+}
+
+impl Fault {
+    /// A word for the summary.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Fault::AgentFreeze(_) => "agent frozen",
+            Fault::AgentCrash(_) => "agent killed",
+            Fault::AgentStop(_) => "agent restarted",
+            Fault::AgentDetach(_) => "agent detached",
+            Fault::GuardKill(_) => "guard killed",
+            Fault::GuardFreeze(_) => "guard frozen",
+            Fault::PostgresCrash(_) => "postgres killed",
+            Fault::PostgresFreeze(_) => "postgres frozen",
+            Fault::BothCrash(_) => "agent and postgres killed",
+            Fault::NodeFreeze(_) => "machine suspended",
+            Fault::NodeDeath(_) => "machine off",
+            Fault::EtcdDown => "etcd silent",
+            Fault::EtcdElection => "etcd election",
+            Fault::CutOneWay(..) => "partition one way",
+            Fault::Cut(..) => "partition",
+            Fault::CutReplication(..) => "replication cut",
+            Fault::Isolate(_) => "node unplugged",
+            Fault::Slow(_) => "slow network",
+            Fault::Lossy(_) => "lossy network",
+            Fault::ProxyFreeze(_) => "proxy frozen",
+            Fault::ProxyCrash(_) => "proxy killed",
+            Fault::WatchLoss(_) => "watch event lost",
+            Fault::AtStep(_) => "trap at a step",
+            Fault::Switchover(_) => "switchover asked for",
+            Fault::Failover(_) => "failover asked for",
+            Fault::Pause => "pause",
+            Fault::SetTtl(_) => "ttl set",
+            Fault::SetFailsafe(_) => "failsafe_mode set",
+            Fault::SetStartTimeout(_) => "primary_start_timeout set",
+            Fault::SetMaximumLag(_) => "maximum_lag_on_failover set",
+            Fault::SetSync(_) => "synchronous_mode set",
+        }
+    }
+
+    /// Whether it is over with its beginning.
+    pub(crate) fn is_momentary(self) -> bool {
+        match self {
+            Fault::GuardKill(_)
+            | Fault::PostgresCrash(_)
+            | Fault::WatchLoss(_)
+            | Fault::Switchover(_)
+            | Fault::Failover(_)
+            | Fault::SetTtl(_)
+            | Fault::SetFailsafe(_)
+            | Fault::SetStartTimeout(_)
+            | Fault::SetMaximumLag(_)
+            | Fault::SetSync(_) => true,
+            Fault::AgentFreeze(_)
+            | Fault::AgentCrash(_)
+            | Fault::AgentStop(_)
+            | Fault::AgentDetach(_)
+            | Fault::GuardFreeze(_)
+            | Fault::PostgresFreeze(_)
+            | Fault::BothCrash(_)
+            | Fault::NodeFreeze(_)
+            | Fault::NodeDeath(_)
+            | Fault::EtcdDown
+            | Fault::EtcdElection
+            | Fault::CutOneWay(..)
+            | Fault::Cut(..)
+            | Fault::CutReplication(..)
+            | Fault::Isolate(_)
+            | Fault::Slow(_)
+            | Fault::Lossy(_)
+            | Fault::ProxyFreeze(_)
+            | Fault::ProxyCrash(_)
+            | Fault::AtStep(_)
+            | Fault::Pause => false,
+        }
+    }
 }
 
 /// A fault with its time.
@@ -61,217 +162,296 @@ pub(crate) struct Planned {
     pub(crate) ends: u64,
 }
 
-/// What kind of run this is: it decides which promises hold.
+/// A kind of fault, as the swarm switches them on and off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Class {
-    /// Operators at work, nothing breaks: no commit may be lost, nothing may stop unasked.
-    Planned,
-    /// The same with pause, and crashes of PostgreSQL.
-    Paused,
-    /// Anything.
-    Storm,
+enum Kind {
+    AgentFreeze,
+    AgentCrash,
+    AgentStop,
+    AgentDetach,
+    GuardKill,
+    GuardFreeze,
+    PostgresCrash,
+    PostgresFreeze,
+    BothCrash,
+    NodeFreeze,
+    NodeDeath,
+    EtcdDown,
+    EtcdElection,
+    CutOneWay,
+    Cut,
+    CutReplication,
+    Isolate,
+    /// Several at once: every node is cut off from the store.
+    StoreUnplugged,
+    Slow,
+    Lossy,
+    ProxyFreeze,
+    ProxyCrash,
+    WatchLoss,
+    AtStep,
+    Switchover,
+    Failover,
+    Pause,
+    SetTtl,
+    SetFailsafe,
+    SetStartTimeout,
+    SetMaximumLag,
+    SetSync,
 }
 
-/// One run.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) class: Class,
-    pub(crate) ttl: Duration,
-    pub(crate) failsafe: bool,
-    pub(crate) primary_start_timeout: Duration,
-    pub(crate) use_rewind: bool,
-    /// Whether the cluster begins with no data at all.
-    pub(crate) from_nothing: bool,
-    /// Nodes, etcd, proxies.
-    pub(crate) clocks: Vec<Clock>,
-    pub(crate) weather: Weather,
-    /// Time between two commits of a client.
-    pub(crate) write_every: u64,
-    /// Whether the proxies hold the last leader while its agent vouches.
-    pub(crate) proxies_hold: bool,
-    /// How long a fast stop takes, at the least and at most.
-    pub(crate) stop: (u64, u64),
-    /// How long a promotion takes.
-    pub(crate) promote: (u64, u64),
-    /// How long a start takes.
-    pub(crate) start: (u64, u64),
-    pub(crate) faults: Vec<Planned>,
-    /// When everything is healed.
-    pub(crate) heal_at: u64,
+const PLANNED: &[Kind] = &[
+    Kind::Switchover,
+    Kind::Switchover,
+    Kind::Switchover,
+    Kind::AgentStop,
+    Kind::AgentDetach,
+    Kind::EtcdElection,
+    Kind::ProxyCrash,
+    Kind::SetTtl,
+    Kind::SetFailsafe,
+    Kind::SetMaximumLag,
+    Kind::SetSync,
+];
+
+const PAUSED: &[Kind] = &[
+    Kind::Pause,
+    Kind::Pause,
+    Kind::PostgresCrash,
+    Kind::Switchover,
+    Kind::Failover,
+    Kind::AgentStop,
+    Kind::AgentDetach,
+    Kind::SetTtl,
+    Kind::SetSync,
+];
+
+const STORM: &[Kind] = &[
+    Kind::AgentFreeze,
+    Kind::AgentCrash,
+    Kind::AgentStop,
+    Kind::AgentDetach,
+    Kind::PostgresCrash,
+    Kind::PostgresFreeze,
+    Kind::BothCrash,
+    Kind::NodeFreeze,
+    Kind::NodeDeath,
+    Kind::EtcdDown,
+    Kind::EtcdElection,
+    Kind::CutOneWay,
+    Kind::Cut,
+    Kind::CutReplication,
+    Kind::Isolate,
+    Kind::StoreUnplugged,
+    Kind::Slow,
+    Kind::Lossy,
+    Kind::ProxyFreeze,
+    Kind::ProxyCrash,
+    Kind::WatchLoss,
+    Kind::AtStep,
+    Kind::AtStep,
+    Kind::Switchover,
+    Kind::Failover,
+    Kind::SetTtl,
+    Kind::SetFailsafe,
+    Kind::SetStartTimeout,
+    Kind::SetMaximumLag,
+    Kind::SetSync,
+];
+
+/// After these an agent cannot start another guard at once. With the death of the guard that would be two faults
+/// at once, which nothing covers: a run has the ones or the other.
+const AGENT_HELD: &[Kind] = &[
+    Kind::AgentFreeze,
+    Kind::AgentCrash,
+    Kind::AgentStop,
+    Kind::AgentDetach,
+    Kind::BothCrash,
+    Kind::NodeFreeze,
+    Kind::NodeDeath,
+    Kind::AtStep,
+];
+
+/// What makes agents do what they then may be struck in.
+const CAUSES: &[(Kind, &[&str])] = &[
+    (Kind::Switchover, trap::AT_SWITCHOVER),
+    (Kind::Switchover, trap::AT_SWITCHOVER),
+    (Kind::PostgresCrash, trap::AT_RESTART),
+    (Kind::BothCrash, trap::AT_FAILOVER),
+    (Kind::NodeDeath, trap::AT_FAILOVER),
+    (Kind::StoreUnplugged, trap::AT_STORE_LOSS),
+    (Kind::EtcdDown, trap::AT_STORE_LOSS),
+    (Kind::AgentStop, trap::AT_SHUTDOWN),
+    (Kind::AgentDetach, trap::AT_TAKE_OVER),
+    (Kind::SetTtl, trap::AT_TAKE_OVER),
+];
+
+fn draw_trap(plan: &Plan, rng: &mut Rng, labels: &[&'static str], at: u64) -> Trap {
+    Trap {
+        label: rng.pick(labels),
+        skip: u32::try_from(rng.below(4)).expect("small"),
+        harm: rng.pick(&Harm::ALL),
+        until: at + rng.range(SEC, 2 * plan.ttl_ns() + SEC),
+        lasts: rng.range(plan.ttl_ns() / 4, plan.ttl_ns() * 2),
+    }
 }
 
-/// Two machines' rates differ by less than the bound that `Timing` assumes, 10,000 ppm.
-const MAX_PPM: u64 = 4_900;
-
-/// A kind of several faults at once: every node is cut off from the store.
-const STORE_UNPLUGGED: usize = 19;
-
-/// The longest lease time in the draw, so that a run's length is bounded.
-const TTLS: [u64; 12] = [2, 2, 3, 3, 3, 4, 5, 6, 8, 10, 15, 30];
-
-impl Plan {
-    /// The run of `seed`.
-    pub(crate) fn draw(seed: u64) -> Plan {
-        let rng = &mut Rng::new(seed);
-        let class = match rng.below(20) {
-            0 | 1 => Class::Planned,
-            2 => Class::Paused,
-            _ => Class::Storm,
-        };
-        let ttl = Duration::from_secs(rng.pick(&TTLS));
-        let clock = |rng: &mut Rng| Clock {
-            ppm: i64::try_from(rng.range(0, 2 * MAX_PPM)).expect("small")
-                - i64::try_from(MAX_PPM).expect("small"),
-            boot: i64::try_from(rng.range(5, 1000) * SEC).expect("small"),
-            lost: 0,
-        };
-        let mut plan = Plan {
-            class,
-            ttl,
-            failsafe: rng.chance(500),
-            primary_start_timeout: Duration::from_secs(rng.pick(&[0, 1, 5, 300])),
-            use_rewind: rng.chance(800),
-            from_nothing: rng.chance(100),
-            clocks: (0..ENDS).map(|_| clock(rng)).collect(),
-            weather: Weather {
-                delay: rng.pick(&[(50_000, MS), (100_000, 5 * MS), (MS, 40 * MS)]),
-                loss: rng.pick(&[0, 0, 0, 5, 20]),
-                replication: rng.pick(&[20, 50, 150]) * MS,
-            },
-            write_every: rng.pick(&[150, 400, 1_000, 3_000]) * MS,
-            proxies_hold: rng.chance(600),
-            stop: rng.pick(&[(20 * MS, 80 * MS), (50 * MS, 400 * MS), (200 * MS, 3 * SEC)]),
-            promote: rng.pick(&[(20 * MS, 60 * MS), (50 * MS, 500 * MS), (100 * MS, 2 * SEC)]),
-            start: rng.pick(&[(50 * MS, 200 * MS), (100 * MS, 1_500 * MS)]),
-            faults: vec![],
-            heal_at: 0,
-        };
-        if plan.from_nothing {
-            // The answer to whoever wins the right to bootstrap must not be lost: the key it wrote says nothing of
-            // who wrote it, so nobody would ever know.
-            plan.weather.loss = 0;
-        }
-        if class == Class::Planned {
-            // Longer than any start takes, so that nothing may end one; and with the shortest leases two lost
-            // messages are an outage.
-            plan.primary_start_timeout = Duration::from_mins(5);
-            plan.weather.loss = 0;
-        }
-        plan.draw_faults(rng);
-        plan
+/// Draws the faults of a run into its plan.
+pub(crate) fn draw(plan: &mut Plan, rng: &mut Rng) {
+    let kinds = kinds(plan, rng);
+    let ttl = plan.ttl_ns();
+    // Nothing goes wrong before the cluster has come up, and again for some time after each fault.
+    let calm = plan.class != Class::Storm;
+    let least = if calm { ttl + 6 * SEC } else { rng.pick(&[100 * MS, SEC, ttl / 2, ttl, 2 * ttl]) };
+    let overlap = !calm && rng.chance(500);
+    let rush = if calm { 0 } else { rng.pick(&[0, 300, 700]) };
+    let count = if calm { rng.range(2, 4) } else { rng.range(2, 7) };
+    let mut at = match (plan.from_nothing, calm) {
+        (true, _) => 10 * SEC,
+        (false, true) => rng.range(6, 8) * SEC,
+        (false, false) => rng.range(2, 6) * SEC,
+    };
+    if plan.from_nothing && kinds.contains(&Kind::AtStep) {
+        let trap = draw_trap(plan, rng, trap::AT_BOOTSTRAP, 0);
+        let trap = Trap { until: 10 * SEC, ..trap };
+        plan.faults.push(Planned { fault: Fault::AtStep(trap), begins: 0, ends: trap.until + trap.lasts });
+        at = trap.until + trap.lasts;
     }
-
-    fn ttl_ns(&self) -> u64 {
-        u64::try_from(self.ttl.as_nanos()).expect("small")
+    for _ in 0..count {
+        let kind = rng.pick(&kinds);
+        let lasts = add(plan, rng, kind, at);
+        if rng.chance(rush) {
+            // What hurts most is what happens while the last thing is still being dealt with.
+            at += if rng.chance(500) { lasts } else { 0 };
+            at += rng.range(0, 1_500) * MS;
+            continue;
+        }
+        at += if overlap { rng.range(0, lasts) } else { lasts };
+        at += least + rng.range(0, if calm { 2 * SEC } else { least });
     }
+    let end = plan.faults.iter().map(|f| f.ends).max().unwrap_or(at);
+    plan.heal_at = end + rng.range(0, SEC);
+}
 
-    fn draw_faults(&mut self, rng: &mut Rng) {
-        let kinds = self.kinds(rng);
-        let ttl = self.ttl_ns();
-        // Nothing goes wrong before the cluster has come up, and again for some time after each fault.
-        let calm = self.class != Class::Storm;
-        let least = if calm { 2 * ttl + 6 * SEC } else { rng.pick(&[100 * MS, SEC, ttl, 2 * ttl]) };
-        let overlap = !calm && rng.chance(500);
-        let rush = if calm { 0 } else { rng.pick(&[0, 300, 700]) };
-        let count = if calm { rng.range(2, 4) } else { rng.range(2, 7) };
-        let mut at = if self.from_nothing { 12 * SEC } else { rng.range(3, 8) * SEC };
-        for _ in 0..count {
-            let kind = rng.pick(&kinds);
-            let mut lasts = 0;
-            if kind == STORE_UNPLUGGED {
-                // The store lives on and its leases end; each node finds it again at a time of its own.
-                for n in 0..NODES {
-                    let fault = Fault::Cut(End::Node(n), End::Etcd);
-                    let each = self.length(rng, fault);
-                    self.faults.push(Planned { fault, begins: at, ends: at + each });
-                    lasts = lasts.max(each);
-                }
-            } else {
-                let fault = Plan::draw_fault(rng, kind);
-                lasts = self.length(rng, fault);
-                self.faults.push(Planned { fault, begins: at, ends: at + lasts });
+/// Which kinds exist in this run.
+fn kinds(plan: &Plan, rng: &mut Rng) -> Vec<Kind> {
+    let all = match plan.class {
+        Class::Planned => PLANNED,
+        Class::Paused => PAUSED,
+        Class::Storm => STORM,
+    };
+    let possible = |kind: &Kind| *kind != Kind::SetSync || plan.may_sync;
+    let share = rng.pick(&[100, 250, 500, 1000]);
+    let mut kinds: Vec<Kind> = all.iter().copied().filter(|k| rng.chance(share) && possible(k)).collect();
+    if kinds.is_empty() {
+        kinds.push(rng.pick(&all[..4]));
+    }
+    if plan.class == Class::Storm && kinds.iter().all(|k| !AGENT_HELD.contains(k)) {
+        kinds.extend([Kind::GuardKill, Kind::GuardFreeze]);
+    }
+    kinds
+}
+
+/// Adds what `kind` means this time; how long it lasts.
+fn add(plan: &mut Plan, rng: &mut Rng, kind: Kind, at: u64) -> u64 {
+    match kind {
+        Kind::StoreUnplugged => {
+            // The store lives on and its leases end; each node finds it again at a time of its own.
+            let mut longest = 0;
+            for n in 0..plan.nodes {
+                let fault = Fault::Cut(End::Node(n), End::Etcd);
+                let lasts = length(plan, rng, fault);
+                plan.faults.push(Planned { fault, begins: at, ends: at + lasts });
+                longest = longest.max(lasts);
             }
-            if rng.chance(rush) {
-                // What hurts most is what happens while the last thing is still being dealt with.
-                at += if rng.chance(500) { lasts } else { 0 };
-                at += rng.range(0, 1_500) * MS;
-                continue;
-            }
-            at += if overlap { rng.range(0, lasts) } else { lasts };
-            at += least + rng.range(0, least);
+            longest
         }
-        let end = self.faults.iter().map(|f| f.ends).max().unwrap_or(at);
-        self.heal_at = end + rng.range(0, SEC);
-    }
-
-    /// Which kinds exist in this run: each is a number for [`Plan::draw_fault`].
-    fn kinds(&self, rng: &mut Rng) -> Vec<usize> {
-        let all: &[usize] = match self.class {
-            Class::Planned => &[16, 16, 16, 2, 9, 18],
-            Class::Paused => &[17, 17, 4, 16, 2],
-            Class::Storm => &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, STORE_UNPLUGGED],
-        };
-        let share = rng.pick(&[150, 300, 600, 1000]);
-        let mut kinds: Vec<usize> = all.iter().copied().filter(|_| rng.chance(share)).collect();
-        if kinds.is_empty() {
-            kinds.push(rng.pick(all));
+        Kind::AtStep => {
+            let (cause, labels) = rng.pick(CAUSES);
+            let trap = draw_trap(plan, rng, labels, at);
+            let lasts = trap.until + trap.lasts - at;
+            plan.faults.push(Planned { fault: Fault::AtStep(trap), begins: at, ends: at + lasts });
+            let at = at + rng.range(1, 200) * MS;
+            add(plan, rng, cause, at).max(lasts)
         }
-        // A guard that dies while its agent cannot start another is two faults at once, which nothing covers.
-        if self.class == Class::Storm && kinds.iter().all(|k| ![0, 1, 2, 5, 6, 7].contains(k)) {
-            kinds.push(3);
-        }
-        kinds
-    }
-
-    fn draw_fault(rng: &mut Rng, kind: usize) -> Fault {
-        let n = rng.below(NODES);
-        let other = (n + 1 + rng.below(NODES - 1)) % NODES;
-        // A cut that matters: somebody from the store, two nodes, a proxy from a node.
-        let ends = match rng.below(4) {
-            0 | 1 => (End::Node(n), End::Etcd),
-            2 => (End::Node(n), End::Node(other)),
-            _ => (End::Proxy(rng.below(PROXIES)), rng.pick(&[End::Etcd, End::Node(n)])),
-        };
-        let ends = if rng.chance(500) { ends } else { (ends.1, ends.0) };
-        match kind {
-            0 => Fault::AgentFreeze(n),
-            1 => Fault::AgentCrash(n),
-            2 => Fault::AgentStop(n),
-            3 => Fault::GuardKill(n),
-            4 => Fault::PostgresCrash(n),
-            5 => Fault::BothCrash(n),
-            6 => Fault::NodeFreeze(n),
-            7 => Fault::NodeDeath(n),
-            8 => Fault::EtcdDown,
-            9 => Fault::EtcdElection,
-            10 => Fault::CutOneWay(ends.0, ends.1),
-            11 => Fault::Cut(ends.0, ends.1),
-            12 => Fault::CutReplication(n, other),
-            13 => Fault::Isolate(n),
-            14 => Fault::ProxyFreeze(rng.below(PROXIES)),
-            15 => Fault::WatchLoss(rng.below(NODES + PROXIES)),
-            16 => Fault::Switchover(rng.chance(500).then_some(n)),
-            17 => Fault::Pause,
-            _ => Fault::SetTtl(Duration::from_secs(rng.pick(&TTLS[..11]))),
+        _ => {
+            let fault = draw_fault(plan, rng, kind);
+            let lasts = length(plan, rng, fault);
+            plan.faults.push(Planned { fault, begins: at, ends: at + lasts });
+            lasts
         }
     }
+}
 
-    /// How long a fault lasts: from a moment to well past the lease.
-    fn length(&self, rng: &mut Rng, fault: Fault) -> u64 {
-        let ttl = self.ttl_ns();
-        match fault {
-            Fault::GuardKill(_) | Fault::PostgresCrash(_) | Fault::WatchLoss(_) => 0,
-            Fault::Switchover(_) | Fault::SetTtl(_) => SEC,
-            // A short one is no fault: the next renewal is in time.
-            Fault::EtcdElection if self.class == Class::Planned => rng.range(20, 250) * MS,
-            Fault::EtcdElection => rng.range(50, 1_500) * MS,
-            Fault::AgentStop(_) | Fault::Pause => rng.range(1, 6) * SEC,
-            _ => match rng.below(4) {
-                0 => rng.range(10, 500) * MS,
-                1 => rng.range(ttl / 2, ttl),
-                2 => rng.range(ttl, ttl * 3 / 2),
-                _ => rng.range(ttl / 4, ttl * 5 / 2),
-            },
-        }
+/// A cut that matters: somebody from the store, two nodes, a proxy from a node.
+fn draw_ends(plan: &Plan, rng: &mut Rng) -> (End, End) {
+    let n = rng.below(plan.nodes);
+    let other = (n + 1 + rng.below(plan.nodes - 1)) % plan.nodes;
+    let ends = match rng.below(4) {
+        0 | 1 => (End::Node(n), End::Etcd),
+        2 => (End::Node(n), End::Node(other)),
+        _ => (End::Proxy(rng.below(plan.proxies)), rng.pick(&[End::Etcd, End::Node(n)])),
+    };
+    if rng.chance(500) { ends } else { (ends.1, ends.0) }
+}
+
+fn draw_fault(plan: &Plan, rng: &mut Rng, kind: Kind) -> Fault {
+    let n = rng.below(plan.nodes);
+    let p = rng.below(plan.proxies);
+    let other = (n + 1 + rng.below(plan.nodes - 1)) % plan.nodes;
+    let ends = draw_ends(plan, rng);
+    let end = rng.pick(&[End::Node(n), End::Node(n), End::Etcd, End::Proxy(p)]);
+    match kind {
+        Kind::AgentFreeze => Fault::AgentFreeze(n),
+        Kind::AgentCrash => Fault::AgentCrash(n),
+        Kind::AgentStop => Fault::AgentStop(n),
+        Kind::AgentDetach => Fault::AgentDetach(n),
+        Kind::GuardKill => Fault::GuardKill(n),
+        Kind::GuardFreeze => Fault::GuardFreeze(n),
+        Kind::PostgresCrash => Fault::PostgresCrash(n),
+        Kind::PostgresFreeze => Fault::PostgresFreeze(n),
+        Kind::BothCrash => Fault::BothCrash(n),
+        Kind::NodeFreeze => Fault::NodeFreeze(n),
+        Kind::NodeDeath => Fault::NodeDeath(n),
+        Kind::EtcdDown | Kind::StoreUnplugged => Fault::EtcdDown,
+        Kind::EtcdElection => Fault::EtcdElection,
+        Kind::CutOneWay => Fault::CutOneWay(ends.0, ends.1),
+        Kind::Cut => Fault::Cut(ends.0, ends.1),
+        Kind::CutReplication => Fault::CutReplication(n, other),
+        Kind::Isolate => Fault::Isolate(n),
+        Kind::Slow => Fault::Slow(end),
+        Kind::Lossy => Fault::Lossy(end),
+        Kind::ProxyFreeze => Fault::ProxyFreeze(p),
+        Kind::ProxyCrash => Fault::ProxyCrash(p),
+        Kind::WatchLoss => Fault::WatchLoss(rng.below(plan.nodes + plan.proxies)),
+        Kind::Switchover | Kind::AtStep => Fault::Switchover(rng.chance(500).then_some(n)),
+        Kind::Failover => Fault::Failover(n),
+        Kind::Pause => Fault::Pause,
+        Kind::SetTtl => Fault::SetTtl(draw_ttl(rng)),
+        Kind::SetFailsafe => Fault::SetFailsafe(rng.chance(500)),
+        Kind::SetStartTimeout => Fault::SetStartTimeout(draw_start_timeout(rng)),
+        Kind::SetMaximumLag => Fault::SetMaximumLag(draw_maximum_lag(rng)),
+        Kind::SetSync => Fault::SetSync(draw_sync(rng)),
+    }
+}
+
+/// How long a fault lasts: from a moment to well past the lease.
+fn length(plan: &Plan, rng: &mut Rng, fault: Fault) -> u64 {
+    let ttl = plan.ttl_ns();
+    let planned = plan.class == Class::Planned;
+    match fault {
+        Fault::GuardKill(_) | Fault::PostgresCrash(_) | Fault::WatchLoss(_) => 0,
+        _ if fault.is_momentary() => SEC,
+        // A short one is no fault: the next renewal is in time.
+        Fault::EtcdElection if planned => rng.range(20, 250) * MS,
+        Fault::EtcdElection => rng.range(50, 1_500) * MS,
+        Fault::AgentDetach(_) if planned => rng.range(10, 150) * MS,
+        Fault::AgentStop(_) | Fault::Pause => rng.range(1, 6) * SEC,
+        _ => match rng.below(4) {
+            0 => rng.range(10, 500) * MS,
+            1 => rng.range(ttl / 2, ttl),
+            2 => rng.range(ttl, ttl * 3 / 2),
+            _ => rng.range(ttl / 4, ttl * 5 / 2),
+        },
     }
 }

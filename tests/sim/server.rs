@@ -3,16 +3,11 @@
 use std::time::Duration;
 
 use crate::fact::Fact;
-use crate::network::NODES;
-use crate::postgres::{COMMIT, Data, Past, Server, State, Stop};
-use crate::runtime::{MS, Proc, SEC, Sim};
+use crate::postgres::{Data, Server, State, Stop};
+use crate::replication::{self, RECEIVER_TIMEOUT};
+use crate::runtime::{MS, Proc, Sim};
+use crate::wal::COMMIT;
 use crate::world::World;
-
-/// How long a standby believes in a connection that brings nothing.
-const RECEIVER_TIMEOUT: u64 = 10 * SEC;
-
-/// Pause between two attempts of a standby to stream (`wal_retrieve_retry_interval`).
-const RETRY: Duration = Duration::from_millis(500);
 
 /// Starts a server; `None` when one runs already or there is nothing to run.
 pub(crate) fn start(sim: &Sim, n: usize, as_primary: bool, upstream: Option<usize>) -> Option<i32> {
@@ -35,6 +30,9 @@ pub(crate) fn start(sim: &Sim, n: usize, as_primary: bool, upstream: Option<usiz
         }
         pg.pids += 1;
         let pid = pg.pids;
+        // A server that was no standby replays all that it has before it lets anybody in.
+        let was_standby = matches!(pg.state, State::Recovery | State::ShutDownInRecovery);
+        pg.flushed = pg.wal.end;
         pg.server = Some(Server {
             pid,
             proc,
@@ -43,8 +41,14 @@ pub(crate) fn start(sim: &Sim, n: usize, as_primary: bool, upstream: Option<usiz
             stopping: false,
             writable: false,
             promoting: false,
+            frozen: 0,
             upstream,
-            streams: None,
+            stream: None,
+            replayed: if was_standby { pg.min_recovery.min(pg.wal.end) } else { pg.wal.end },
+            has_streamed: false,
+            senders: vec![],
+            names: pg.names.clone(),
+            confirmed: 0,
         });
         if as_primary {
             w.fact(Fact::Promote { node: n, restart: true });
@@ -58,7 +62,8 @@ pub(crate) fn start(sim: &Sim, n: usize, as_primary: bool, upstream: Option<usiz
         sim.sleep(proc, Duration::from_nanos(takes)).await;
         become_ready(&sim, n, as_primary);
         if !as_primary {
-            receive(&sim, n, pid, proc).await;
+            replay(&sim, n, pid, proc).await;
+            replication::receive(&sim, n, pid, proc).await;
         }
     });
     Some(pid)
@@ -72,80 +77,30 @@ fn become_ready(sim: &Sim, n: usize, as_primary: bool) {
     server.writable = as_primary && !server.stopping;
     pg.state = if as_primary { State::Production } else { State::Recovery };
     if as_primary {
-        let (timeline, on) = (pg.wal.timeline, server.writable);
+        let on = server.writable;
         pg.write_checkpoint();
         if on {
-            w.fact(Fact::Writable { node: n, on, timeline });
+            w.accepts_writes(n, true);
         }
     }
     w.nodes[n].pg.changed.raise();
+    w.wal_grew.raise();
 }
 
-/// The receiver of a standby: connects, takes what the upstream has, notices when it has gone.
-async fn receive(sim: &Sim, n: usize, pid: i32, proc: Proc) {
-    loop {
-        let every = Duration::from_nanos(sim.w().net.weather.replication);
-        let streams = {
-            let mut w = sim.w();
-            if w.nodes[n].pg.pid() != Some(pid) {
-                return;
-            }
-            if w.nodes[n].pg.server.as_ref().is_none_or(|s| !s.in_recovery) {
-                return;
-            }
-            receive_once(sim, &mut w, n)
-        };
-        sim.sleep(proc, if streams { every } else { RETRY }).await;
-    }
-}
-
-/// One look at the upstream; whether it streams.
-fn receive_once(sim: &Sim, w: &mut World, n: usize) -> bool {
-    let now = w.now;
-    let Some(server) = w.nodes[n].pg.server.as_ref() else { return false };
-    let (wanted, streams) = (server.upstream, server.streams);
-    let feed = |w: &World, up: usize| {
-        let reached = w.net.replicates(n, up) && w.nodes[up].suspended == 0 && w.nodes[up].powered;
-        let server = w.nodes[up].pg.server.as_ref().filter(|s| s.ready && !sim.is_frozen(s.proc));
-        (reached, server.map(|s| s.pid))
+/// A standby lets readers in as soon as its data are consistent. It streams once it has replayed the WAL it has.
+async fn replay(sim: &Sim, n: usize, pid: i32, proc: Proc) {
+    let takes = {
+        let mut w = sim.w();
+        let (low, high) = w.plan.replay;
+        let all = w.nodes[n].pg.server.as_ref().is_some_and(|s| s.replayed >= w.nodes[n].pg.wal.end);
+        if all { 0 } else { w.rng.range(low, high) }
     };
-    let next = match (wanted, streams) {
-        (None, _) => None,
-        // The receiver is started again when its target changes.
-        (Some(up), Some((from, _, _))) if up != from => None,
-        (Some(up), Some((_, pid, last))) => match feed(w, up) {
-            (true, Some(now_pid)) if now_pid == pid => Some((up, pid, now)),
-            (true, _) => None,
-            (false, _) => (now < last + RECEIVER_TIMEOUT).then_some((up, pid, last)),
-        },
-        (Some(up), None) => match feed(w, up) {
-            (true, Some(pid)) if w.nodes[up].pg.wal.can_feed(&w.nodes[n].pg.wal) => Some((up, pid, now)),
-            _ => None,
-        },
-    };
-    // A stream of an upstream that went another way ends, too.
-    let next = next.filter(|(up, _, last)| *last != now || w.nodes[*up].pg.wal.can_feed(&w.nodes[n].pg.wal));
-    if let Some((up, _, last)) = next
-        && last == now
-    {
-        take(w, n, up);
+    sim.sleep(proc, Duration::from_nanos(takes)).await;
+    let mut w = sim.w();
+    let end = w.nodes[n].pg.wal.end;
+    if let Some(server) = w.nodes[n].pg.running(pid) {
+        server.replayed = end;
     }
-    let server = w.nodes[n].pg.server.as_mut().expect("looked at above");
-    server.streams = next;
-    next.is_some()
-}
-
-/// A standby takes all that its upstream has.
-fn take(w: &mut World, n: usize, up: usize) {
-    let source = w.nodes[up].pg.wal.clone();
-    let own = &w.nodes[n].pg.wal;
-    if own == &source {
-        return;
-    }
-    if !source.holds(own.branch, own.end) {
-        w.fact(Fact::ForeignWal { node: n, from: up });
-    }
-    w.nodes[n].pg.wal = source;
 }
 
 /// Points a running standby elsewhere.
@@ -183,17 +138,15 @@ pub(crate) fn promote(sim: &Sim, n: usize) -> bool {
         let pg = &mut w.nodes[n].pg;
         let Some(server) = pg.server.as_mut().filter(|s| !s.stopping) else { return };
         (server.in_recovery, server.writable) = (false, true);
-        (server.upstream, server.streams) = (None, None);
-        let wal = &mut pg.wal;
-        wal.past.push(Past { timeline: wal.timeline, branch: wal.branch, end: wal.end });
-        wal.timeline += 1;
-        wal.branch = branch;
-        wal.end += COMMIT;
-        let timeline = wal.timeline;
+        (server.upstream, server.stream) = (None, None);
+        let timeline = pg.wal.timeline + 1;
+        pg.wal.fork(timeline, branch);
+        pg.flushed = pg.wal.end;
         pg.state = State::Production;
         pg.standby_signal = false;
-        w.fact(Fact::Writable { node: n, on: true, timeline });
+        w.accepts_writes(n, true);
         w.nodes[n].pg.changed.raise();
+        w.wal_grew.raise();
     });
     true
 }
@@ -239,8 +192,8 @@ pub(crate) fn signal(sim: &Sim, n: usize, pid: i32, how: Stop) {
 fn close(w: &mut World, n: usize) {
     let Some(server) = w.nodes[n].pg.server.as_mut() else { return };
     if std::mem::replace(&mut server.writable, false) {
-        let timeline = w.nodes[n].pg.wal.timeline;
-        w.fact(Fact::Writable { node: n, on: false, timeline });
+        w.accepts_writes(n, false);
+        w.nodes[n].pg.acknowledged.raise();
     }
 }
 
@@ -267,16 +220,19 @@ async fn shut_down(sim: &Sim, n: usize, proc: Proc) {
         let waiting = {
             let mut w = sim.w();
             let mut waiting = false;
-            for standby in (0..NODES).filter(|s| *s != n) {
+            for standby in (0..w.nodes.len()).filter(|s| *s != n) {
                 let server = w.nodes[standby].pg.server.as_ref();
-                let from_us = server.and_then(|s| s.streams).is_some_and(|(up, ..)| up == n);
+                let from_us = server.and_then(|s| s.stream).is_some_and(|s| s.from == n);
                 let frozen = server.is_some_and(|s| sim.is_frozen(s.proc));
                 if !from_us {
                     continue;
                 }
                 let (there, source) = (&w.nodes[standby].pg.wal, &w.nodes[n].pg.wal);
                 if w.net.replicates(standby, n) && !frozen && source.can_feed(there) {
-                    take(&mut w, standby, n);
+                    replication::take(&mut w, standby, n);
+                    let pg = &mut w.nodes[standby].pg;
+                    pg.flushed = pg.wal.end;
+                    pg.server.iter_mut().for_each(|s| s.replayed = pg.wal.end);
                 } else {
                     waiting = true;
                 }

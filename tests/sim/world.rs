@@ -5,22 +5,25 @@ use std::time::Duration;
 use pgvane_agent::decide::memory::Vouch;
 use pgvane_agent::guard::client::Doing;
 use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::records::Tags;
 use pgvane_cluster::store::Txn;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::agent::{self, Agent};
 use crate::check::{Checker, Violation};
 use crate::clock::Clock;
+use crate::counts::{Counts, Struck, Summary};
 use crate::etcd::{self, Etcd};
 use crate::fact::{Fact, seconds};
 use crate::faults;
 use crate::guard::Guard;
-use crate::network::{End, NODES, Network, PROXIES};
+use crate::network::{End, Network};
+use crate::plan::{Plan, Sync};
 use crate::postgres::{self, Data, Postgres, SYSTEM};
 use crate::proxy::{self, Proxy};
 use crate::rng::Rng;
-use crate::runtime::{Proc, SEC, Signal, SignalMaker, Sim};
-use crate::schedule::Plan;
+use crate::runtime::{MS, Proc, SEC, Signal, SignalMaker, Sim};
+use crate::trap::Trap;
 
 /// A way to break the product, to see that the checker notices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +80,7 @@ pub(crate) struct Node {
     /// How many faults keep its agent, or the machine, from being started.
     pub(crate) held_down: u32,
     pub(crate) boot: u32,
+    pub(crate) tags: Tags,
     pub(crate) pg: Postgres,
     pub(crate) guard: Option<Guard>,
     pub(crate) agent: Option<Agent>,
@@ -86,81 +90,6 @@ pub(crate) struct Node {
     pub(crate) changed: Signal,
     /// Raised to ask the server at once.
     pub(crate) hurry: Signal,
-}
-
-/// What happened, over a run: proof that the run was about something.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Counts {
-    pub(crate) turns: u64,
-    pub(crate) proxy_turns: u64,
-    pub(crate) campaigns: u64,
-    pub(crate) promotions: u64,
-    pub(crate) take_overs: u64,
-    pub(crate) releases: u64,
-    pub(crate) hand_overs: u64,
-    pub(crate) consents: u64,
-    pub(crate) clones: u64,
-    pub(crate) rewinds: u64,
-    pub(crate) guard_stops: u64,
-    pub(crate) revocations: u64,
-    pub(crate) restarts: u64,
-    pub(crate) commits: u64,
-    pub(crate) sessions: u64,
-}
-
-impl Counts {
-    fn each(&mut self) -> [&mut u64; 15] {
-        let Counts {
-            turns,
-            proxy_turns,
-            campaigns,
-            promotions,
-            take_overs,
-            releases,
-            hand_overs,
-            consents,
-            clones,
-            rewinds,
-            guard_stops,
-            revocations,
-            restarts,
-            commits,
-            sessions,
-        } = self;
-        [
-            turns,
-            proxy_turns,
-            campaigns,
-            promotions,
-            take_overs,
-            releases,
-            hand_overs,
-            consents,
-            clones,
-            rewinds,
-            guard_stops,
-            revocations,
-            restarts,
-            commits,
-            sessions,
-        ]
-    }
-
-    /// Counts another run in.
-    pub(crate) fn add(&mut self, more: &Counts) {
-        let mut more = *more;
-        for (sum, more) in self.each().into_iter().zip(more.each()) {
-            *sum += *more;
-        }
-    }
-
-    /// Everything that the product can do was done, and not once only.
-    pub(crate) fn assert_eventful(&self, runs: u64) {
-        let mut sum = *self;
-        for count in sum.each() {
-            assert!(*count >= runs / 20, "hardly anything happens: {self:?}");
-        }
-    }
 }
 
 /// Everything there is.
@@ -176,8 +105,19 @@ pub(crate) struct World {
     /// The dynamic configuration that the cluster begins with.
     pub(crate) config: Value,
     pub(crate) branches: u64,
+    /// Raised when some server's WAL has grown.
+    pub(crate) wal_grew: Signal,
+    pub(crate) traps: Vec<Trap>,
+    pub(crate) struck: Struck,
     pub(crate) count: Counts,
     pub(crate) check: Checker,
+    /// Until when clients write often: something is going on.
+    pub(crate) busy_until: u64,
+    /// Whom a client was last told by, when that was, that its commit is there; for each proxy.
+    pub(crate) told_at: Vec<u64>,
+    /// Since when no server has accepted writes, after the first that did; and how long that was in all.
+    headless_since: Option<u64>,
+    headless: u64,
     /// Whether each fact is printed.
     loud: bool,
 }
@@ -185,27 +125,17 @@ pub(crate) struct World {
 /// Campaigns in one run beyond which nodes win and give up the key in turns.
 const MOST_CAMPAIGNS: u64 = 200;
 
+/// How often it is looked whether all is well.
+const LOOK_EVERY: u64 = 20 * MS;
+
 /// How a run ended.
 pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
-    pub(crate) count: Counts,
-    /// Time from the end of all faults until all was well.
-    pub(crate) recovery: u64,
+    pub(crate) summary: Summary,
 }
 
-fn config(plan: &Plan) -> Value {
-    json!({
-        "ttl": plan.ttl.as_secs(),
-        "failsafe_mode": plan.failsafe,
-        "primary_start_timeout": plan.primary_start_timeout.as_secs(),
-        "postgresql": {
-            "use_slots": false,
-            "use_pg_rewind": plan.use_rewind,
-            "remove_data_directory_on_rewind_failure": true,
-            "remove_data_directory_on_diverged_timelines": true,
-        },
-    })
-}
+/// How long clients go on writing often after something has happened.
+const BUSY: u64 = 3 * SEC;
 
 impl World {
     fn new(seed: u64, plan: Plan, mutation: Option<Mutation>, loud: bool, maker: &SignalMaker) -> World {
@@ -221,6 +151,7 @@ impl World {
             agent: None,
             agent_proc: None,
             promise: None,
+            tags: plan.tags[n].clone(),
             changed: maker.make(),
             hurry: maker.make(),
         };
@@ -231,10 +162,17 @@ impl World {
             rng: Rng::new(seed ^ 0x5eed),
             net: Network::new(plan.weather),
             etcd: Etcd::new(maker),
-            nodes: (0..NODES).map(node).collect(),
-            proxies: (0..PROXIES).map(|_| Proxy::new()).collect(),
-            config: config(&plan),
+            nodes: (0..plan.nodes).map(node).collect(),
+            proxies: (0..plan.proxies).map(|_| Proxy::new()).collect(),
+            config: plan.config(),
             branches: 1,
+            wal_grew: maker.make(),
+            traps: vec![],
+            struck: Struck::new(),
+            busy_until: 0,
+            told_at: vec![0; plan.proxies],
+            headless_since: None,
+            headless: 0,
             count: Counts::default(),
             check: Checker::new(plan.class),
             loud,
@@ -252,11 +190,48 @@ impl World {
             Fact::Guard { doing: Doing::Stopping, .. } => self.count.guard_stops += 1,
             Fact::LeaseRevoked { .. } => self.count.revocations += 1,
             Fact::Promote { restart: true, .. } => self.count.restarts += 1,
-            Fact::Acknowledged { .. } => self.count.commits += 1,
+            Fact::Acknowledged { proxy, .. } => {
+                self.count.commits += 1;
+                self.told_at[*proxy] = self.now;
+            }
             Fact::SessionOpened { .. } => self.count.sessions += 1,
+            Fact::Begins(_) | Fact::Ends(_) | Fact::Key { .. } | Fact::Writable { .. } => {
+                self.busy_until = self.now + BUSY;
+            }
             _ => {}
         }
         self.check.see(self.now, &fact);
+    }
+
+    /// A server begins to accept writes, or no longer does.
+    pub(crate) fn accepts_writes(&mut self, n: usize, on: bool) {
+        if on {
+            if let Some(since) = self.headless_since.take() {
+                self.headless += self.now - since;
+                self.count.outages += 1;
+            }
+        } else if self.nodes.iter().all(|n| n.pg.server.as_ref().is_none_or(|s| !s.writable)) {
+            self.headless_since.get_or_insert(self.now);
+        }
+        let wal = self.nodes[n].pg.wal.clone();
+        self.fact(Fact::Writable { node: n, on, wal });
+    }
+
+    /// What was told of the run.
+    fn summary(&self) -> Summary {
+        let mut summary = Summary {
+            runs: 1,
+            count: self.count,
+            struck: self.struck.clone(),
+            time: self.now,
+            without_primary: self.headless,
+            recovery: self.now.saturating_sub(self.plan.heal_at),
+            ..Summary::default()
+        };
+        for planned in &self.plan.faults {
+            *summary.faults.entry(planned.fault.word()).or_default() += 1;
+        }
+        summary
     }
 
     /// The process behind an address.
@@ -281,10 +256,13 @@ impl World {
             if primary.is_none_or(|primary| primary.epoch != key.epoch) {
                 return Some(Ailment::NotRouted(p));
             }
+            if self.told_at[p] < self.plan.heal_at {
+                return Some(Ailment::NothingCommitted(p));
+            }
         }
-        (0..NODES).filter(|n| *n != leader).find_map(|n| {
+        (0..self.nodes.len()).filter(|n| *n != leader).find_map(|n| {
             let pg = &self.nodes[n].pg;
-            let streams = pg.server.as_ref().and_then(|s| s.streams).is_some_and(|(up, ..)| up == leader);
+            let streams = pg.server.as_ref().and_then(|s| s.stream).is_some_and(|s| s.from == leader);
             let follows = streams && pg.wal.branch == self.nodes[leader].pg.wal.branch;
             (!follows).then_some(Ailment::DoesNotFollow(n))
         })
@@ -297,6 +275,7 @@ enum Ailment {
     NoLeader,
     DoesNotServe(usize),
     NotRouted(usize),
+    NothingCommitted(usize),
     DoesNotFollow(usize),
 }
 
@@ -306,6 +285,7 @@ impl std::fmt::Display for Ailment {
             Ailment::NoLeader => f.write_str("nobody holds the leader key"),
             Ailment::DoesNotServe(n) => write!(f, "{} holds the key and does not serve", postgres::host(*n)),
             Ailment::NotRouted(p) => write!(f, "proxy{p} does not route to the leader"),
+            Ailment::NothingCommitted(p) => write!(f, "nothing was committed through proxy{p}"),
             Ailment::DoesNotFollow(n) => write!(f, "{} does not follow the leader", postgres::host(*n)),
         }
     }
@@ -332,15 +312,19 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, loud: bool) -> Outcome 
     if !broken(&sim) {
         faults::heal(&sim);
         let limit = healthy_within(&sim);
-        let mut well_since = None;
+        let (mut well_since, mut next) = (None, heal_at);
         sim.run(heal_at + limit, |sim| {
             let w = sim.w();
             if w.check.violation.is_some() {
                 return true;
             }
             let now = w.now;
+            if now < next {
+                return false;
+            }
+            next = now + LOOK_EVERY;
             well_since = if w.ailment().is_none() { well_since.or(Some(now)) } else { None };
-            well_since.is_some_and(|since| now > since + 2 * SEC)
+            well_since.is_some_and(|since| now > since + SEC)
         });
         let mut w = sim.w();
         let now = w.now;
@@ -352,7 +336,7 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, loud: bool) -> Outcome 
         let leader = w.etcd.truth().leader.as_ref().map(|l| etcd::node_of(l.name.as_str()));
         if let Some(leader) = leader {
             let World { check, nodes, .. } = &mut *w;
-            check.finish(now, &nodes[leader].pg.wal);
+            check.finish(now, leader, &nodes[leader].pg.wal);
         }
         if w.count.campaigns > MOST_CAMPAIGNS {
             let what = format!("{} campaigns", w.count.campaigns);
@@ -361,7 +345,7 @@ pub(crate) fn run(seed: u64, mutation: Option<Mutation>, loud: bool) -> Outcome 
     }
     sim.clear();
     let w = sim.w();
-    Outcome { violation: w.check.violation.clone(), count: w.count, recovery: w.now.saturating_sub(heal_at) }
+    Outcome { violation: w.check.violation.clone(), summary: w.summary() }
 }
 
 /// L1: how long after all faults have ended everything serves again.
@@ -386,12 +370,17 @@ fn begin(sim: &Sim) {
     }
     let first = sim.w().rng.range(0, SEC / 2);
     sim.at(first, etcd::expire_for_ever);
-    for n in 0..NODES {
+    let (nodes, proxies, synchronous) = {
+        let w = sim.w();
+        (w.nodes.len(), w.proxies.len(), w.plan.sync != Sync::Off)
+    };
+    sim.w().fact(Fact::Synchronous { on: synchronous });
+    for n in 0..nodes {
         // The first to have data starts first: the others would wait for it.
         let at = sim.w().rng.range(0, SEC);
         sim.at(at, move |sim| agent::start(sim, n));
     }
-    for p in 0..PROXIES {
+    for p in 0..proxies {
         proxy::start(sim, p);
     }
 }

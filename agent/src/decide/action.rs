@@ -280,7 +280,7 @@ pub enum Reason {
     WaitForFirstLeader,
     /// The data directory is missing.
     NoData,
-    /// A rewind or clone died half way.
+    /// A rewind, clone or bootstrap died half way.
     DataSpoiled,
     /// The data directory cannot be read.
     DataUnreadable(String),
@@ -398,7 +398,7 @@ impl fmt::Display for Reason {
             Reason::NewCluster => f.write_str("the cluster is new"),
             Reason::WaitForFirstLeader => f.write_str("waiting for the first leader"),
             Reason::NoData => f.write_str("the data directory is empty"),
-            Reason::DataSpoiled => f.write_str("a rewind or clone died half way"),
+            Reason::DataSpoiled => f.write_str("a rewind, a clone or a bootstrap died half way"),
             Reason::DataUnreadable(why) => write!(f, "the data directory cannot be read: {why}"),
             Reason::ForeignData { cluster, ours } => write!(
                 f,

@@ -129,13 +129,17 @@ pub fn status(world: &World) -> Option<(Epoch, StatusRecord)> {
     Some((epoch, StatusRecord { optime, slots: None, retain_slots: None }))
 }
 
-/// The failsafe list as it should be, when this node leads, failsafe_mode is on and the key says otherwise:
-/// every member with an API address.
+/// The failsafe list as it should be, when this node leads and the key says otherwise: every member with an API
+/// address, or nobody once failsafe_mode is off.
 pub fn failsafe(world: &World) -> Option<(Epoch, FailsafeRecord)> {
     let Dcs::Known(view) = &world.dcs else { return None };
-    let epoch = serving_epoch(world).filter(|_| world.settings.failsafe_mode)?;
-    let list = failsafe_list(view);
-    (view.failsafe.as_ref() != Some(&list)).then_some((epoch, list))
+    let epoch = serving_epoch(world)?;
+    let seen = view.failsafe.as_ref();
+    if world.settings.failsafe_mode {
+        let list = failsafe_list(view);
+        return (seen != Some(&list)).then_some((epoch, list));
+    }
+    seen.is_some_and(|list| !list.0.is_empty()).then(|| (epoch, FailsafeRecord::default()))
 }
 
 /// The leader's list of reigns, when this node leads and the key says otherwise.
@@ -154,11 +158,11 @@ fn failsafe_list(view: &ClusterView) -> FailsafeRecord {
 
 /// Whether `new` must be written at once: everything but positions that merely moved on.
 pub fn is_urgent(old: &MemberRecord, new: &MemberRecord) -> bool {
-    let still = |record: &MemberRecord| MemberRecord {
-        xlog_location: None,
-        receive_lsn: None,
-        replay_lsn: None,
-        ..record.clone()
+    let moved_on = MemberRecord {
+        xlog_location: new.xlog_location,
+        receive_lsn: new.receive_lsn,
+        replay_lsn: new.replay_lsn,
+        ..old.clone()
     };
-    still(old) != still(new)
+    moved_on != *new
 }

@@ -96,7 +96,10 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
         return Some(reason);
     }
     let listed = |f: &pgvane_cluster::records::FailsafeRecord| f.0.is_empty() || f.0.contains_key(&world.me);
-    if world.settings.failsafe_mode && !view.failsafe.as_ref().is_none_or(listed) {
+    // A leader that is cut off may not know yet that the mode was switched off, and lead on by the word of those on
+    // its list. It empties the list when it knows; a Patroni daemon leaves it as it is.
+    let in_force = world.settings.failsafe_mode || !world.memory.led_by_patroni;
+    if in_force && !view.failsafe.as_ref().is_none_or(listed) {
         return Some(Reason::NotInFailsafe);
     }
     let in_sync = view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(&world.me));

@@ -40,13 +40,20 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
             None if world.abilities.begins_nothing => world.wait(Reason::WaitForFirstLeader),
             None if world.abilities.watchdog_failed => world.wait(Reason::WatchdogFailed),
             None => world.act(Action::RaceInitialize, Reason::NewCluster),
-            Some("") if world.memory.may_bootstrap => world.act(Action::Bootstrap, Reason::NewCluster),
+            Some("") if may_bootstrap(world, view) => world.act(Action::Bootstrap, Reason::NewCluster),
             Some("") => world.wait(Reason::WaitForFirstLeader),
             // A backup may stand in for a member to copy from.
             Some(_) if world.abilities.clones_alone => world.act(Action::CloneAlone, reason),
             Some(_) => world.wait(Reason::WaitForFirstLeader),
         },
     }
+}
+
+/// Whether this node won the race for `initialize`. The store knows it even where the answer was lost, or the agent
+/// that raced has died.
+fn may_bootstrap(world: &World, view: &ClusterView) -> bool {
+    let claim = view.bootstrapper().filter(|claim| claim.value == world.me);
+    claim.is_some_and(|claim| claim.mod_revision > world.memory.gave_up_bootstrap)
 }
 
 /// Any of the running members tagged for cloning unless an operator wants it from the leader, else the leader, once
@@ -99,7 +106,7 @@ fn initialize(world: &World, view: &ClusterView, control: &Control) -> Option<De
         Holder::Me(_) => set(),
         Holder::MyName(_) | Holder::Other(_) => None,
         Holder::Nobody => match view.initialize.as_deref() {
-            Some("") if world.memory.may_bootstrap => set(),
+            Some("") if may_bootstrap(world, view) => set(),
             Some(_) => Some(world.wait(Reason::WaitForFirstLeader)),
             None if control.standby => Some(world.wait(Reason::StandbyMayNotBeFirst)),
             None => set(),

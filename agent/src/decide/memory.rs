@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
+use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
 use pgvane_cluster::reigns::Reigns;
 
 use super::action::{Action, Request};
@@ -77,6 +77,8 @@ pub struct Memory {
     pub leaderless_since: Option<Tick>,
     /// Who led last, as far as this agent saw.
     pub last_leader: Option<NodeName>,
+    /// Whether that was a Patroni daemon.
+    pub led_by_patroni: bool,
     /// When PostgreSQL ended unasked while we led; cleared when it serves again.
     pub crashed_at: Option<Tick>,
     /// Since when we have held the leader key without a server that accepts connections.
@@ -87,8 +89,8 @@ pub struct Memory {
     pub released: Option<Released>,
     /// Whether the agent was told to stop.
     pub shutdown: bool,
-    /// Whether this agent created `initialize`.
-    pub may_bootstrap: bool,
+    /// Up to which revision a right to bootstrap was given back, whatever the view still shows.
+    pub gave_up_bootstrap: Revision,
     /// Since when a running standby has not streamed although a leader is there.
     pub not_streaming_since: Option<Tick>,
     /// How far the bootstrap of a new cluster is, while one is under way here and after it failed.
@@ -124,10 +126,8 @@ pub enum Outcome {
     Done(Slot),
     /// It did not.
     Failed(Slot),
-    /// `initialize` was created by us.
-    WonInitialize,
-    /// `initialize` was given back after a bootstrap that failed.
-    LostInitialize,
+    /// `initialize` was given back at this revision after a bootstrap that failed.
+    LostInitialize(Revision),
     /// The checkpoint before a hand-over was made.
     Checkpointed(Request),
     /// PostgreSQL stopped for a hand-over.
@@ -228,9 +228,8 @@ impl Memory {
                     restart.failed |= restart.stopped.is_some();
                 }
             }
-            Outcome::WonInitialize => self.may_bootstrap = true,
-            Outcome::LostInitialize => {
-                self.may_bootstrap = false;
+            Outcome::LostInitialize(revision) => {
+                self.gave_up_bootstrap = self.gave_up_bootstrap.max(*revision);
                 // Somebody else gets the first chance now.
                 self.pause(now, Slot::Store);
             }
@@ -292,6 +291,9 @@ impl Memory {
                 Some(key) => {
                     self.leaderless_since = None;
                     self.last_leader = Some(key.name.clone());
+                    if let Some(member) = view.leader_member() {
+                        self.led_by_patroni = !member.record.is_native();
+                    }
                     if self.leader_since.is_none_or(|(epoch, _)| epoch != key.epoch) {
                         self.leader_since = Some((key.epoch, now));
                     }

@@ -120,7 +120,7 @@ pub enum DataDir {
     Absent,
     /// Holds a cluster.
     Present(Control),
-    /// Left unusable by a rewind or clone that died half way: only a new clone helps.
+    /// Left unusable by a rewind, clone or bootstrap that died half way: it can only be made anew.
     Spoiled,
     /// Cannot be read; the text says why.
     Unreadable(String),

@@ -101,10 +101,11 @@ pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<
         outcomes.push(Outcome::Bootstrapped);
         return outcomes;
     }
-    store::give_up_initialize(ctx).await;
+    let given_up = store::give_up_initialize(ctx).await;
     let mut outcomes = ended(ctx, "bootstrap", made).await;
     let failed = Progress::Failed { custom, at: Tick::now() };
-    outcomes.extend([Outcome::LostInitialize, Outcome::Bootstrapping(failed)]);
+    outcomes.push(Outcome::Bootstrapping(failed));
+    outcomes.extend(given_up.map(Outcome::LostInitialize));
     outcomes
 }
 

@@ -11,35 +11,41 @@ use super::Context;
 use crate::decide::Outcome;
 use crate::decide::world::Slot;
 
-/// Creates `initialize`, empty: the winner may bootstrap.
+/// Creates `initialize`, empty, with our name beside it: the winner may bootstrap.
 pub async fn race_initialize<S: Store>(ctx: &Context<S>) -> Vec<Outcome> {
     let key = ctx.space.path(&Key::Initialize);
-    let txn = Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, vec![], None)] };
-    match ctx.store.txn(txn).await {
-        Ok(outcome) => {
-            ctx.seen(outcome).await;
-            let won = outcome.succeeded.then_some(Outcome::WonInitialize);
-            won.into_iter().chain([Outcome::Done(Slot::Store)]).collect()
+    let when = vec![Compare::Absent(key.clone())];
+    let claim = Write::Put(ctx.space.path(&Key::Bootstrap), me(ctx), None);
+    let txn = Txn { when, then: vec![Write::Put(key, vec![], None), claim] };
+    ended(ctx, "initialize", ctx.store.txn(txn).await).await
+}
+
+/// Gives `initialize` back after a bootstrap that failed, so that another node may try (contract 8.1). The revision
+/// from which on it is known to be given back; without an answer the next decision sees whether it is.
+pub async fn give_up_initialize<S: Store>(ctx: &Context<S>) -> Option<Revision> {
+    let (key, claim) = (ctx.space.path(&Key::Initialize), ctx.space.path(&Key::Bootstrap));
+    let when = vec![Compare::ValueIs(key.clone(), vec![]), Compare::ValueIs(claim.clone(), me(ctx))];
+    let then = vec![Write::Delete(key), Write::Delete(claim)];
+    match ctx.store.txn(Txn { when, then }).await {
+        Ok(outcome) => Some(outcome.revision),
+        Err(error) => {
+            warn!(%error, "the initialize key of a failed bootstrap could not be deleted");
+            None
         }
-        Err(error) => failed("initialize", &error),
     }
 }
 
-/// Gives `initialize` back after a bootstrap that failed, so that another node may try (contract 8.1).
-pub async fn give_up_initialize<S: Store>(ctx: &Context<S>) {
-    let key = ctx.space.path(&Key::Initialize);
-    let when = vec![Compare::ValueIs(key.clone(), vec![])];
-    if let Err(error) = ctx.store.txn(Txn { when, then: vec![Write::Delete(key)] }).await {
-        warn!(%error, "the initialize key of a failed bootstrap could not be deleted");
-    }
-}
-
-/// Writes the system identifier where `initialize` is empty or missing.
+/// Writes the system identifier where `initialize` is missing, or empty by our own claim or while we lead.
 pub async fn set_initialize<S: Store>(ctx: &Context<S>, identifier: &str) -> Vec<Outcome> {
-    let key = ctx.space.path(&Key::Initialize);
-    for when in [Compare::ValueIs(key.clone(), vec![]), Compare::Absent(key.clone())] {
-        let then = vec![Write::Put(key.clone(), identifier.as_bytes().to_vec(), None)];
-        match ctx.store.txn(Txn { when: vec![when], then }).await {
+    let (key, claim) = (ctx.space.path(&Key::Initialize), ctx.space.path(&Key::Bootstrap));
+    let empty = || Compare::ValueIs(key.clone(), vec![]);
+    for when in [
+        vec![empty(), Compare::ValueIs(claim.clone(), me(ctx))],
+        vec![empty(), Compare::ValueIs(ctx.space.path(&Key::Leader), me(ctx))],
+        vec![Compare::Absent(key.clone())],
+    ] {
+        let put = Write::Put(key.clone(), identifier.as_bytes().to_vec(), None);
+        match ctx.store.txn(Txn { when, then: vec![put, Write::Delete(claim.clone())] }).await {
             Ok(outcome) if outcome.succeeded => {
                 ctx.seen(outcome).await;
                 break;
@@ -49,6 +55,10 @@ pub async fn set_initialize<S: Store>(ctx: &Context<S>, identifier: &str) -> Vec
         }
     }
     vec![Outcome::Done(Slot::Store)]
+}
+
+fn me<S: Store>(ctx: &Context<S>) -> Vec<u8> {
+    ctx.me.as_str().as_bytes().to_vec()
 }
 
 /// Writes the dynamic configuration where there is none.

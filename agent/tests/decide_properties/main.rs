@@ -12,7 +12,7 @@ use pgvane_agent::decide::action::{Action, Decision, StopMode};
 use pgvane_agent::decide::memory::{Outcome, Vouch};
 use pgvane_agent::decide::world::{DataDir, Dcs, Guard, OwnLease, Process, Slot, World};
 use pgvane_agent::decide::{announce, consent as consents, decide};
-use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::ids::{Epoch, NodeName, Revision};
 use pgvane_cluster::view::LeaderKey;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -256,8 +256,7 @@ proptest! {
         let outcomes = [
             Outcome::Done(slot),
             Outcome::Failed(slot),
-            Outcome::WonInitialize,
-            Outcome::LostInitialize,
+            Outcome::LostInitialize(Revision(7)),
             Outcome::Checkpointed(by),
             Outcome::StoppedToHandOver { request: by, shutdown_lsn: lsn },
             Outcome::Released,

@@ -30,9 +30,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SCHEDULED, SYSTEM, WALL, a_restart, consent,
-    control, edit, empty, following, handed_over, lead, leaderless, leading, ms, nofailover, renewed,
-    request, standby_at, stopped, store_away, view as healthy,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SCHEDULED, SYSTEM, WALL, a_restart, claimed,
+    consent, control, edit, empty, following, handed_over, lead, leaderless, leading, ms, nofailover,
+    renewed, request, standby_at, stopped, store_away, view as healthy,
 };
 
 const NAMES: [&str; 4] = ["pg1", ME, "pg3", "pg9"];
@@ -404,11 +404,11 @@ fn memory() -> BoxedStrategy<Memory> {
         of(tick()),
         of(a_vouch()),
         of(tick()),
-        of(name()),
+        (of(name()), any::<bool>()),
         (of(tick()), of(tick())),
         (of(hand_over()), of(released()), wishes()),
         any::<bool>(),
-        any::<bool>(),
+        (0_i64..12).prop_map(Revision),
         of(tick()),
         (btree_map(select(&SLOTS[..]), pause, 0..3), reigns(), of(epoch()), of((epoch(), tick()))),
     )
@@ -418,11 +418,11 @@ fn memory() -> BoxedStrategy<Memory> {
                 consent_asked_at,
                 vouch,
                 leaderless_since,
-                last_leader,
+                (last_leader, led_by_patroni),
                 (crashed_at, down_since),
                 (hand_over, released, wishes),
                 shutdown,
-                may_bootstrap,
+                gave_up_bootstrap,
                 not_streaming_since,
                 (pauses, reigns, parted, leader_since),
             )| Memory {
@@ -431,12 +431,13 @@ fn memory() -> BoxedStrategy<Memory> {
                 vouch,
                 leaderless_since,
                 last_leader,
+                led_by_patroni,
                 crashed_at,
                 down_since,
                 hand_over,
                 released,
                 shutdown,
-                may_bootstrap,
+                gave_up_bootstrap,
                 not_streaming_since,
                 pauses,
                 reigns,
@@ -480,8 +481,13 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
 type Limits = (Abilities, Option<Tick>, u32, Option<Progress>);
 
 fn limits() -> BoxedStrategy<Limits> {
-    let abilities = (any::<bool>(), any::<bool>())
-        .prop_map(|(clones_alone, watchdog_failed)| Abilities { clones_alone, watchdog_failed });
+    let abilities = (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(clones_alone, watchdog_failed, begins_nothing)| Abilities {
+            clones_alone,
+            watchdog_failed,
+            begins_nothing,
+        },
+    );
     let failed = (any::<bool>(), tick()).prop_map(|(custom, at)| Progress::Failed { custom, at });
     let progress = prop_oneof![Just(Progress::Initdb), Just(Progress::Recovery), failed];
     (abilities, of(tick()), 0_u32..4, of(progress)).boxed()
@@ -584,8 +590,7 @@ fn bases() -> Vec<World> {
     stopped(&mut replaced, DataDir::Absent);
     bases.push(replaced);
     let mut bootstrapping = empty();
-    bootstrapping.memory.may_bootstrap = true;
-    edit(&mut bootstrapping, |view| view.initialize = Some(String::new()));
+    claimed(&mut bootstrapping, 9);
     bases.push(bootstrapping);
     bases.extend(wished());
     let mut leaving = following();
@@ -641,7 +646,11 @@ fn replace(world: &mut World, other: &World, part: usize) {
         2..12 if !has_view => {}
         2 => edit(world, |v| v.leader = theirs.leader),
         3 => edit(world, |v| v.leader = None),
-        4 => edit(world, |v| v.initialize = theirs.initialize),
+        4 => edit(world, |v| {
+            v.initialize = theirs.initialize;
+            v.initialize_revision = theirs.initialize_revision;
+            v.bootstrap = theirs.bootstrap;
+        }),
         5 => edit(world, |v| v.config = theirs.config),
         6 => edit(world, |v| v.members = theirs.members),
         7 => edit(world, |v| v.status = theirs.status),
@@ -662,7 +671,10 @@ fn replace(world: &mut World, other: &World, part: usize) {
         22 => world.memory.consent_asked_at = other.memory.consent_asked_at,
         23 => world.memory.vouch.clone_from(&other.memory.vouch),
         24 => world.memory.leaderless_since = other.memory.leaderless_since,
-        25 => world.memory.last_leader.clone_from(&other.memory.last_leader),
+        25 => {
+            world.memory.last_leader.clone_from(&other.memory.last_leader);
+            world.memory.led_by_patroni = other.memory.led_by_patroni;
+        }
         26 => {
             world.memory.crashed_at = other.memory.crashed_at;
             world.memory.down_since = other.memory.down_since;
@@ -672,7 +684,7 @@ fn replace(world: &mut World, other: &World, part: usize) {
             world.memory.released = other.memory.released;
         }
         28 => world.memory.shutdown = other.memory.shutdown,
-        29 => world.memory.may_bootstrap = other.memory.may_bootstrap,
+        29 => world.memory.gave_up_bootstrap = other.memory.gave_up_bootstrap,
         30 => world.memory.not_streaming_since = other.memory.not_streaming_since,
         31 => world.memory.pauses.clone_from(&other.memory.pauses),
         32 => world.settings.pause = other.settings.pause,

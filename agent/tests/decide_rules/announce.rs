@@ -183,7 +183,6 @@ fn only_a_leader_that_serves_writes_its_status() {
 #[test]
 fn the_failsafe_list_is_written_when_it_differs() {
     let mut world = leading();
-    assert_eq!(failsafe(&world), None, "the mode is off");
     world.settings.failsafe_mode = true;
     assert_eq!(failsafe(&world), None, "it is as it should be");
     member(&mut world, "pg3", |record| record.api_url = None);
@@ -198,6 +197,17 @@ fn the_failsafe_list_is_written_when_it_differs() {
     world.settings.failsafe_mode = true;
     edit(&mut world, |view| view.failsafe = None);
     assert_eq!(failsafe(&world), None);
+}
+
+#[test]
+fn the_failsafe_list_is_emptied_once_the_mode_is_off() {
+    let mut world = leading();
+    assert_eq!(failsafe(&world), Some((EPOCH, FailsafeRecord::default())));
+    for gone in [Some(FailsafeRecord::default()), None] {
+        edit(&mut world, |view| view.failsafe = gone);
+        assert_eq!(failsafe(&world), None);
+    }
+    assert_eq!(failsafe(&following()), None);
 }
 
 #[test]

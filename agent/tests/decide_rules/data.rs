@@ -2,10 +2,11 @@
 
 use pgvane_agent::decide::action::{Action, Reason, StopMode};
 use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, OwnLease, Process, Slot, World};
+use pgvane_cluster::ids::Revision;
 use pgvane_cluster::records::{MemberRole, MemberState, Tags};
 
 use crate::decide_support::{
-    EPOCH, ME, OTHER_LEASE, SYSTEM, busy, check, check_wait, control, edit, empty, following, lead,
+    EPOCH, ME, OTHER_LEASE, SYSTEM, busy, check, check_wait, claimed, control, edit, empty, following, lead,
     leaderless, leading, member, nofailover, stopped, upstream,
 };
 
@@ -55,15 +56,30 @@ fn the_winner_of_the_race_bootstraps_and_the_others_wait() {
     let mut world = empty();
     edit(&mut world, |view| view.initialize = Some(String::new()));
     check_wait(&world, &Reason::WaitForFirstLeader);
-    world.memory.may_bootstrap = true;
+    claimed(&mut world, 9);
     check(&world, &Action::Bootstrap, &Reason::NewCluster);
+}
+
+#[test]
+fn the_store_tells_who_won_the_race() {
+    let mut world = empty();
+    claimed(&mut world, 9);
+    world.memory.gave_up_bootstrap = Revision(9);
+    check_wait(&world, &Reason::WaitForFirstLeader);
+    world.memory.gave_up_bootstrap = Revision(8);
+    check(&world, &Action::Bootstrap, &Reason::NewCluster);
+    edit(&mut world, |view| view.initialize_revision = Some(Revision(11)));
+    check_wait(&world, &Reason::WaitForFirstLeader);
+    claimed(&mut world, 9);
+    edit(&mut world, |view| view.bootstrap.iter_mut().for_each(|claim| claim.value = "pg1".into()));
+    check_wait(&world, &Reason::WaitForFirstLeader);
 }
 
 #[test]
 fn an_initialized_cluster_without_a_leader_is_waited_for() {
     let mut world = empty();
+    claimed(&mut world, 9);
     edit(&mut world, |view| view.initialize = Some(SYSTEM.to_owned()));
-    world.memory.may_bootstrap = true;
     check_wait(&world, &Reason::WaitForFirstLeader);
 }
 
@@ -155,7 +171,7 @@ fn an_initialize_left_empty_is_filled_by_who_created_it() {
     stopped(&mut world, DataDir::Present(control(false, true)));
     edit(&mut world, |view| view.initialize = Some(String::new()));
     check_wait(&world, &Reason::WaitForFirstLeader);
-    world.memory.may_bootstrap = true;
+    claimed(&mut world, 9);
     check(&world, &set_initialize(), &Reason::InitializeMissing);
 }
 

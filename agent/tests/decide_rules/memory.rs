@@ -6,10 +6,11 @@ use pgvane_agent::decide::action::Request;
 use pgvane_agent::decide::memory::{HandOver, Memory, Outcome, Pause};
 use pgvane_agent::decide::world::{Process, Slot, World};
 use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::Revision;
 
 use crate::decide_support::{
     HEAD, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead, leaderless, leading,
-    ms, stopped, store_away, vouch,
+    member, ms, stopped, store_away, vouch,
 };
 
 const OPERATOR: Request = Request::Operator(REQUESTED);
@@ -58,11 +59,10 @@ fn a_pause_ends_by_itself() {
 }
 
 #[test]
-fn the_right_to_bootstrap_comes_and_goes_with_initialize() {
-    let mut memory = absorbed(&Outcome::WonInitialize);
-    assert!(memory.may_bootstrap);
-    memory.absorb(NOW, &Outcome::LostInitialize);
-    assert!(!memory.may_bootstrap);
+fn a_right_to_bootstrap_that_was_given_back_is_over() {
+    let mut memory = absorbed(&Outcome::LostInitialize(Revision(7)));
+    memory.absorb(NOW, &Outcome::LostInitialize(Revision(5)));
+    assert_eq!(memory.gave_up_bootstrap, Revision(7));
     assert!(memory.paused_until(NOW, Slot::Store).is_some(), "another node gets the first chance");
 }
 
@@ -229,5 +229,21 @@ fn a_promise_of_ours_lasts_exactly_as_long_as_promised() {
 fn nothing_is_remembered_at_first() {
     let memory = Memory::default();
     assert_eq!(memory.paused_until(Tick::ZERO, Slot::Store), None);
-    assert!(!memory.shutdown && !memory.may_bootstrap);
+    assert!(!memory.shutdown && memory.gave_up_bootstrap == Revision(0));
+}
+
+#[test]
+fn whether_a_patroni_daemon_led_outlives_its_record() {
+    let mut world = following();
+    note(&mut world);
+    assert!(!world.memory.led_by_patroni);
+    member(&mut world, "pg1", |record| record.pgvane = None);
+    note(&mut world);
+    assert!(world.memory.led_by_patroni);
+    edit(&mut world, |view| {
+        view.leader = None;
+        view.members.clear();
+    });
+    note(&mut world);
+    assert!(world.memory.led_by_patroni);
 }

@@ -4,8 +4,8 @@ use pgvane_agent::decide::action::{Action, Reason, StopMode};
 use pgvane_agent::decide::world::{DataDir, Dcs, Guard, LocalRole, OwnLease, Process, Slot};
 
 use crate::decide_support::{
-    EPOCH, ME, NOW, OTHER_LEASE, busy, check, check_wait, consent, edit, empty, following, lead, leading, ms,
-    renewed, store_away,
+    EPOCH, ME, NOW, OTHER_LEASE, busy, check, check_wait, claimed, consent, edit, empty, following, lead,
+    leading, ms, renewed, store_away,
 };
 
 const AT_ONCE: Action = Action::Stop { how: StopMode::Immediate };
@@ -165,8 +165,7 @@ fn a_standby_has_nothing_to_lose() {
 #[test]
 fn the_first_start_of_a_bootstrap_is_private() {
     let mut world = empty();
-    edit(&mut world, |view| view.initialize = Some(String::new()));
-    world.memory.may_bootstrap = true;
+    claimed(&mut world, 9);
     world.local.data = DataDir::Absent;
     world.local.process = Process::Running;
     world.local.role = LocalRole::Primary;

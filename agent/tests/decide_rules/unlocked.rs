@@ -48,6 +48,13 @@ fn the_first_leader_campaigns_before_it_starts() {
 }
 
 #[test]
+fn who_may_not_lead_is_not_the_first_leader_either() {
+    let mut world = fresh();
+    world.tags = nofailover();
+    check(&world, &Action::StartStandby { upstream: None }, &Reason::NotRunning);
+}
+
+#[test]
 fn the_first_leader_keeps_its_word_to_another() {
     let mut world = fresh();
     world.memory.vouch = Some(vouch(&world, "pg1"));

@@ -229,6 +229,15 @@ pub fn edit(world: &mut World, change: impl FnOnce(&mut ClusterView)) {
     }
 }
 
+/// This node won the race for `initialize` at `revision`.
+pub fn claimed(world: &mut World, revision: i64) {
+    edit(world, |view| {
+        view.initialize = Some(String::new());
+        view.initialize_revision = Some(Revision(revision));
+        view.bootstrap = Some(Versioned { value: ME.into(), mod_revision: Revision(revision) });
+    });
+}
+
 /// Puts `name` in the leader key.
 pub fn lead(view: &mut ClusterView, name: &str, lease: LeaseId) {
     view.leader = Some(LeaderKey { name: name.into(), epoch: EPOCH, lease: Some(lease) });

@@ -15,6 +15,7 @@ fn space() -> Keyspace {
 /// Keys of ours and of others, with values that can be read and some that cannot.
 const VALUES: &[(&str, &[&str])] = &[
     ("initialize", &["", "7312345678901234567"]),
+    ("bootstrap", &["a", "\u{fffd}"]),
     ("config", &[r#"{"ttl":20}"#, r#"{"pause":true}"#, "[]", "{"]),
     ("leader", &["a", "b", "", "\u{fffd}"]),
     ("members/a", &[r#"{"state":"running","role":"primary"}"#, "{", "17"]),
@@ -212,6 +213,23 @@ fn status_wins_only_while_it_exists() {
     assert_eq!(run(gone("optime/leader", 7)), None);
     assert_eq!(run(event("status", r#"{"optime":21}"#, 8, 8)), Some(Lsn(21)));
     assert_eq!(run(gone("optime/leader", 9)), Some(Lsn(21)));
+}
+
+#[test]
+fn a_claim_to_bootstrap_counts_with_the_initialize_it_was_written_with() {
+    let mut view = ClusterView::default();
+    let won = |view: &ClusterView| view.bootstrapper().map(|claim| claim.value.to_string());
+    apply_all(&mut view, &space(), &[event("initialize", "", 5, 5), event("bootstrap", "a", 5, 5)]);
+    assert_eq!(won(&view).as_deref(), Some("a"));
+    apply(&mut view, &space(), &gone("initialize", 6));
+    assert_eq!(won(&view), None);
+    // A Patroni daemon creates it anew and leaves the claim as it is.
+    apply(&mut view, &space(), &event("initialize", "", 7, 7));
+    assert_eq!(won(&view), None);
+    apply_all(&mut view, &space(), &[event("initialize", "", 7, 8), event("bootstrap", "b", 5, 8)]);
+    assert_eq!(won(&view).as_deref(), Some("b"));
+    apply(&mut view, &space(), &event("initialize", "7312345678901234567", 7, 9));
+    assert_eq!(won(&view), None);
 }
 
 #[test]

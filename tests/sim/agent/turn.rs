@@ -10,10 +10,11 @@ use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::keyspace::Key;
-use pgvane_cluster::records::{MemberRole, MemberState, NativeMember, Tags};
+use pgvane_cluster::records::{MemberRole, MemberState, NativeMember};
 use pgvane_cluster::store::Txn;
 
-use super::{Running, hurry, identity, name, tell};
+use super::{Running, hurry, name, tell};
+use crate::chores;
 use crate::effects::{self, Order};
 use crate::etcd::{self, Follower, of_agent};
 use crate::fact::Fact;
@@ -21,6 +22,7 @@ use crate::guard;
 use crate::lineage;
 use crate::network::End;
 use crate::runtime::{Proc, Sim};
+use crate::trap;
 use crate::world::{Mutation, World};
 
 /// One turn of the loop; `None` when the agent ends.
@@ -81,6 +83,7 @@ pub(crate) fn observe(w: &mut World, n: usize, now: Tick) -> Snapshot {
     let dcs = dcs(&w.etcd.followers[of_agent(n)], now);
     let version = w.etcd.followers[of_agent(n)].version();
     let deaf = w.mutation == Some(Mutation::DeafAgent);
+    let tags = w.nodes[n].tags.clone();
     let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
     agent.seen = version;
     let local = agent.server.local(agent.effective_guard(n, &dcs), agent.ongoing());
@@ -102,7 +105,7 @@ pub(crate) fn observe(w: &mut World, n: usize, now: Tick) -> Snapshot {
         peers: agent.peers.clone(),
         memory: agent.memory.clone(),
         settings: agent.settings.clone(),
-        tags: Tags::default(),
+        tags,
         timing: agent.timing_in_force(),
         abilities: Abilities::default(),
     };
@@ -143,7 +146,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
             (Action::TakeOverKey, ..) if !moves_first => agent.arming_to_move(world),
             _ => None,
         };
-        let mut record = announce::member(world, &identity(n));
+        let mut record = announce::member(world, &agent.identity);
         if let Action::Release { .. } = decision.action {
             record.pgvane = record.pgvane.map(|p| NativeMember { serving_epoch: None, ..p });
         }
@@ -228,16 +231,18 @@ fn extend_guard(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
             return;
         }
         // A refusal is only logged, as in production.
-        let _ = guard::tell(&inner, n, GuardEvent::Extend { lease, deadline });
+        if guard::tell(&inner, n, GuardEvent::Extend { lease, deadline }) == Err(guard::SILENT) {
+            chores::guard_is_silent(&inner, n, proc);
+        }
     });
 }
 
 /// Writes the keys this node owns, and shows itself to whoever asks.
 fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
-    let record = announce::member(world, &identity(n));
-    let (due, status, failsafe, reigns) = {
+    let (record, due, status, failsafe, reigns) = {
         let mut w = sim.w();
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
+        let record = announce::member(world, &agent.identity);
         let mut due = None;
         if let (OwnLease::Held { id, .. }, Dcs::Known(view)) = (agent.lease, &world.dcs) {
             let shown = view.members.get(&world.me);
@@ -275,19 +280,20 @@ fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
             running: record.state == MemberState::Running,
             timeline: Some(sql.timeline).filter(|t| t.0 > 0),
             position: sql.position,
-            tags: Tags::default(),
+            tags: world.tags.clone(),
         });
         let reigns = announce::reigns(world).filter(|_| world.now >= agent.reigns_next);
         if reigns.is_some() {
             agent.reigns_next = world.now + Duration::from_millis(200);
         }
-        (due, status, failsafe, reigns)
+        (record, due, status, failsafe, reigns)
     };
     if let Some(lease) = due {
         let inner = sim.clone();
         sim.spawn(proc, async move {
             let key = inner.w().etcd.space.path(&Key::Member(name(n)));
             let put = Txn::put(key, record.to_json(), Some(lease));
+            trap::step(&inner, n, proc, trap::PUBLISH, 0).await;
             let done = etcd::txn(&inner, proc, End::Node(n), put).await.is_ok();
             tell(&inner, n, proc, |agent, now| {
                 agent.published = done.then(|| record.clone());
