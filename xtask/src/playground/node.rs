@@ -9,9 +9,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::home::Home;
 use super::picture::NodeSite;
+use super::place::Place;
 use super::process::Running;
 use super::sweep::postmaster_pid;
-use super::{CLIENT_ROLE, PlaygroundError, SCOPE};
+use super::{CLIENT_ROLE, PlaygroundError, SCOPE, clock};
 
 /// What a node is made of.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct NodeOptions {
     /// Its name in the cluster.
     pub name: String,
     /// Where etcd's clients connect.
-    pub etcd: SocketAddr,
+    pub etcd: Vec<SocketAddr>,
     /// PostgreSQL's programs.
     pub bin_dir: PathBuf,
     /// The agent's REST API.
@@ -36,6 +37,12 @@ pub struct NodeOptions {
     pub ttl: u32,
     /// PostgreSQL's `max_connections`; counts on the node that bootstraps.
     pub max_connections: u32,
+    /// Where clients and other nodes come from, as pg_hba.conf has it.
+    pub network: String,
+    /// More keys of the dynamic configuration; count on the node that bootstraps.
+    pub dcs: String,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// A node whose agent can be stopped, killed, frozen and started again.
@@ -51,6 +58,15 @@ pub struct Node {
 impl Node {
     pub(super) fn prepare(home: &Home, options: NodeOptions) -> Result<Node, PlaygroundError> {
         let dir = home.create_dir(&options.name)?;
+        Node::prepare_in(home, dir, options)
+    }
+
+    /// The same in a directory that is there.
+    pub(super) fn prepare_in(
+        home: &Home,
+        dir: PathBuf,
+        options: NodeOptions,
+    ) -> Result<Node, PlaygroundError> {
         home.write(&dir.join("agent.toml"), &settings(&options))?;
         Ok(Node { name: options.name.clone(), options, dir, agent: None })
     }
@@ -58,7 +74,12 @@ impl Node {
     /// Starts the agent; what it finds of its predecessor it adopts.
     pub(super) fn start_agent(&mut self, home: &Home) -> Result<(), PlaygroundError> {
         let program = home.program(Path::new("pgvane-agent"));
-        self.agent = Some(Running::start(home, &self.name, &program, [self.config().into_os_string()])?);
+        let args = [self.config().into_os_string()];
+        let agent = Running::start_at(home, &self.options.place, &self.name, &program, args)?;
+        if self.options.place.has_environment() {
+            clock::note(home.dir(), agent.pid()).map_err(PlaygroundError::io("cannot note a clock"))?;
+        }
+        self.agent = Some(agent);
         Ok(())
     }
 
@@ -75,6 +96,11 @@ impl Node {
     /// Where PostgreSQL listens.
     pub fn postgres(&self) -> SocketAddr {
         self.options.postgres
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.options.place
     }
 
     pub(super) fn site(&self) -> NodeSite {
@@ -158,6 +184,9 @@ impl Node {
 fn settings(options: &NodeOptions) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
     let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
+    let NodeOptions { network, dcs, .. } = options;
+    let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
+    let endpoints = endpoints.join(", ");
     let bin_dir = options.bin_dir.display();
     // What Patroni's rules make of such a ttl; the agent derives its own deadlines from ttl alone.
     let wait = (ttl / 3).max(1);
@@ -166,7 +195,7 @@ fn settings(options: &NodeOptions) -> String {
 scope = "{SCOPE}"
 
 [etcd]
-endpoints = ["http://{etcd}"]
+endpoints = [{endpoints}]
 
 [restapi]
 listen = "{rest}"
@@ -180,9 +209,9 @@ connect_address = "{postgres}"
 superuser = {{ username = "postgres", password = "{superuser_password}" }}
 replication = {{ username = "replicator", password = "{replication_password}" }}
 pg_hba = [
-  "host all {CLIENT_ROLE} 127.0.0.1/32 trust",
-  "host all all 127.0.0.1/32 scram-sha-256",
-  "host replication all 127.0.0.1/32 scram-sha-256",
+  "host all {CLIENT_ROLE} {network} trust",
+  "host all all {network} scram-sha-256",
+  "host replication all {network} scram-sha-256",
 ]
 
 [postgresql.parameters]
@@ -200,7 +229,7 @@ initdb = ["encoding=UTF8", "data-checksums"]
 ttl = {ttl}
 loop_wait = {wait}
 retry_timeout = {wait}
-
+{dcs}
 [bootstrap.dcs.postgresql.parameters]
 max_connections = {max_connections}
 "#

@@ -10,10 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::PlaygroundError;
 use super::home::Home;
+use super::place::Place;
 
 /// Lines of a log shown when its process ended unexpectedly.
 const TAIL: usize = 15;
@@ -44,6 +45,17 @@ impl Running {
         program: &Path,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<Running, PlaygroundError> {
+        Running::start_at(home, &Place::default(), name, program, args)
+    }
+
+    /// The same, at `place`.
+    pub(crate) fn start_at(
+        home: &Home,
+        place: &Place,
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<Running, PlaygroundError> {
         let log = home.log(name);
         let output = File::options()
             .create(true)
@@ -51,7 +63,7 @@ impl Running {
             .open(&log)
             .map_err(PlaygroundError::io(log.display().to_string()))?;
         let errors = output.try_clone().map_err(PlaygroundError::io("cannot share a log"))?;
-        let mut command = Command::new(program);
+        let mut command = place.command(program, home.account());
         command.args(args).current_dir(home.dir()).process_group(0);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         // Nothing of the caller's environment (PGHOST, ETCD_NAME, NOTIFY_SOCKET, ...) may reach the servers.
@@ -61,9 +73,6 @@ impl Running {
         if cfg!(target_arch = "aarch64") {
             // etcd 3.4 refuses to run there unless told so.
             command.env("ETCD_UNSUPPORTED_ARCH", "arm64");
-        }
-        if let Some(account) = home.account() {
-            command.uid(account.uid).gid(account.gid);
         }
         let mut awaited = awaited();
         let started = command.spawn().and_then(|child| {
