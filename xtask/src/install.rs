@@ -57,6 +57,8 @@ enum Part {
     Nginx,
     Pgbouncer,
     Chromium,
+    Namespaces,
+    Faketime,
 }
 
 impl Part {
@@ -69,6 +71,8 @@ impl Part {
             Part::Nginx => "nginx with its stream module",
             Part::Pgbouncer => "PgBouncer",
             Part::Chromium => "Chromium",
+            Part::Namespaces => "nftables and iproute2",
+            Part::Faketime => "libfaketime",
         }
     }
 
@@ -82,6 +86,8 @@ impl Part {
             Part::Pgbouncer => &["pgbouncer"],
             // Without a font it shows no text.
             Part::Chromium => &["chromium", "fonts-liberation"],
+            Part::Namespaces => &["iproute2", "nftables", "util-linux", "mount", "e2fsprogs"],
+            Part::Faketime => &["libfaketime"],
         }
     }
 }
@@ -148,20 +154,45 @@ pub fn chromium() -> Result<PathBuf, InstallError> {
     program(Part::Chromium, "chromium", || true)
 }
 
+/// What makes and cuts networks and disks for drills: all of it, or an error.
+pub fn namespace_tools() -> Result<(), InstallError> {
+    let tools = ["ip", "tc", "nft", "nsenter", "mount", "umount", "mkfs.ext4", "fsfreeze"];
+    let are_there = || tools.iter().all(|tool| found_anywhere(tool).is_some());
+    if !are_there() {
+        install(&[Part::Namespaces])?;
+    }
+    if are_there() { Ok(()) } else { Err(InstallError::StillMissing(Part::Namespaces.name().to_owned())) }
+}
+
+/// The library that tells a program another time of day.
+pub fn faketime() -> Result<PathBuf, InstallError> {
+    let find = || {
+        let dirs = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+        dirs.map(|dir| dir.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file())
+    };
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    install(&[Part::Faketime])?;
+    find().ok_or_else(|| InstallError::StillMissing(Part::Faketime.name().to_owned()))
+}
+
 /// nginx's stream module, where it is a file of its own.
 pub fn nginx_stream_module() -> Option<PathBuf> {
     NGINX_MODULES.iter().map(|dir| Path::new(dir).join("ngx_stream_module.so")).find(|path| path.is_file())
 }
 
 fn program(part: Part, program: &str, is_complete: impl Fn() -> bool) -> Result<PathBuf, InstallError> {
-    // Debian has such programs where only root's PATH leads.
-    let find =
-        || on_path(program).or_else(|| Some(Path::new("/usr/sbin").join(program)).filter(|p| p.is_file()));
-    if let Some(found) = find().filter(|_| is_complete()) {
+    if let Some(found) = found_anywhere(program).filter(|_| is_complete()) {
         return Ok(found);
     }
     install(&[part])?;
-    find().ok_or_else(|| InstallError::StillMissing(part.name().to_owned()))
+    found_anywhere(program).ok_or_else(|| InstallError::StillMissing(part.name().to_owned()))
+}
+
+/// Debian has some programs where only root's PATH leads.
+fn found_anywhere(program: &str) -> Option<PathBuf> {
+    on_path(program).or_else(|| Some(Path::new("/usr/sbin").join(program)).filter(|path| path.is_file()))
 }
 
 fn etcd() -> Option<PathBuf> {

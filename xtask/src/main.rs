@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use xtask::demo::{self, Headless};
 use xtask::drill::Drill;
+use xtask::drill::command::DrillArgs;
 use xtask::playground::{Options, janitor};
-use xtask::{bench, checks, install, programs};
+use xtask::{bench, checks, drill, install, programs};
 
 /// Try pgvane on this machine, or check a change.
 #[derive(Parser)]
@@ -24,6 +25,11 @@ enum Task {
     ///
     /// Installs PostgreSQL and etcd where they are missing. Ctrl-C or `q` ends everything and leaves nothing.
     Demo(DemoArgs),
+    /// Break a cluster at random for a while, every part in a network namespace of its own, and check that nothing
+    /// acknowledged was lost, that no two primaries accepted writes, and that it recovered each time; needs root.
+    ///
+    /// Installs what is missing, and leaves nothing behind.
+    Drill(DrillArgs),
     /// Everything a change must pass: fmt, clippy, docs, and all tests on real etcd and PostgreSQL.
     Test(TestArgs),
     /// Measure pgvane side by side with no proxy, HAProxy, nginx and PgBouncer (see benches/README.md).
@@ -80,6 +86,7 @@ fn main() -> ExitCode {
         Task::Janitor { dir, keep } => janitor::main(&dir, keep).map_err(|e| e.to_string()),
         Task::Test(args) => checks::run(args.lint, args.long, &args.cargo),
         Task::Demo(args) => play(&args),
+        Task::Drill(args) => drill::command::main(&args),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStub { address, id } => bench::stub::serve(address, id).map_err(|e| e.to_string()),
     };
@@ -93,6 +100,9 @@ fn main() -> ExitCode {
 }
 
 fn play(args: &DemoArgs) -> Result<(), String> {
+    if args.run.is_some_and(Drill::needs_network) {
+        return Err("that needs a network to break: cargo xtask drill --rows --events ...".to_owned());
+    }
     let servers = install::servers().map_err(|e| e.to_string())?;
     let programs = programs::build().map_err(|e| e.to_string())?;
     let options = Options { ttl: args.ttl, keep: args.keep, ..Options::default() };

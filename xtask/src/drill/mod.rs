@@ -1,8 +1,20 @@
-//! Drills: one fault on a running cluster, with clients that write and read all the while, and what it cost.
+//! Drills: faults on a running cluster, with clients that write and read all the while, and what they cost.
+//!
+//! Here: one fault at a time, on any playground. [`rows`] measures each several times, and [`play`] strikes at random,
+//! both on a cluster in namespaces: [`fault`] -> [`schedule`] -> `strike` -> [`story`].
 
 pub mod clients;
+pub mod command;
+pub mod fault;
 pub mod ledger;
+pub mod play;
+pub mod reigns;
+pub mod rows;
+pub mod schedule;
+pub mod story;
+mod strike;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
@@ -12,6 +24,8 @@ use serde_json::json;
 use tokio_postgres::NoTls;
 
 use self::clients::Clients;
+use self::story::ms;
+use crate::playground::node::Node;
 use crate::playground::{HEALTHY_WITHIN, Playground, PlaygroundError, http};
 
 /// Writes that must be acknowledged before the fault, and again after it.
@@ -44,6 +58,30 @@ pub enum Drill {
     EtcdOutage,
     /// The agent and the postmaster of a replica are killed.
     KillReplica,
+    /// The primary's machine dies: silence, and nothing runs any more. In namespaces only.
+    KillNode,
+    /// The primary's cable is pulled. In namespaces only.
+    UnplugNode,
+    /// Nothing passes between the primary's machine and etcd. In namespaces only.
+    CutFromEtcd,
+    /// A replica's cable is pulled. In namespaces only.
+    UnplugReplica,
+}
+
+impl Drill {
+    /// Whether it breaks what loopback does not have.
+    pub fn needs_network(self) -> bool {
+        match self {
+            Drill::KillNode | Drill::UnplugNode | Drill::CutFromEtcd | Drill::UnplugReplica => true,
+            Drill::Switchover
+            | Drill::KillPostgres
+            | Drill::KillAgentAndPostgres
+            | Drill::FreezeAgent
+            | Drill::StopAgent
+            | Drill::EtcdOutage
+            | Drill::KillReplica => false,
+        }
+    }
 }
 
 /// What a drill came to. Times in milliseconds.
@@ -63,10 +101,14 @@ pub struct Report {
     pub read_only_refusals: u64,
     /// Reads through the replica port, each on a connection of its own, that failed.
     pub read_errors: u64,
+    /// The longest gap between two answered reads, from the fault on.
+    pub read_outage_ms: f64,
     /// Acknowledged writes that the last primary does not have.
     pub lost_rows: u64,
     /// How long two servers said at the same time that they accept writes.
     pub dual_primary_ms: f64,
+    /// Proofs of a second primary that need not last.
+    pub intrusions: Vec<String>,
     /// Acknowledged writes in all.
     pub acknowledged: u64,
 }
@@ -103,10 +145,15 @@ pub async fn run(
     match drill {
         Drill::EtcdOutage => tokio::time::sleep(plan.etcd_away).await,
         Drill::KillReplica => tokio::time::sleep(Duration::from_secs(3)).await,
+        // Longer than anybody may take to notice.
+        Drill::UnplugReplica => tokio::time::sleep(Duration::from_secs(10)).await,
         Drill::Switchover
         | Drill::KillPostgres
         | Drill::KillAgentAndPostgres
         | Drill::FreezeAgent
+        | Drill::KillNode
+        | Drill::UnplugNode
+        | Drill::CutFromEtcd
         | Drill::StopAgent => reconnected(playground, &clients, sessions).await?,
     }
     served(playground, &clients, clients.acknowledged() + SETTLED).await?;
@@ -121,18 +168,19 @@ pub async fn run(
         say(&format!("{count}x {error}"));
     }
 
-    let survivors = survivors(playground).await?;
-    let ms = |d: Duration| (d.as_secs_f64() * 10_000.0).round() / 10.0;
+    let survivors = survivors(playground, 0).await?;
     Ok(Report {
         drill,
         ttl_s: playground.ttl,
-        outage_ms: ms(ledger.longest_gap(fault_at)),
+        outage_ms: ms(ledger.longest_gap(0, fault_at)),
         client_errors: ledger.client_errors,
         failed_connects: ledger.failed_connects,
         read_only_refusals: ledger.read_only_refusals,
         read_errors: ledger.read_errors,
+        read_outage_ms: ms(ledger.longest_read_gap(fault_at)),
         lost_rows: ledger.lost(&survivors),
         dual_primary_ms: ms(ledger.dual_primary()),
+        intrusions: ledger.intrusions(None),
         acknowledged: ledger.acknowledged(),
     })
 }
@@ -182,6 +230,29 @@ pub async fn strike(
             playground.node_mut(&replica).signal_agent(Signal::KILL);
             playground.node(&replica).kill_postmaster();
             playground.node_mut(&replica).kill_agent(GONE_WITHIN).await;
+        }
+        Drill::KillNode => {
+            say(&format!("cutting the power of {leader}"));
+            playground.power_off(leader).await?;
+        }
+        Drill::UnplugNode => {
+            say(&format!("pulling the cable of {leader}"));
+            playground.network()?.plug(leader, false).map_err(PlaygroundError::Refused)?;
+        }
+        Drill::CutFromEtcd => {
+            say(&format!("cutting {leader} from etcd"));
+            let etcds: Vec<_> = playground.etcd.members().iter().map(|m| m.name().to_owned()).collect();
+            for etcd in etcds {
+                let network = playground.network()?;
+                network.cut(leader, &etcd).map_err(PlaygroundError::Refused)?;
+                network.cut(&etcd, leader).map_err(PlaygroundError::Refused)?;
+            }
+        }
+        Drill::UnplugReplica => {
+            let replica = playground.nodes.iter().map(|n| n.name.clone()).find(|name| name != leader);
+            let Some(replica) = replica else { return Ok(()) };
+            say(&format!("pulling the cable of {replica}"));
+            playground.network()?.plug(&replica, false).map_err(PlaygroundError::Refused)?;
         }
     }
     Ok(())
@@ -254,10 +325,16 @@ pub async fn create_table(playground: &Playground) -> Result<(), PlaygroundError
     Ok(())
 }
 
-/// The writes that the present primary has.
-async fn survivors(playground: &Playground) -> Result<Vec<i64>, PlaygroundError> {
-    on_primary(playground, async |client| {
-        let rows = client.query(clients::SURVIVORS, &[]).await;
+/// The writes that the present primary has, from number `lowest` on.
+async fn survivors(playground: &Playground, lowest: i64) -> Result<HashSet<i64>, PlaygroundError> {
+    let leader = playground.look().await.leader().map_err(late)?;
+    rows_of(playground.node(&leader), lowest).await
+}
+
+/// The writes that a node has, from number `lowest` on.
+async fn rows_of(node: &Node, lowest: i64) -> Result<HashSet<i64>, PlaygroundError> {
+    on_node(node, async |client| {
+        let rows = client.query(clients::SURVIVORS, &[&lowest]).await;
         let rows = rows.map_err(|e| PlaygroundError::Sql("cannot read the table", e))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     })
@@ -269,9 +346,16 @@ async fn on_primary<T>(
     work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, PlaygroundError>,
 ) -> Result<T, PlaygroundError> {
     let leader = playground.look().await.leader().map_err(late)?;
-    let config = clients::config(playground.node(&leader).postgres());
+    on_node(playground.node(&leader), work).await
+}
+
+async fn on_node<T>(
+    node: &Node,
+    work: impl AsyncFnOnce(&tokio_postgres::Client) -> Result<T, PlaygroundError>,
+) -> Result<T, PlaygroundError> {
+    let config = clients::config(node.postgres());
     let (client, connection) =
-        config.connect(NoTls).await.map_err(|e| PlaygroundError::Sql("cannot connect to the primary", e))?;
+        config.connect(NoTls).await.map_err(|e| PlaygroundError::Sql("cannot connect to a node", e))?;
     let driver = tokio::spawn(connection);
     let done = work(&client).await;
     driver.abort();

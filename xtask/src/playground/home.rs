@@ -96,7 +96,7 @@ impl Home {
         self.own(path)
     }
 
-    fn own(&self, path: &Path) -> Result<(), PlaygroundError> {
+    pub(super) fn own(&self, path: &Path) -> Result<(), PlaygroundError> {
         let Some(account) = &self.account else { return Ok(()) };
         chown(path, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))
             .map_err(|e| PlaygroundError::Io(format!("cannot give away {}", path.display()), e.into()))

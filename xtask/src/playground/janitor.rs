@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::process::awaited;
-use super::sweep;
+use super::{clock, disk, network, sweep};
 
 /// Marks directories that a janitor may remove.
 pub(super) const MARK: &str = ".pgvane-playground";
@@ -61,7 +61,11 @@ pub(super) fn clean(dir: &Path, keep: bool) -> io::Result<()> {
         return Ok(());
     }
     let dir: PathBuf = dir.canonicalize()?;
+    disk::go_on_below(&dir);
     sweep::end_everything(&dir).map_err(io::Error::other)?;
+    disk::unmount_below(&dir);
+    network::remove(&dir.file_name().unwrap_or_default().to_string_lossy());
+    clock::forget(&dir);
     if keep { Ok(()) } else { fs::remove_dir_all(&dir) }
 }
 

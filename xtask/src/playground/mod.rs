@@ -1,17 +1,24 @@
-//! A whole cluster on loopback: one etcd, some PostgreSQL nodes with their agents, some proxies.
+//! A whole cluster: etcd, some PostgreSQL nodes with their agents, some proxies; on loopback, or each part in a
+//! network namespace of its own ([`Prepared`]).
 //!
 //! Everything lives below one directory and is started as one user. Dropping a [`Playground`] ends every process
 //! of the directory and removes it; when this program is killed outright, a janitor process does the same.
 
 pub mod account;
+pub mod clock;
+pub mod disk;
 pub mod etcd;
+mod ground;
 pub mod home;
 pub mod http;
 pub mod janitor;
+pub mod network;
 pub mod node;
 pub mod orphans;
+pub mod parts;
 pub mod patroni;
 pub mod picture;
+pub mod place;
 pub mod ports;
 pub mod process;
 pub mod proxy;
@@ -26,10 +33,14 @@ use rustix::process::{Signal, set_child_subreaper};
 
 use self::account::Account;
 use self::etcd::Etcd;
+pub use self::ground::{Equipment, Prepared, Wanted};
+use self::ground::{Ground, NodeGround, ProxyGround};
 use self::home::Home;
+use self::network::Network;
 use self::node::{Daemon, Node, NodeOptions};
 use self::patroni::Patroni;
 use self::picture::{Picture, Sites};
+use self::place::Place;
 use self::ports::Ports;
 use self::proxy::{MoreSettings, Proxy, ProxyOptions};
 use crate::install::{self, Servers};
@@ -65,6 +76,10 @@ pub struct Options {
     pub daemons: Vec<Daemon>,
     /// User and password of the daemons' APIs; open to everybody unless given.
     pub login: Option<(String, String)>,
+    /// Members of etcd.
+    pub etcds: usize,
+    /// More keys of the dynamic configuration, as `[bootstrap.dcs]` has them.
+    pub dcs: String,
 }
 
 impl Default for Options {
@@ -79,6 +94,8 @@ impl Default for Options {
             patroni: None,
             daemons: vec![],
             login: None,
+            etcds: 1,
+            dcs: String::new(),
         }
     }
 }
@@ -134,6 +151,8 @@ pub struct Playground {
     /// The lease time, in seconds.
     pub ttl: u32,
     patroni: Option<Patroni>,
+    /// Its network, and what the nodes have of their own; `None` on loopback.
+    pub network: Option<(Network, Equipment)>,
     reaper: tokio::task::JoinHandle<()>,
     home: Home,
 }
@@ -154,40 +173,72 @@ impl Playground {
         servers: &Servers,
         say: &(dyn Fn(&str) + Sync),
     ) -> Result<Playground, PlaygroundError> {
+        let copies = [&programs.agent, &programs.proxy, &programs.ctl].map(PathBuf::as_path);
+        let home = Home::create(Account::for_servers(), &programs.xtask, &copies, options.keep)?;
+        Playground::start_on(Ground::Loopback(Ports::new()), home, options, servers, say).await
+    }
+
+    /// The same in namespaces; to be called within [`Prepared::run`], with the options it was made for.
+    pub async fn start_prepared(
+        prepared: Prepared,
+        options: &Options,
+        servers: &Servers,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<Playground, PlaygroundError> {
+        let Prepared { home, network, equipment } = prepared;
+        Playground::start_on(Ground::Network(network, equipment), home, options, servers, say).await
+    }
+
+    async fn start_on(
+        mut ground: Ground,
+        home: Home,
+        options: &Options,
+        servers: &Servers,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<Playground, PlaygroundError> {
         // Whoever loses its parent (guards, postmasters) becomes our child: found at the end, and reaped.
         set_child_subreaper(rustix::process::Pid::from_raw(1))
             .map_err(|e| PlaygroundError::Io("cannot adopt orphans".to_owned(), e.into()))?;
-        let account = Account::for_servers();
-        let copies = [&programs.agent, &programs.proxy, &programs.ctl].map(PathBuf::as_path);
-        let home = Home::create(account, &programs.xtask, &copies, options.keep)?;
         say(&format!("{} holds data and logs", home.dir().display()));
         let reaper = orphans::reap();
-        let mut ports = Ports::new();
 
-        let etcd = Etcd::start(&home, &servers.etcd, &mut ports).await?;
+        let etcd = Etcd::start_members(&home, &servers.etcd, ground.etcd(options.etcds)?).await?;
         say(&format!("etcd answers on {}", etcd.client()));
         let patroni =
             options.patroni.as_ref().map(|installed| Patroni::copy(&home, installed)).transpose()?;
-        let (nodes, proxies) = (Vec::new(), Vec::new());
-        let mut playground = Playground { etcd, nodes, proxies, ttl: options.ttl, patroni, reaper, home };
-        playground.start_proxies(options, &mut ports)?;
-        playground.start_nodes(options, servers, &mut ports, say).await?;
+        let mut playground = Playground {
+            etcd,
+            nodes: Vec::new(),
+            proxies: Vec::new(),
+            ttl: options.ttl,
+            patroni,
+            network: None,
+            reaper,
+            home,
+        };
+        playground.start_proxies(options, &mut ground)?;
+        playground.start_nodes(options, servers, &mut ground, say).await?;
         playground.until_healthy(HEALTHY_WITHIN).await?;
+        playground.network = match ground {
+            Ground::Loopback(_) => None,
+            Ground::Network(network, equipment) => Some((network, equipment)),
+        };
         say("replicas stream, proxies route");
         playground.create_client_role().await?;
         Ok(playground)
     }
 
-    fn start_proxies(&mut self, options: &Options, ports: &mut Ports) -> Result<(), PlaygroundError> {
+    fn start_proxies(&mut self, options: &Options, ground: &mut Ground) -> Result<(), PlaygroundError> {
         for number in 1..=options.proxies {
-            let wanted = if number == 1 { [5432, 5433] } else { [0, 0] };
+            let ProxyGround { primary, replica, admin, place } = ground.proxy(number)?;
             let options = ProxyOptions {
                 name: format!("proxy{number}"),
-                etcd: self.etcd.client(),
-                primary: ports.prefer(wanted[0])?,
-                replica: ports.prefer(wanted[1])?,
-                admin: ports.free()?,
+                etcd: self.etcd.clients(),
+                primary,
+                replica,
+                admin,
                 more: MoreSettings::default(),
+                place,
             };
             self.proxies.push(Proxy::start(&self.home, options)?);
         }
@@ -200,11 +251,12 @@ impl Playground {
         let mut ports = Ports::new();
         let options = ProxyOptions {
             name: format!("proxy{}", place + 1),
-            etcd,
+            etcd: vec![etcd],
             primary: ports.free()?,
             replica: ports.free()?,
             admin: ports.free()?,
             more,
+            place: Place::default(),
         };
         self.proxies.push(Proxy::start(&self.home, options)?);
         Ok(place)
@@ -214,7 +266,7 @@ impl Playground {
         &mut self,
         options: &Options,
         servers: &Servers,
-        ports: &mut Ports,
+        ground: &mut Ground,
         say: &(dyn Fn(&str) + Sync),
     ) -> Result<(), PlaygroundError> {
         let (superuser_password, replication_password) = (home::secret()?, home::secret()?);
@@ -223,24 +275,31 @@ impl Playground {
         let (loop_wait, retry_timeout) =
             if options.daemons.contains(&Daemon::Patroni) { (1, 3) } else { (slow, slow) };
         for number in 1..=options.nodes {
-            let rest = ports.free()?;
+            let name = format!("pg{number}");
+            let NodeGround { rest, postgres, place, dir } = ground.node(&name, &self.home)?;
             let node = NodeOptions {
-                name: format!("pg{number}"),
-                etcd: self.etcd.client(),
+                name,
+                etcd: self.etcd.clients(),
                 bin_dir: servers.postgres.clone(),
                 rest,
                 max_connections: options.max_connections,
                 rest_shown: options.apis.get(number - 1).copied().unwrap_or(rest),
-                postgres: ports.free()?,
+                postgres,
                 superuser_password: superuser_password.clone(),
                 replication_password: replication_password.clone(),
                 ttl: options.ttl,
                 loop_wait,
                 retry_timeout,
                 login: options.login.clone(),
+                network: ground.clients(),
+                dcs: options.dcs.clone(),
+                place,
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();
-            let mut node = Node::prepare(&self.home, node, daemon)?;
+            let mut node = match dir {
+                Some(dir) => Node::prepare_in(&self.home, dir, node, daemon)?,
+                None => Node::prepare(&self.home, node, daemon)?,
+            };
             node.start_agent(&self.home, self.patroni.as_ref())?;
             self.nodes.push(node);
             if number == 1 {
@@ -314,14 +373,25 @@ impl Playground {
         self.restart_agent(name)
     }
 
-    /// Starts etcd again on the same data.
+    /// Starts the proxy at this place again, if it does not run.
+    pub fn restart_proxy(&mut self, place: usize) -> Result<(), PlaygroundError> {
+        self.proxies[place].restart(&self.home)
+    }
+
+    /// Starts etcd again on the same data, every member that does not run.
     pub fn restart_etcd(&mut self) -> Result<(), PlaygroundError> {
         self.etcd.restart(&self.home)
     }
 
     /// Starts what is dead and continues what is frozen; returns what was done.
     pub fn revive(&mut self) -> Result<Vec<String>, PlaygroundError> {
+        self.mend()?;
         let mut done = Vec::new();
+        if self.network.is_some() {
+            for proxy in &mut self.proxies {
+                proxy.restart(&self.home)?;
+            }
+        }
         if !self.etcd.is_running() {
             self.etcd.restart(&self.home)?;
             done.push("etcd started".to_owned());

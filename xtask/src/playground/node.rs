@@ -10,9 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::home::Home;
 use super::patroni::{self, Patroni};
 use super::picture::NodeSite;
+use super::place::Place;
 use super::process::Running;
 use super::sweep::postmaster_pid;
-use super::{CLIENT_ROLE, PlaygroundError, SCOPE};
+use super::{CLIENT_ROLE, PlaygroundError, SCOPE, clock};
 
 /// What a node is made of.
 #[derive(Clone, Debug)]
@@ -20,7 +21,7 @@ pub struct NodeOptions {
     /// Its name in the cluster.
     pub name: String,
     /// Where etcd's clients connect.
-    pub etcd: SocketAddr,
+    pub etcd: Vec<SocketAddr>,
     /// PostgreSQL's programs.
     pub bin_dir: PathBuf,
     /// The agent's REST API.
@@ -43,6 +44,12 @@ pub struct NodeOptions {
     pub retry_timeout: u32,
     /// User and password of the API, where it wants them.
     pub login: Option<(String, String)>,
+    /// Where clients and other nodes come from, as pg_hba.conf has it.
+    pub network: String,
+    /// More keys of the dynamic configuration; count on the node that bootstraps.
+    pub dcs: String,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// What runs a node.
@@ -73,6 +80,16 @@ impl Node {
         daemon: Daemon,
     ) -> Result<Node, PlaygroundError> {
         let dir = home.create_dir(&options.name)?;
+        Node::prepare_in(home, dir, options, daemon)
+    }
+
+    /// The same in a directory that is there.
+    pub(super) fn prepare_in(
+        home: &Home,
+        dir: PathBuf,
+        options: NodeOptions,
+        daemon: Daemon,
+    ) -> Result<Node, PlaygroundError> {
         home.write(&dir.join("agent.toml"), &settings(&options))?;
         home.write(&dir.join("patroni.yml"), &patroni::settings(&options, &dir))?;
         Ok(Node { name: options.name.clone(), options, dir, agent: None, daemon })
@@ -84,21 +101,26 @@ impl Node {
         home: &Home,
         patroni: Option<&Patroni>,
     ) -> Result<(), PlaygroundError> {
-        self.agent = Some(match (self.daemon, patroni) {
+        let place = &self.options.place;
+        let agent = match (self.daemon, patroni) {
             (Daemon::Pgvane, _) => {
                 let program = home.program(Path::new("pgvane-agent"));
-                Running::start(home, &self.name, &program, [self.config().into_os_string()])?
+                Running::start_at(home, place, &self.name, &program, [self.config().into_os_string()], [])?
             }
             (Daemon::Patroni, Some(patroni)) => {
                 let log = format!("{}-patroni", self.name);
                 let args = Patroni::args(&self.patroni_config());
-                Running::start_with(home, &log, patroni.program(), args, patroni.environment())?
+                Running::start_at(home, place, &log, patroni.program(), args, patroni.environment())?
             }
             (Daemon::Patroni, None) => {
                 let why = format!("{} is to run Patroni, which was not given", self.name);
                 return Err(PlaygroundError::Refused(why));
             }
-        });
+        };
+        if place.has_environment() {
+            clock::note(home.dir(), agent.pid()).map_err(PlaygroundError::io("cannot note a clock"))?;
+        }
+        self.agent = Some(agent);
         Ok(())
     }
 
@@ -130,6 +152,11 @@ impl Node {
     /// Where PostgreSQL listens.
     pub fn postgres(&self) -> SocketAddr {
         self.options.postgres
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.options.place
     }
 
     pub(super) fn site(&self) -> NodeSite {
@@ -213,7 +240,9 @@ impl Node {
 fn settings(options: &NodeOptions) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
     let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
-    let NodeOptions { loop_wait, retry_timeout, login, .. } = options;
+    let NodeOptions { loop_wait, retry_timeout, login, network, dcs, .. } = options;
+    let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
+    let endpoints = endpoints.join(", ");
     let bin_dir = options.bin_dir.display();
     let login = login.as_ref().map_or(String::new(), |(user, password)| {
         format!("username = \"{user}\"\npassword = \"{password}\"\n")
@@ -223,7 +252,7 @@ fn settings(options: &NodeOptions) -> String {
 scope = "{SCOPE}"
 
 [etcd]
-endpoints = ["http://{etcd}"]
+endpoints = [{endpoints}]
 
 [restapi]
 listen = "{rest}"
@@ -237,9 +266,9 @@ connect_address = "{postgres}"
 superuser = {{ username = "postgres", password = "{superuser_password}" }}
 replication = {{ username = "replicator", password = "{replication_password}" }}
 pg_hba = [
-  "host all {CLIENT_ROLE} 127.0.0.1/32 trust",
-  "host all all 127.0.0.1/32 scram-sha-256",
-  "host replication all 127.0.0.1/32 scram-sha-256",
+  "host all {CLIENT_ROLE} {network} trust",
+  "host all all {network} scram-sha-256",
+  "host replication all {network} scram-sha-256",
 ]
 
 [postgresql.parameters]
@@ -257,7 +286,7 @@ initdb = ["encoding=UTF8", "data-checksums"]
 ttl = {ttl}
 loop_wait = {loop_wait}
 retry_timeout = {retry_timeout}
-
+{dcs}
 [bootstrap.dcs.postgresql.parameters]
 max_connections = {max_connections}
 "#

@@ -10,10 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::PlaygroundError;
 use super::home::Home;
+use super::place::Place;
 
 /// Lines of a log shown when its process ended unexpectedly.
 const TAIL: usize = 15;
@@ -44,12 +45,13 @@ impl Running {
         program: &Path,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<Running, PlaygroundError> {
-        Running::start_with(home, name, program, args, [])
+        Running::start_at(home, &Place::default(), name, program, args, [])
     }
 
-    /// [`Running::start`] with more in its environment.
-    pub fn start_with(
+    /// The same, at `place`, with more in its environment.
+    pub(crate) fn start_at(
         home: &Home,
+        place: &Place,
         name: &str,
         program: &Path,
         args: impl IntoIterator<Item = OsString>,
@@ -62,7 +64,7 @@ impl Running {
             .open(&log)
             .map_err(PlaygroundError::io(log.display().to_string()))?;
         let errors = output.try_clone().map_err(PlaygroundError::io("cannot share a log"))?;
-        let mut command = Command::new(program);
+        let mut command = place.command(program, home.account());
         command.args(args).current_dir(home.dir()).process_group(0);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         // Nothing of the caller's environment (PGHOST, ETCD_NAME, NOTIFY_SOCKET, ...) may reach the servers.
@@ -72,9 +74,6 @@ impl Running {
         if cfg!(target_arch = "aarch64") {
             // etcd 3.4 refuses to run there unless told so.
             command.env("ETCD_UNSUPPORTED_ARCH", "arm64");
-        }
-        if let Some(account) = home.account() {
-            command.uid(account.uid).gid(account.gid);
         }
         let mut awaited = awaited();
         let started = command.spawn().and_then(|child| {

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::home::Home;
 use super::picture::ProxySite;
+use super::place::Place;
 use super::process::Running;
 use super::{PlaygroundError, SCOPE};
 
@@ -16,7 +18,7 @@ pub struct ProxyOptions {
     /// Its name in logs and pictures.
     pub name: String,
     /// Where etcd's clients connect.
-    pub etcd: SocketAddr,
+    pub etcd: Vec<SocketAddr>,
     /// Port for writes.
     pub primary: SocketAddr,
     /// Port for reads.
@@ -25,6 +27,8 @@ pub struct ProxyOptions {
     pub admin: SocketAddr,
     /// What else its settings say.
     pub more: MoreSettings,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// What a proxy is told beyond addresses; nothing unless given.
@@ -50,9 +54,27 @@ impl Proxy {
         let file = home.dir().join(format!("{}.toml", options.name));
         let socket = home.dir().join(format!("{}.sock", options.name));
         home.write(&file, &settings(&options, &socket))?;
-        let program = home.program(Path::new("pgvane"));
-        let process = Running::start(home, &options.name, &program, [file.clone().into_os_string()])?;
+        let process = Proxy::run(home, &options, &file)?;
         Ok(Proxy { options, file, socket, process })
+    }
+
+    fn run(home: &Home, options: &ProxyOptions, file: &Path) -> Result<Running, PlaygroundError> {
+        let program = home.program(Path::new("pgvane"));
+        Running::start_at(home, &options.place, &options.name, &program, [file.as_os_str().to_owned()], [])
+    }
+
+    /// Starts it again, if it does not run.
+    pub(super) fn restart(&mut self, home: &Home) -> Result<(), PlaygroundError> {
+        if !self.is_running() {
+            self.process = Proxy::run(home, &self.options, &self.file)?;
+        }
+        Ok(())
+    }
+
+    /// Kills it, as its machine's death would.
+    pub async fn kill(&mut self, limit: Duration) -> bool {
+        self.process.signal(Signal::KILL);
+        self.process.ended_within(limit).await
     }
 
     /// What it was started with.
@@ -93,9 +115,11 @@ fn settings(options: &ProxyOptions, socket: &Path) -> String {
     let socket = socket.display();
     let ProxyOptions { etcd, primary, replica, admin, more, .. } = options;
     let MoreSettings { cluster: of_cluster, primary: of_primary } = more;
+    let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
+    let endpoints = endpoints.join(", ");
     format!(
         "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n\n\
-         [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\nendpoints = [\"http://{etcd}\"]\n\n\
+         [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\nendpoints = [{endpoints}]\n\n\
          [[listener]]\nrole = \"primary\"\ncluster = \"{SCOPE}\"\nlisten = [\"{primary}\"]\n{of_primary}\n\
          [[listener]]\nrole = \"replica\"\ncluster = \"{SCOPE}\"\nlisten = [\"{replica}\"]\n"
     )

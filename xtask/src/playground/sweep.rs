@@ -127,11 +127,18 @@ pub(super) fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
     Pid::from_raw(file.lines().next()?.trim().parse().ok()?)
 }
 
-/// Removes System V segments that killed postmasters left: their key is the data directory's inode number.
+/// Keys that a postmaster tries when the first is taken: two file systems may have one inode number.
+const KEYS_TRIED: u32 = 8;
+
+/// Removes System V segments that killed postmasters left: their key is the data directory's inode number, or one of
+/// the next.
 fn remove_shared_memory(data: &[(u32, u32)]) {
     let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     for segment in table.lines().filter_map(segment) {
-        if segment.attached == 0 && data.contains(&(segment.key, segment.owner)) {
+        let is_of = |(inode, owner): &(u32, u32)| {
+            segment.key.wrapping_sub(*inode) < KEYS_TRIED && segment.owner == *owner
+        };
+        if segment.attached == 0 && data.iter().any(is_of) {
             let mut remove = Command::new("ipcrm");
             remove.args(["-m", &segment.id.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
             let _ = remove.status();
