@@ -24,6 +24,7 @@ use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::{self, Kept, slot_name};
+use crate::walsenders;
 
 /// Time between two looks at the slots.
 const SLOTS_EVERY: Duration = Duration::from_secs(2);
@@ -36,6 +37,7 @@ pub struct Keeper {
     voters: Voters,
     slots: Chore,
     settings: Chore,
+    left_behind: Chore,
     written: Option<StatusRecord>,
     kept: Arc<Mutex<Kept>>,
     settings_are_new: bool,
@@ -83,6 +85,27 @@ impl Keeper {
         self.write_failsafe(ctx, world);
         self.keep_slots(ctx, world);
         self.apply_settings(ctx, world);
+        self.end_left_behind(ctx, world, sql);
+    }
+
+    /// A walsender that a standby has left behind keeps commits waiting.
+    fn end_left_behind<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        if !world.settings.synchronous_mode.is_on() || announce::serving_epoch(world).is_none() {
+            return;
+        }
+        let pids = sql.map(|sql| walsenders::left_behind(&sql.replication)).unwrap_or_default();
+        if pids.is_empty() {
+            return;
+        }
+        let Some(done) = self.left_behind.begin(world.now, Duration::from_millis(500)) else { return };
+        let ctx = Arc::clone(ctx);
+        tokio::spawn(async move {
+            let _done = done;
+            info!(?pids, "ending connections that their standbys have replaced");
+            if let Err(error) = control::end_backends(&ctx.instance, &pids).await {
+                warn!(%error, "connections that their standbys have replaced were not ended");
+            }
+        });
     }
 
     fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {

@@ -39,3 +39,4 @@ pub mod server;
 pub mod telemetry;
 pub mod timing;
 pub mod vouch;
+pub mod walsenders;

@@ -22,6 +22,7 @@ use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
 use crate::decide::memory::{Memory, Vouch};
+use crate::decide::sync;
 use crate::decide::world::{Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
@@ -34,6 +35,7 @@ use crate::publish::Publisher;
 use crate::server::ServerState;
 use crate::timing::{Timing, TimingOverrides};
 use crate::vouch;
+use crate::walsenders::Walsenders;
 
 /// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(1);
@@ -117,6 +119,7 @@ pub struct Reconciler<S: Store> {
     effects: Effects,
     publisher: Publisher,
     keeper: Keeper,
+    walsenders: Walsenders,
     server: ServerState,
     lease: OwnLease,
     peers: Peers,
@@ -182,6 +185,7 @@ impl<S: Store> Reconciler<S> {
             detach: false,
             last: None,
             keeper: Keeper::default(),
+            walsenders: Walsenders::default(),
             counts: BTreeMap::new(),
             turns: 0,
             dcs_last_seen: 0,
@@ -201,6 +205,7 @@ impl<S: Store> Reconciler<S> {
             let world = self.observe(now);
             let decision = decide(&world);
             self.tell(&decision);
+            self.hurry(&decision, &world);
             if let Some(ended) = self.enact(&world, &decision) {
                 return ended;
             }
@@ -350,6 +355,7 @@ impl<S: Store> Reconciler<S> {
             right_until: world.authority().map(|authority| authority.guard_deadline),
             arming,
             guard: self.guard_client.clone(),
+            raced_on: sync::raced_on(world, &self.ctx.space),
             voters: self.voters(world),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
@@ -498,6 +504,7 @@ impl<S: Store> Reconciler<S> {
             Event::Probed(answer) => {
                 let promoting = self.effects.what(Slot::Postgres) == Some(action::PROMOTE);
                 self.server.probed(*answer, promoting);
+                self.watch_walsenders();
             }
             Event::Peers(peers) => self.peers = peers,
             Event::GuardArmed { epoch, lease, deadline } => {
@@ -521,6 +528,23 @@ impl<S: Store> Reconciler<S> {
             let want = matches!(self.server.process, Process::Running | Process::Starting { .. });
             std::mem::replace(wanted, want) != want
         });
+    }
+
+    /// While commits wait for standbys, the end of one is an event.
+    fn watch_walsenders(&mut self) {
+        let waits = self.settings.synchronous_mode.is_on();
+        match self.server.view.as_ref().filter(|view| waits && !view.in_recovery) {
+            Some(view) => self.walsenders.watch(&view.replication, &self.sinks.hurry),
+            None => self.walsenders.forget(),
+        }
+    }
+
+    /// A decision that waits for what the server will say soon asks for it.
+    fn hurry(&self, decision: &Decision, world: &World) {
+        let waits = matches!(decision.reason, Reason::StandbysCatchUp(_) | Reason::NobodyConfirms(_));
+        if waits && world.local.sql.as_ref().is_some_and(|sql| sync::is_old(world.now, sql)) {
+            self.sinks.hurry.notify_one();
+        }
     }
 
     fn server_changed(&mut self, now: Tick, change: &ServerEvent) {

@@ -7,6 +7,7 @@ use pgvane_cluster::records::MemberRecord;
 use serde_json::{Value, json};
 
 use crate::api::{LocalPostgres, ServerAnswer, Wal, Walsender};
+use crate::decide::sync::choose::{Confirms, Replication, Standby, SyncState};
 use crate::decide::world::{DataDir, Guard, Local, LocalRole, Ongoing, Process, Slot, Sql};
 use crate::event::ServerEvent;
 use crate::postgres::probe::{self, ProbeError, SqlView};
@@ -94,6 +95,7 @@ impl ServerState {
             checkpointed: view.checkpoint_timeline,
             streaming: view.streaming,
             upstream: view.upstream.clone(),
+            replication: replication(view),
         });
         Local { data: self.data.clone(), process: self.process, role: self.role, sql, ongoing, guard }
     }
@@ -119,6 +121,22 @@ impl ServerState {
         let names = self.view.as_ref().map(|v| &v.pending_restart).filter(|names| !names.is_empty())?;
         let unknown = json!({"old_value": "?", "new_value": "?"});
         Some(Value::Object(names.iter().map(|n| (n.clone(), unknown.clone())).collect()))
+    }
+}
+
+fn replication(view: &SqlView) -> Replication {
+    let standby = |w: &probe::Walsender| Standby {
+        name: w.application_name.clone(),
+        streaming: w.state == "streaming",
+        sync: SyncState::by(&w.sync_state),
+        write: w.written,
+        flush: w.flushed,
+        replay: w.replayed,
+    };
+    Replication {
+        names: view.standby_names.clone(),
+        confirms: Confirms::by(&view.synchronous_commit),
+        standbys: view.replication.iter().map(standby).collect(),
     }
 }
 

@@ -210,6 +210,8 @@ impl Postgres {
             started_epoch: 0.0,
             version: 150_006,
             pending_restart: vec![],
+            standby_names: String::new(),
+            synchronous_commit: "on".to_owned(),
             replication: vec![],
             slots: vec![],
         })

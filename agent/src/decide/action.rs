@@ -4,7 +4,9 @@ use std::fmt;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
+use pgvane_cluster::records::SyncRecord;
 
+use super::sync::Over;
 use super::world::{Slot, Upstream};
 
 /// One step. Each is an effect of its own; the world is observed again after it.
@@ -95,6 +97,31 @@ pub enum Action {
         /// The revision of the request that was judged.
         revision: Revision,
     },
+    /// Write `sync`, if it still is what is replaced.
+    WriteSyncKey {
+        /// Our reign.
+        epoch: Epoch,
+        /// The new rule.
+        record: SyncRecord,
+        /// What it replaces.
+        over: Over,
+    },
+    /// Delete `sync`.
+    DeleteSyncKey {
+        /// Our reign.
+        epoch: Epoch,
+        /// The revision of the rule that was judged.
+        revision: Revision,
+    },
+    /// Set `synchronous_standby_names` and see all of the server have it in force.
+    SetStandbyNames {
+        /// The value; `None`: that of the parameters.
+        names: Option<String>,
+        /// Our reign, where the position is to be noted from which on commits wait for it.
+        epoch: Option<Epoch>,
+        /// Whether it is to be proved that commits wait at all.
+        prove: bool,
+    },
     /// End the agent: it has nothing left to do.
     Exit,
     /// End the agent with an error: only an operator can resolve this; nothing was touched.
@@ -162,6 +189,8 @@ impl Action {
             | Action::Release { .. }
             | Action::ClearRequest { .. } => Some(Slot::Store),
             Action::PollPeers => Some(Slot::Peers),
+            Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => Some(Slot::SyncKey),
+            Action::SetStandbyNames { .. } => Some(Slot::StandbyNames),
             Action::AskFailsafe { .. } => Some(Slot::Failsafe),
             Action::ArmGuard { .. } | Action::DisarmGuard => Some(Slot::Guard),
         }
@@ -192,6 +221,9 @@ impl Action {
             Action::Release { .. } => RELEASE,
             Action::AskFailsafe { .. } => "ask_failsafe",
             Action::ClearRequest { .. } => "clear_request",
+            Action::WriteSyncKey { .. } => "write_sync_key",
+            Action::DeleteSyncKey { .. } => "delete_sync_key",
+            Action::SetStandbyNames { .. } => "set_standby_names",
             Action::Exit => "exit",
             Action::Halt => "halt",
         }
@@ -316,6 +348,29 @@ pub enum Reason {
     LetOthersLead,
     /// We hold the key and cannot serve.
     CannotServe,
+    /// Synchronous mode is on and has no rule yet.
+    SyncBegins,
+    /// Who confirms commits, or may lead next, changes.
+    SyncChanges,
+    /// Synchronous mode is off.
+    SyncIsOff,
+    /// `sync` and the server's setting come before the first write.
+    SyncFirst,
+    /// These standbys have to catch up before they may lead.
+    StandbysCatchUp(String),
+    /// Commits wait: none of these standbys streams.
+    NobodyConfirms(String),
+    /// We are about to stop and wait until no commit waits for us.
+    LeavingSync,
+    /// This member holds every acknowledged commit.
+    HoldsAll(NodeName),
+    /// Too few voters are known not to be ahead of us.
+    VotesMissing {
+        /// How many there are.
+        votes: usize,
+        /// How many are needed.
+        needed: usize,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -383,6 +438,23 @@ impl fmt::Display for Reason {
             Reason::BestCandidate => f.write_str("nobody leads and nobody is better placed"),
             Reason::LetOthersLead => f.write_str("stepped down; another member takes over"),
             Reason::CannotServe => f.write_str("the leader key is held and PostgreSQL cannot serve"),
+            Reason::SyncBegins => f.write_str("synchronous mode is on; nobody but this node may lead yet"),
+            Reason::SyncChanges => f.write_str("who confirms commits changes"),
+            Reason::SyncIsOff => f.write_str("synchronous mode is off"),
+            Reason::SyncFirst => {
+                f.write_str("synchronous replication is put in order before the first write")
+            }
+            Reason::StandbysCatchUp(names) => {
+                write!(f, "commits wait for {names}, which must catch up to be in sync")
+            }
+            Reason::NobodyConfirms(names) => {
+                write!(f, "commits are not acknowledged: too few of {names} stream from here")
+            }
+            Reason::LeavingSync => f.write_str("leaving synchronous replication before the stop"),
+            Reason::HoldsAll(name) => write!(f, "{name} holds everything that was acknowledged"),
+            Reason::VotesMissing { votes, needed } => {
+                write!(f, "{votes} of {needed} synchronous members are known not to be ahead of this node")
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use pgvane_cluster::records::{
 use pgvane_cluster::view::ClusterView;
 
 use super::action::{self, Action};
+use super::sync;
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
 
 /// What never changes while the agent runs.
@@ -26,7 +27,7 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     record.conn_url = Some(identity.conn_url.clone());
     record.api_url = Some(identity.api_url.clone());
     record.version = Some(PATRONI_VERSION.to_owned());
-    record.tags = world.tags.clone();
+    record.tags = sync::shown_tags(world);
     record.pause = world.settings.pause.then_some(true);
     record.pgvane = Some(NativeMember {
         version: identity.version.clone(),

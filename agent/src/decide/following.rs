@@ -5,8 +5,8 @@ use std::time::Duration;
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
-use super::candidate;
 use super::world::{Process, Sql, Upstream, World};
+use super::{candidate, sync};
 
 /// How long a standby may go without streaming from a serving leader before its history is compared.
 const STARVED_LIMIT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ fn follow(world: &World, view: &ClusterView, sql: &Sql, leader: &Upstream, leade
     if starved && leader_serves {
         return world.act(Action::Rejoin { leader: leader.clone() }, Reason::CannotStream);
     }
-    world.wait(Reason::Following)
+    sync::stand_by(world, view, sql).unwrap_or_else(|| world.wait(Reason::Following))
 }
 
 /// The leader, or the member that our tags name, while it exists and is not ourselves.

@@ -3,8 +3,8 @@
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
-use super::hand_over;
 use super::world::{DataDir, Dcs, Guard, LocalRole, Process, World};
+use super::{hand_over, sync};
 
 /// The step of a leader.
 pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
@@ -32,9 +32,9 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         }
         Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
         Process::Running => match world.local.role {
-            LocalRole::Standby => {
+            LocalRole::Standby => sync::before_serving(world, view, key).unwrap_or_else(|| {
                 world.guarded(authority.epoch, Action::Promote { epoch: key.epoch }, Reason::WonKey)
-            }
+            }),
             LocalRole::Unknown => world.wait_briefly(Reason::PositionUnknown),
             LocalRole::Primary => serve(world, view, key),
         },
@@ -57,11 +57,12 @@ fn serve(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     if view.config.is_none() {
         return world.act(Action::WriteConfig, Reason::ConfigMissing);
     }
-    world.wait(Reason::Leading)
+    sync::keep(world, view, key).unwrap_or_else(|| world.wait(Reason::Leading))
 }
 
 /// PostgreSQL does not run and we hold the key. Handing over now would lose what the standbys have not
-/// received, so it is restarted in place until primary_start_timeout is spent (0: hand over at once).
+/// received, so it is restarted in place until primary_start_timeout is spent (0: hand over at once). In
+/// synchronous mode a standby may be known to hold everything: then it takes over at once.
 fn restart(world: &World, key: &LeaderKey) -> Decision {
     if !world.free(super::Slot::Postgres) {
         return world.wait(Reason::Busy(super::Slot::Postgres));
@@ -76,8 +77,22 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
     if spent && others {
         return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartTimeout);
     }
+    if let Some(decision) = hand_over::after_crash(world, key) {
+        return decision;
+    }
     match &world.local.data {
         DataDir::Present(control) if !control.standby => {
+            match &world.dcs {
+                Dcs::Known(view) => {
+                    if let Some(decision) = sync::before_serving(world, view, key) {
+                        return decision;
+                    }
+                }
+                Dcs::Unknown { .. } if !sync::is_in_order(world, key) => {
+                    return world.wait(Reason::StoreAway);
+                }
+                Dcs::Unknown { .. } => {}
+            }
             let crashed = world.memory.crashed_at.is_some();
             let reason = if crashed { Reason::Crashed } else { Reason::NotRunning };
             world.guarded(key.epoch, Action::StartPrimary, reason)

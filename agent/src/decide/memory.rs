@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
+use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
 
 use super::action::{Action, Request};
+use super::sync;
 use super::world::{Dcs, Local, Process, Slot};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
@@ -88,6 +89,8 @@ pub struct Memory {
     pub not_streaming_since: Option<Tick>,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
+    /// What was done about synchronous replication.
+    pub sync: sync::Memory,
 }
 
 /// What an effect came to, as far as later decisions need it.
@@ -120,6 +123,17 @@ pub enum Outcome {
     PostgresEnded,
     /// The operator's request was cleared.
     RequestCleared,
+    /// `sync` was written, at this revision.
+    SyncKeyWritten {
+        /// The reign it was written in.
+        epoch: Epoch,
+        /// Its revision.
+        revision: Revision,
+    },
+    /// `synchronous_standby_names` is in force in all of the server.
+    StandbyNamesSet(sync::InForce),
+    /// It may be, or not.
+    StandbyNamesUnknown,
 }
 
 /// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -132,13 +146,15 @@ impl Memory {
         match action {
             Action::AskFailsafe { .. } => self.consent_asked_at = Some(now),
             Action::Release { epoch, .. } => self.released = Some(Released { epoch: *epoch, done: false }),
+            Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => self.sync.settled = None,
+            Action::SetStandbyNames { .. } => self.sync.names = None,
+            Action::StartPrimary => self.sync.started_at = Some(now),
             Action::Wait
             | Action::RaceInitialize
             | Action::Bootstrap
             | Action::SetInitialize { .. }
             | Action::WriteConfig
             | Action::Clone { .. }
-            | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
             | Action::Follow { .. }
@@ -191,6 +207,9 @@ impl Memory {
             // Promises already given stay valid until their own end.
             Outcome::NotConsented => {}
             Outcome::PostgresEnded => self.crashed_at = self.crashed_at.or(Some(now)),
+            Outcome::SyncKeyWritten { epoch, revision } => self.sync.settled = Some((*epoch, *revision)),
+            Outcome::StandbyNamesSet(value) => self.sync.names_are(now, value),
+            Outcome::StandbyNamesUnknown => self.sync.names_at = Some(now),
         }
     }
 
@@ -229,6 +248,9 @@ impl Memory {
         {
             // It may write past the position that a candidate would be held to.
             *shutdown_lsn = None;
+        }
+        if self.shutdown {
+            self.sync.leaving_since = self.sync.leaving_since.or(Some(now));
         }
         let starved = local.process == Process::Running
             && local.sql.as_ref().is_some_and(|sql| sql.in_recovery && !sql.streaming);

@@ -19,6 +19,7 @@ mod paused;
 mod safety;
 mod stopping;
 mod storeless;
+pub mod sync;
 mod unlocked;
 pub mod world;
 

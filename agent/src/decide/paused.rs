@@ -1,8 +1,8 @@
 //! Pause (contract 8.9): nothing starts, stops, promotes or demotes by itself; the operator's named wishes do.
 
 use super::action::{Action, Decision, Reason};
-use super::leading;
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, OwnLease, Process, World};
+use super::{leading, sync};
 
 /// The step of a paused node.
 pub(super) fn decide(world: &World) -> Decision {
@@ -22,7 +22,8 @@ pub(super) fn decide(world: &World) -> Decision {
             if named {
                 // S3 holds in pause as well.
                 return match world.authority().filter(|a| !a.is_late(world.now)) {
-                    Some(_) => world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey),
+                    Some(_) => sync::before_serving(world, view, key)
+                        .unwrap_or_else(|| world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey)),
                     None => world.wait_briefly(Reason::RenewalLate),
                 };
             }
@@ -39,6 +40,9 @@ pub(super) fn decide(world: &World) -> Decision {
                 return world.act(Action::Campaign, Reason::Paused);
             }
             world.wait(Reason::Paused)
+        }
+        Holder::Me(key) if primary => {
+            sync::keep(world, view, key).unwrap_or_else(|| world.wait(Reason::Paused))
         }
         Holder::Me(_) | Holder::Nobody | Holder::Other(_) => world.wait(Reason::Paused),
     }

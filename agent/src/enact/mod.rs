@@ -3,6 +3,7 @@
 pub mod members;
 pub mod server;
 pub mod store;
+pub mod sync;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use pgvane_cluster::ids::{LeaseId, NodeName};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::{MemberRecord, StatusRecord};
 use pgvane_cluster::settings::ClusterSettings;
-use pgvane_cluster::store::{Store, TxnOutcome};
+use pgvane_cluster::store::{Compare, Store, TxnOutcome};
 use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -77,6 +78,8 @@ pub struct Order {
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
+    /// For [`Action::Campaign`]: what must be true of the rule it was decided by.
+    pub raced_on: Option<Compare>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
 }
@@ -93,7 +96,7 @@ impl<S: Store> Context<S> {
             }
             Action::WriteConfig => store::write_config(ctx, &ctx.first_config).await,
             Action::Campaign => match order.lease {
-                Some(lease) => store::campaign(ctx, lease).await,
+                Some(lease) => store::campaign(ctx, lease, order.raced_on).await,
                 None => vec![Outcome::Failed(Slot::Store)],
             },
             Action::TakeOverKey => match order.lease {
@@ -109,6 +112,11 @@ impl<S: Store> Context<S> {
                 store::release(ctx, *epoch, status, stopped).await
             }
             Action::ClearRequest { revision } => store::clear_request(ctx, *revision).await,
+            Action::WriteSyncKey { epoch, record, over } => sync::write_key(ctx, *epoch, record, *over).await,
+            Action::DeleteSyncKey { epoch, revision } => sync::delete_key(ctx, *epoch, *revision).await,
+            Action::SetStandbyNames { names, epoch, prove } => {
+                sync::set_names(ctx, &order.settings.postgresql, names.as_deref(), *epoch, *prove).await
+            }
             Action::ArmGuard { epoch } => members::arm(ctx, *epoch, order.arming).await,
             Action::DisarmGuard => members::disarm(ctx, order.guard).await,
             Action::PollPeers => members::poll(ctx, order.view.as_deref()).await,
@@ -121,7 +129,7 @@ impl<S: Store> Context<S> {
             Action::Follow { upstream } => server::follow(ctx, &order, upstream).await,
             Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
             Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,
-            Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,
+            Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, &order, *request).await,
             Action::Stop { how } => server::stop(ctx, &order, *how).await,
         }
     }

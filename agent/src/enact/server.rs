@@ -111,6 +111,7 @@ async fn clone_from<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) 
 
 pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
     let done = async {
+        super::sync::before_start(ctx, order)?;
         settings::write(&ctx.instance, &order.settings.postgresql, None)?;
         start(ctx, order, true).await
     };
@@ -275,7 +276,15 @@ pub(super) async fn checkpoint<S: Store>(ctx: &Context<S>, request: Request) -> 
 
 /// Stops for a hand-over: first everybody is told, so that proxies hold new connections before the server
 /// would refuse them.
-pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {
+pub(super) async fn stop_to_hand_over<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    request: Request,
+) -> Vec<Outcome> {
+    // Where a standby confirms every commit, a stop that drags on may be made harder.
+    let settings = &order.settings;
+    let is_bounded = settings.synchronous_mode.is_on() && !settings.primary_stop_timeout.is_zero();
+    let limit = if is_bounded { settings.primary_stop_timeout } else { HAND_OVER_LIMIT };
     let mut published = ctx.published.subscribe();
     let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == MemberState::Stopping));
     if timeout(ANNOUNCE_LIMIT, announced).await.is_ok() {
@@ -284,7 +293,7 @@ pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Reque
     let stopped = async {
         match find(&ctx.instance.data_dir)? {
             Some(postmaster) => {
-                let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await?;
+                let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, limit).await?;
                 Ok(stopped.shutdown_lsn())
             }
             None => Ok(None),

@@ -12,6 +12,7 @@ pub mod process;
 pub mod rewind;
 pub mod settings;
 pub mod slots;
+pub mod standby_names;
 pub mod vetted;
 
 pub use instance::{Instance, PostgresError};

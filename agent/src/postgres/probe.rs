@@ -46,6 +46,10 @@ pub struct SqlView {
     pub version: i32,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
+    /// `synchronous_standby_names` in force.
+    pub standby_names: String,
+    /// `synchronous_commit`.
+    pub synchronous_commit: String,
     /// Who streams from here.
     pub replication: Vec<Walsender>,
     /// Replication slots: name and restart position.
@@ -53,7 +57,7 @@ pub struct SqlView {
 }
 
 /// A row of pg_stat_replication.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Walsender {
     /// The user.
     pub usename: String,
@@ -67,6 +71,16 @@ pub struct Walsender {
     pub sync_state: String,
     /// Its priority as a synchronous standby.
     pub sync_priority: i32,
+    /// The walsender's process.
+    pub pid: i32,
+    /// When the standby connected, in seconds since 1970.
+    pub connected_epoch: f64,
+    /// What the standby has written.
+    pub written: Lsn,
+    /// What the standby has flushed.
+    pub flushed: Lsn,
+    /// What the standby has replayed.
+    pub replayed: Lsn,
 }
 
 impl SqlView {
@@ -127,8 +141,12 @@ SELECT r.in_recovery,
        extract(epoch FROM pg_postmaster_start_time())::float8 AS started_epoch,
        current_setting('server_version_num')::int AS version,
        (SELECT coalesce(array_agg(name), '{}') FROM pg_settings WHERE pending_restart) AS pending_restart,
+       current_setting('synchronous_standby_names') AS standby_names,
+       current_setting('synchronous_commit') AS synchronous_commit,
        (SELECT coalesce(jsonb_agg(to_jsonb(s)), '[]')::text FROM (
-            SELECT usename, application_name, client_addr::text, state, sync_state, sync_priority
+            SELECT usename, application_name, client_addr::text, state, sync_state, sync_priority, pid,
+                   extract(epoch FROM backend_start)::float8 AS connected_epoch,
+                   write_lsn::text, flush_lsn::text, replay_lsn::text
             FROM pg_stat_replication) s) AS replication,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(slot_name, restart_lsn::text)), '[]')::text
             FROM pg_replication_slots WHERE NOT temporary) AS slots
@@ -252,6 +270,8 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
         started_epoch: row.try_get("started_epoch")?,
         version: row.try_get("version")?,
         pending_restart: row.try_get("pending_restart")?,
+        standby_names: row.try_get("standby_names")?,
+        synchronous_commit: row.try_get("synchronous_commit")?,
         replication: walsenders(row.try_get("replication")?),
         slots: slots(row.try_get("slots")?),
     })
@@ -260,6 +280,9 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
 fn walsenders(json: &str) -> Vec<Walsender> {
     let rows: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
     let text = |v: &serde_json::Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
+    let number = |v: &serde_json::Value, key: &str| v[key].as_i64().and_then(|n| i32::try_from(n).ok());
+    let lsn =
+        |v: &serde_json::Value, key: &str| v[key].as_str().and_then(|l| l.parse().ok()).unwrap_or_default();
     rows.iter()
         .map(|v| Walsender {
             usename: text(v, "usename"),
@@ -267,7 +290,12 @@ fn walsenders(json: &str) -> Vec<Walsender> {
             client_addr: v["client_addr"].as_str().map(str::to_owned),
             state: text(v, "state"),
             sync_state: text(v, "sync_state"),
-            sync_priority: v["sync_priority"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
+            sync_priority: number(v, "sync_priority").unwrap_or(0),
+            pid: number(v, "pid").unwrap_or(0),
+            connected_epoch: v["connected_epoch"].as_f64().unwrap_or(0.0),
+            written: lsn(v, "write_lsn"),
+            flushed: lsn(v, "flush_lsn"),
+            replayed: lsn(v, "replay_lsn"),
         })
         .collect()
 }

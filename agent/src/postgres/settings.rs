@@ -9,7 +9,7 @@ use std::path::Path;
 
 use pgvane_cluster::settings::PostgresqlSettings;
 
-use super::{Instance, PostgresError};
+use super::{Instance, PostgresError, standby_names};
 use crate::config::HostPort;
 
 /// Settings that only the dynamic configuration may change; they go on the command line, where ALTER SYSTEM
@@ -176,7 +176,11 @@ pub fn write(
     if !base.exists() {
         fs::copy(&conf, &base).map_err(PostgresError::io(format!("{}", base.display())))?;
     }
-    let accepted = instance.vetted.accepted(instance, &ordinary(instance, dynamic));
+    let writing = instance.standby_names.write(&conf);
+    let mut accepted = instance.vetted.accepted(instance, &ordinary(instance, dynamic));
+    if let Some(names) = writing.held() {
+        accepted.insert(standby_names::NAME.to_owned(), names.to_owned());
+    }
     let mut changed = replace(&conf, &postgresql_conf(instance, &accepted, following), 0o600)?;
     let hba = dynamic.pg_hba.as_ref().filter(|_| instance.pg_hba.is_empty()).unwrap_or(&instance.pg_hba);
     if !hba.is_empty() {
@@ -204,7 +208,7 @@ pub fn write_pgpass(instance: &Instance) -> Result<(), PostgresError> {
 }
 
 /// Replaces a file in one step, durably; answers whether it was different.
-fn replace(path: &Path, text: &str, mode: u32) -> Result<bool, PostgresError> {
+pub(super) fn replace(path: &Path, text: &str, mode: u32) -> Result<bool, PostgresError> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) && path.exists() {
         return Ok(false);
     }
@@ -250,6 +254,7 @@ pub(super) mod tests {
             parameters: BTreeMap::new(),
             pg_hba: vec![],
             vetted: super::super::vetted::Vetted::default(),
+            standby_names: standby_names::HeldNames::default(),
             initdb: vec![],
             users: vec![],
             post_bootstrap: None,

@@ -9,6 +9,7 @@ use pgvane_agent::decide::action::{Action, Decision, Reason, Request};
 use pgvane_agent::decide::announce::{self, Identity};
 use pgvane_agent::decide::decide;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Vouch};
+use pgvane_agent::decide::sync::Replication;
 use pgvane_agent::decide::world::{
     Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
     Upstream, World,
@@ -128,6 +129,7 @@ pub fn standby_sql() -> Sql {
         checkpointed: None,
         streaming: true,
         upstream: Some(("pg1".to_owned(), 5432)),
+        replication: Replication::default(),
     }
 }
 
