@@ -28,6 +28,7 @@ use crate::postgres::process::Postmaster;
 use crate::postgres::reigns;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::{self, Kept, slot_name};
+use crate::walsenders;
 
 /// Time between two looks at the slots.
 const SLOTS_EVERY: Duration = Duration::from_secs(2);
@@ -48,6 +49,7 @@ pub struct Keeper {
     settled: Option<Timeline>,
     settings: Chore,
     outgrown: Chore,
+    left_behind: Chore,
     written: Option<StatusRecord>,
     kept: Arc<Mutex<Kept>>,
     settings_are_new: bool,
@@ -98,6 +100,7 @@ impl Keeper {
         self.keep_slots(ctx, world);
         self.apply_settings(ctx, world);
         self.resume_outgrown(ctx, world, sql);
+        self.end_left_behind(ctx, world, sql);
     }
 
     /// A standby that waits for larger values is made to stop, so that it can be started with them.
@@ -115,6 +118,26 @@ impl Keeper {
                 }
                 Ok(false) => {}
                 Err(error) => warn!(%error, "a replay that waits for larger settings was not resumed"),
+            }
+        });
+    }
+
+    /// A walsender that a standby has left behind keeps commits waiting.
+    fn end_left_behind<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        if !world.settings.synchronous_mode.is_on() || announce::serving_epoch(world).is_none() {
+            return;
+        }
+        let pids = sql.map(|sql| walsenders::left_behind(&sql.replication)).unwrap_or_default();
+        if pids.is_empty() {
+            return;
+        }
+        let Some(done) = self.left_behind.begin(world.now, Duration::from_millis(500)) else { return };
+        let ctx = Arc::clone(ctx);
+        tokio::spawn(async move {
+            let _done = done;
+            info!(?pids, "ending connections that their standbys have replaced");
+            if let Err(error) = control::end_backends(&ctx.instance, &pids).await {
+                warn!(%error, "connections that their standbys have replaced were not ended");
             }
         });
     }

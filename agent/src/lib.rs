@@ -48,4 +48,5 @@ pub mod telemetry;
 pub mod timing;
 pub mod tls;
 pub mod vouch;
+pub mod walsenders;
 pub mod watchdog;

@@ -75,6 +75,7 @@ fn instance(config: &Config) -> Instance {
         parameters: p.parameters.clone(),
         pg_hba: p.pg_hba.clone(),
         vetted: crate::postgres::vetted::Vetted::default(),
+        standby_names: crate::postgres::standby_names::HeldNames::default(),
         initdb: config.bootstrap.initdb.clone(),
         users: config.bootstrap.users.clone(),
         post_bootstrap: config.bootstrap.post_bootstrap.clone(),

@@ -28,6 +28,7 @@ use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
 use crate::decide::restart::Facts;
 use crate::decide::schedule::Wall;
+use crate::decide::sync;
 use crate::decide::world::{Abilities, DataDir, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
@@ -46,6 +47,7 @@ use crate::telemetry;
 use crate::telemetry::patroni::{self, Narrator, Scene};
 use crate::timing::{Timing, TimingOverrides};
 use crate::vouch;
+use crate::walsenders::Walsenders;
 use crate::watchdog::{self, Step, Watch};
 
 /// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
@@ -147,6 +149,7 @@ pub struct Reconciler<S: Store> {
     effects: Effects,
     publisher: Publisher,
     keeper: Keeper,
+    walsenders: Walsenders,
     server: ServerState,
     lease: OwnLease,
     peers: Peers,
@@ -230,6 +233,7 @@ impl<S: Store> Reconciler<S> {
             detach: false,
             last: None,
             keeper: Keeper::default(),
+            walsenders: Walsenders::default(),
             counts: BTreeMap::new(),
             turns: 0,
             dcs_last_seen: 0,
@@ -265,6 +269,7 @@ impl<S: Store> Reconciler<S> {
             let decision = decide(&world);
             self.tell(&world, &decision);
             self.look_after(&world);
+            self.hurry(&decision, &world);
             if let Some(ended) = self.enact(&world, &decision) {
                 return ended;
             }
@@ -468,6 +473,7 @@ impl<S: Store> Reconciler<S> {
             arming,
             guard: self.guard_client.clone(),
             document: self.document.clone(),
+            raced_on: sync::raced_on(world, &self.ctx.space),
             voters: self.voters(world),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
@@ -635,6 +641,7 @@ impl<S: Store> Reconciler<S> {
             Event::Probed(answer) => {
                 let promoting = self.effects.what(Slot::Postgres) == Some(action::PROMOTE);
                 self.server.probed(*answer, promoting);
+                self.watch_walsenders();
             }
             Event::Peers(peers) => self.peers = peers,
             Event::GuardArmed { epoch, lease, deadline } => {
@@ -666,6 +673,23 @@ impl<S: Store> Reconciler<S> {
             let want = matches!(self.server.process, Process::Running | Process::Starting { .. });
             std::mem::replace(wanted, want) != want
         });
+    }
+
+    /// While commits wait for standbys, the end of one is an event.
+    fn watch_walsenders(&mut self) {
+        let waits = self.settings.synchronous_mode.is_on();
+        match self.server.view.as_ref().filter(|view| waits && !view.in_recovery) {
+            Some(view) => self.walsenders.watch(&view.replication, &self.sinks.hurry),
+            None => self.walsenders.forget(),
+        }
+    }
+
+    /// A decision that waits for what the server will say soon asks for it.
+    fn hurry(&self, decision: &Decision, world: &World) {
+        let waits = matches!(decision.reason, Reason::StandbysCatchUp(_) | Reason::NobodyConfirms(_));
+        if waits && world.local.sql.as_ref().is_some_and(|sql| sync::is_old(world.now, sql)) {
+            self.sinks.hurry.notify_one();
+        }
     }
 
     fn server_changed(&mut self, now: Tick, change: &ServerEvent) {

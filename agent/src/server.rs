@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::api::{LocalPostgres, ServerAnswer, Wal, Walsender, patroni_time};
 use crate::decide::restart::Facts;
+use crate::decide::sync::choose::{Confirms, Replication, Standby, SyncState};
 use crate::decide::world::{DataDir, Guard, Local, LocalRole, Ongoing, Process, Slot, Sql};
 use crate::event::ServerEvent;
 use crate::postgres::probe::{self, ProbeError, SqlView};
@@ -102,6 +103,7 @@ impl ServerState {
             checkpointed: view.checkpoint_timeline,
             streaming: view.streaming,
             upstream: view.upstream.clone(),
+            replication: replication(view),
         });
         Local { data: self.data.clone(), process: self.process, role: self.role, sql, ongoing, guard }
     }
@@ -152,6 +154,22 @@ fn replication_state(view: &SqlView) -> Option<&'static str> {
         (true, true, _) => Some("streaming"),
         (true, false, true) => Some("in archive recovery"),
         (true, false, false) | (false, ..) => None,
+    }
+}
+
+fn replication(view: &SqlView) -> Replication {
+    let standby = |w: &probe::Walsender| Standby {
+        name: w.application_name.clone(),
+        streaming: w.state == "streaming",
+        sync: SyncState::by(&w.sync_state),
+        write: w.written,
+        flush: w.flushed,
+        replay: w.replayed,
+    };
+    Replication {
+        names: view.standby_names.clone(),
+        confirms: Confirms::by(&view.synchronous_commit),
+        standbys: view.replication.iter().map(standby).collect(),
     }
 }
 

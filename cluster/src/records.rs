@@ -182,6 +182,21 @@ impl Tags {
         self.failover_priority() > 0
     }
 
+    /// Preference as a synchronous standby: `nosync` beats `sync_priority`; 1 unless set; 0 or less means that no
+    /// commit waits for the member.
+    pub fn sync_priority(&self) -> i64 {
+        match self.truthy("nosync") {
+            Some(true) => 0,
+            Some(false) => 1.max(self.number("sync_priority").unwrap_or(1)),
+            None => self.number("sync_priority").unwrap_or(1),
+        }
+    }
+
+    /// Whether commits may wait for the member.
+    pub fn may_confirm(&self) -> bool {
+        self.sync_priority() > 0
+    }
+
     /// Whether new read sessions must avoid the member.
     pub fn no_load_balance(&self) -> bool {
         self.truthy("noloadbalance") == Some(true)

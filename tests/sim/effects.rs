@@ -74,6 +74,11 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
         Action::TakeOverKey => ctx.take_over(order.lease, order.arming).await,
         Action::Release { epoch, optime } => ctx.release(&order, *epoch, *optime).await,
         Action::ClearRequest { revision } => ctx.clear_request(*revision).await,
+        // No schedule turns synchronous mode on yet.
+        Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => vec![Outcome::Failed(Slot::SyncKey)],
+        Action::SetStandbyNames { .. } => {
+            vec![Outcome::StandbyNamesUnknown, Outcome::Failed(Slot::StandbyNames)]
+        }
         Action::ArmGuard { epoch } => ctx.arm(*epoch, order.arming).await,
         Action::DisarmGuard => ctx.disarm().await,
         Action::PollPeers => ctx.poll(order.view.as_deref()).await,

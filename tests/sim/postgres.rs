@@ -218,6 +218,8 @@ impl Postgres {
             latest_end: None,
             restores: false,
             replication: self.walsenders(server),
+            standby_names: String::new(),
+            synchronous_commit: "on".to_owned(),
             slots: vec![],
         })
     }

@@ -4,7 +4,9 @@ use std::fmt;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
+use pgvane_cluster::records::SyncRecord;
 
+use super::sync::Over;
 use super::world::{Slot, Upstream};
 
 /// One step. Each is an effect of its own; the world is observed again after it.
@@ -107,6 +109,31 @@ pub enum Action {
         /// The revision of the request whose time has come.
         revision: Revision,
     },
+    /// Write `sync`, if it still is what is replaced.
+    WriteSyncKey {
+        /// Our reign.
+        epoch: Epoch,
+        /// The new rule.
+        record: SyncRecord,
+        /// What it replaces.
+        over: Over,
+    },
+    /// Delete `sync`.
+    DeleteSyncKey {
+        /// Our reign.
+        epoch: Epoch,
+        /// The revision of the rule that was judged.
+        revision: Revision,
+    },
+    /// Set `synchronous_standby_names` and see all of the server have it in force.
+    SetStandbyNames {
+        /// The value; `None`: that of the parameters.
+        names: Option<String>,
+        /// Our reign, where the position is to be noted from which on commits wait for it.
+        epoch: Option<Epoch>,
+        /// Whether it is to be proved that commits wait at all.
+        prove: bool,
+    },
     /// End the agent: it has nothing left to do.
     Exit,
     /// End the agent with an error: only an operator can resolve this; nothing was touched.
@@ -181,6 +208,8 @@ impl Action {
             | Action::ClearRequest { .. }
             | Action::RequestNow { .. } => Some(Slot::Store),
             Action::PollPeers => Some(Slot::Peers),
+            Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => Some(Slot::SyncKey),
+            Action::SetStandbyNames { .. } => Some(Slot::StandbyNames),
             Action::AskFailsafe { .. } => Some(Slot::Failsafe),
             Action::ArmGuard { .. } | Action::DisarmGuard => Some(Slot::Guard),
         }
@@ -213,6 +242,9 @@ impl Action {
             Action::AskFailsafe { .. } => "ask_failsafe",
             Action::ClearRequest { .. } => "clear_request",
             Action::RequestNow { .. } => "request_now",
+            Action::WriteSyncKey { .. } => "write_sync_key",
+            Action::DeleteSyncKey { .. } => "delete_sync_key",
+            Action::SetStandbyNames { .. } => "set_standby_names",
             Action::Exit => "exit",
             Action::Halt => "halt",
         }
@@ -361,6 +393,27 @@ pub enum Reason {
     PrePromoteFailed,
     /// A watchdog is required and cannot be used.
     WatchdogFailed,
+    /// Synchronous mode is on and has no rule yet.
+    SyncBegins,
+    /// Who confirms commits, or may lead next, changes.
+    SyncChanges,
+    /// Synchronous mode is off.
+    SyncIsOff,
+    /// `sync` and the server's setting come before the first write.
+    SyncFirst,
+    /// These standbys have to catch up before they may lead.
+    StandbysCatchUp(String),
+    /// Commits wait: none of these standbys streams.
+    NobodyConfirms(String),
+    /// This member holds every acknowledged commit.
+    HoldsAll(NodeName),
+    /// Too few voters are known not to be ahead of us.
+    VotesMissing {
+        /// How many there are.
+        votes: usize,
+        /// How many are needed.
+        needed: usize,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -447,6 +500,22 @@ impl fmt::Display for Reason {
             ),
             Reason::PrePromoteFailed => f.write_str("pre_promote failed; not promoting for the time of a lease"),
             Reason::WatchdogFailed => f.write_str("a watchdog is required and cannot be used"),
+            Reason::SyncBegins => f.write_str("synchronous mode is on; nobody but this node may lead yet"),
+            Reason::SyncChanges => f.write_str("who confirms commits changes"),
+            Reason::SyncIsOff => f.write_str("synchronous mode is off"),
+            Reason::SyncFirst => {
+                f.write_str("synchronous replication is put in order before the first write")
+            }
+            Reason::StandbysCatchUp(names) => {
+                write!(f, "commits wait for {names}, which must catch up to be in sync")
+            }
+            Reason::NobodyConfirms(names) => {
+                write!(f, "commits are not acknowledged: too few of {names} stream from here")
+            }
+            Reason::HoldsAll(name) => write!(f, "{name} holds everything that was acknowledged"),
+            Reason::VotesMissing { votes, needed } => {
+                write!(f, "{votes} of {needed} synchronous members are known not to be ahead of this node")
+            }
         }
     }
 }

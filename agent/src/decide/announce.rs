@@ -9,6 +9,7 @@ use pgvane_cluster::view::ClusterView;
 
 use super::action::{self, Action};
 use super::bootstrap::Progress;
+use super::sync;
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
 use super::{reinit, restart};
 
@@ -32,7 +33,7 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     record.api_url = Some(identity.api_url.clone());
     record.proxy_url.clone_from(&identity.proxy_url);
     record.version = Some(PATRONI_VERSION.to_owned());
-    record.tags = world.tags.clone();
+    record.tags = sync::shown_tags(world);
     if restart::leaves_sync(world) {
         record.tags.0.insert("nosync".to_owned(), true.into());
         record.tags.0.insert("sync_priority".to_owned(), 0.into());

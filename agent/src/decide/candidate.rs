@@ -15,6 +15,7 @@ use pgvane_cluster::view::ClusterView;
 
 use super::action::Reason;
 use super::reign;
+use super::sync::Rule;
 use super::world::{Peer, Slot, Sql, World};
 
 /// How old the others' answers may be when a node campaigns on them.
@@ -61,16 +62,28 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
         // All others vouch for us (safety would have stopped us otherwise): the key is ours to renew.
         return Verdict::Campaign;
     }
-    if let Some(reason) = forbidden(world, view, sql) {
-        return Verdict::Wait(reason, never);
-    }
     let request = view.failover.as_ref().map(|f| &f.value).filter(|r| r.scheduled_at.is_none());
     let named = request.and_then(|r| r.member.as_ref());
-    if named == Some(&world.me) {
+    let is_named = named == Some(&world.me);
+    // A failover, unlike a switchover, overrides synchronous replication (trap 16).
+    let overrides = is_named && request.is_some_and(|r| r.leader.is_none());
+    if let Some(reason) = forbidden(world, view, sql, overrides) {
+        return Verdict::Wait(reason, never);
+    }
+    let rule = Rule::of(world, view);
+    let needs_votes = rule.votes_needed(&world.me) > 0;
+    if is_named && (overrides || !needs_votes) {
         // The operator's word, and a leader that handed over has seen that we hold everything.
         return Verdict::Campaign;
     }
     let patience = since + NAMED_PATIENCE;
+    if is_named {
+        return match votes(world, view, sql, since) {
+            // All others wait for the one that the operator named.
+            Verdict::Wait(Reason::AfterPeer(_), _) => Verdict::Campaign,
+            verdict => verdict,
+        };
+    }
     let was_leader = request.and_then(|r| r.leader.as_ref()) == Some(&world.me);
     if now < patience && (named.is_some() || was_leader) {
         let who = named.cloned().unwrap_or_else(|| world.me.clone());
@@ -79,16 +92,22 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     if is_too_far_behind(world, view, sql) {
         return Verdict::Wait(Reason::TooFarBehind, never);
     }
-    if let Some(leader) = released_cleanly(world, view, sql) {
+    // The word of a leader that may have been stopped is no vote.
+    if let Some(leader) = released_cleanly(world, view, sql).filter(|_| !needs_votes) {
         return after_release(world, view, &leader, since);
     }
-    if world.peers.asked_at < since || now.since(world.peers.asked_at) > ANSWERS_MAX_AGE {
+    votes(world, view, sql, since)
+}
+
+/// By the answers of the others, once they have been asked.
+fn votes(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict {
+    if world.peers.asked_at < since || world.now.since(world.peers.asked_at) > ANSWERS_MAX_AGE {
         return Verdict::Ask;
     }
     compare(world, view, sql, since)
 }
 
-fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
+fn forbidden(world: &World, view: &ClusterView, sql: &Sql, overrides: bool) -> Option<Reason> {
     if !world.tags.may_lead() {
         return Some(Reason::NoFailoverTag);
     }
@@ -102,8 +121,7 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
     if in_force && !view.failsafe.as_ref().is_none_or(listed) {
         return Some(Reason::NotInFailsafe);
     }
-    let in_sync = view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(&world.me));
-    if world.settings.synchronous_mode.is_on() && !in_sync {
+    if !overrides && !Rule::of(world, view).admits(&world.me) {
         return Some(Reason::NotSynchronous);
     }
     let parted = reign::parted_from_cluster(view, &world.memory.reigns, sql.timeline);
@@ -158,8 +176,11 @@ fn wait_for_turn(world: &World, since: Tick, before: &[&NodeName]) -> Verdict {
     }
 }
 
-/// Compares our live position with the others'.
+/// Compares our live position with the others'. In synchronous mode only with those that may race too, and their
+/// votes are counted.
 fn compare(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict {
+    let rule = Rule::of(world, view);
+    let mut votes = 0;
     let ask_again = world.peers.asked_at + ASK_AGAIN;
     let again = |reason| {
         if world.now >= ask_again && world.free(Slot::Peers) {
@@ -174,13 +195,16 @@ fn compare(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict
         if *is_primary {
             return again(Reason::PrimaryAlive(name.clone()));
         }
-        if !running || !tags.may_lead() {
-            continue;
-        }
         let timeline = timeline_of(view, name, *timeline, sql);
         let (our_epoch, their_epoch) = epochs(world, view, name, timeline, sql);
         let theirs = (timeline, their_epoch, *position);
         let ours = (sql.timeline, our_epoch, sql.position);
+        if rule.is_voter(name) && *running && *position > Lsn(0) && theirs <= ours {
+            votes += 1;
+        }
+        if !running || !tags.may_lead() || !rule.admits(name) || (theirs > ours && rule.was_led_by(name)) {
+            continue;
+        }
         if theirs > ours {
             // Never for ever: a member that is ahead but cannot reach the store would block everybody.
             if world.now.since(since) < world.settings.ttl {
@@ -192,6 +216,10 @@ fn compare(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict
         {
             before.push(name);
         }
+    }
+    let needed = rule.votes_needed(&world.me);
+    if votes < needed {
+        return again(Reason::VotesMissing { votes, needed });
     }
     wait_for_turn(world, since, &before)
 }

@@ -8,7 +8,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey};
 use super::action::{Action, Decision, Reason};
 use super::reign::{self, Word};
 use super::world::{Process, Sql, Upstream, World};
-use super::{candidate, reinit, restart};
+use super::{candidate, reinit, restart, sync};
 
 /// How long a standby may go without streaming from a serving leader before its history is compared.
 const STARVED_LIMIT: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ fn follow(
     if starved && leader_serves {
         return rejoin(world, view, key, leader.clone(), Reason::CannotStream);
     }
-    world.wait(Reason::Following)
+    sync::stand_by(world, view, sql).unwrap_or_else(|| world.wait(Reason::Following))
 }
 
 /// Whom to follow while another member leads; `None` where its record tells no address.

@@ -12,6 +12,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey, Versioned};
 use super::action::{Action, Decision, Reason, Request};
 use super::memory::HandOver;
 use super::schedule;
+use super::sync::{self, Rule};
 use super::world::{Dcs, Holder, LocalRole, Peer, Process, Slot, World};
 
 /// How old the answers of the others may be when a hand-over begins.
@@ -98,7 +99,7 @@ pub(super) fn prepare(
         .as_ref()
         .map_or(0, |s| s.optime.0)
         .saturating_sub(world.settings.maximum_lag_on_failover));
-    if ready(world, view, named, floor).is_none() {
+    if ready(world, view, named, floor).is_none() || (named.is_none() && !has_votes(world, view)) {
         return give_up(Reason::NoCandidate);
     }
     world.act(Action::Checkpoint { request }, Reason::RequestedBy(request))
@@ -123,6 +124,11 @@ fn finish(
     if let Some(candidate) = confirmed {
         let release = Action::Release { epoch: key.epoch, optime: shutdown_lsn };
         return world.act(release, Reason::CandidateReady(candidate.clone()));
+    }
+    if shutdown_lsn.is_none()
+        && let Some(decision) = to_heir(world, view, key, stopped_at)
+    {
+        return decision;
     }
     let late = shutdown_lsn.is_none() || world.now.since(stopped_at) > CONFIRM_LIMIT;
     if late {
@@ -155,10 +161,14 @@ fn ready<'a>(
     named: Option<&NodeName>,
     floor: Lsn,
 ) -> Option<&'a NodeName> {
-    let in_sync = |name: &NodeName| {
-        !world.settings.synchronous_mode.is_on()
-            || view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(name))
-    };
+    let rule = Rule::of(world, view);
+    // A failover, unlike a switchover, is the operator's override (trap 16).
+    let overrides = named.is_some()
+        && view
+            .failover
+            .as_ref()
+            .is_some_and(|f| f.value.leader.is_none() && f.value.member.as_ref() == named);
+    let in_sync = |name: &NodeName| overrides || rule.admits(name);
     world
         .peers
         .answers
@@ -176,10 +186,52 @@ fn ready<'a>(
         .map(|(name, _)| name)
 }
 
+/// Whether whoever takes over will find the votes it needs.
+fn has_votes(world: &World, view: &ClusterView) -> bool {
+    let rule = Rule::of(world, view);
+    let answers = world.peers.answers.iter().filter(|(name, _)| **name != world.me && rule.is_voter(name));
+    let running = answers
+        .filter(|(_, answer)| matches!(answer, Peer::Answered { is_primary: false, running: true, .. }));
+    // One of them is the one that takes over.
+    running.count() > rule.quorum() || rule.quorum() == 0
+}
+
+/// PostgreSQL ended unasked under us: in synchronous mode the others are asked once, and one that surely holds all
+/// that was acknowledged takes over; otherwise it is started again in place.
+pub(super) fn after_crash(world: &World, key: &LeaderKey) -> Option<Decision> {
+    let Dcs::Known(view) = &world.dcs else { return None };
+    to_heir(world, view, key, world.memory.crashed_at?)
+}
+
+/// Our server ended at `ended`, and its WAL may not have reached anybody: hand over to a member that holds what
+/// matters all the same.
+fn to_heir(
+    world: &World,
+    view: &ClusterView,
+    key: &LeaderKey,
+    ended: pgvane_cluster::clock::Tick,
+) -> Option<Decision> {
+    let rule = Rule::of(world, view);
+    let somebody = view.members.keys().any(|name| *name != world.me && rule.is_voter(name));
+    if !somebody || !rule.was_led_by(&world.me) {
+        return None;
+    }
+    // A start that failed may have acknowledged something, too.
+    let ended = world.memory.sync.started_at.map_or(ended, |at| at.max(ended));
+    if world.peers.asked_at < ended {
+        return Some(world.act(Action::PollPeers, Reason::Crashed));
+    }
+    let heir = sync::heir(world, view, key, ended)?;
+    let release = Action::Release { epoch: key.epoch, optime: None };
+    Some(world.act(release, Reason::HoldsAll(heir.clone())))
+}
+
 /// Whether any other member could lead at all, by the records.
 pub(super) fn somebody_else(world: &World, view: &ClusterView) -> bool {
+    let rule = Rule::of(world, view);
     view.members.iter().any(|(name, m)| {
         *name != world.me
+            && rule.admits(name)
             && m.record.tags.may_lead()
             && m.record.state == pgvane_cluster::records::MemberState::Running
     })

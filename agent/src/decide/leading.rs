@@ -4,7 +4,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
 use super::world::{DataDir, Dcs, Guard, LocalRole, Process, World};
-use super::{hand_over, restart as wished};
+use super::{hand_over, restart as wished, sync};
 
 /// How often PostgreSQL may end while it starts before another member leads.
 const FAILED_STARTS: u32 = 2;
@@ -38,9 +38,9 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         }
         Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
         Process::Running => match world.local.role {
-            LocalRole::Standby => {
+            LocalRole::Standby => sync::before_serving(world, view, key).unwrap_or_else(|| {
                 world.guarded(authority.epoch, Action::Promote { epoch: key.epoch }, Reason::WonKey)
-            }
+            }),
             LocalRole::Unknown => world.wait_briefly(Reason::PositionUnknown),
             LocalRole::Primary => serve(world, view, key),
         },
@@ -66,11 +66,12 @@ fn serve(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     if let Some(decision) = wished::of_primary(world) {
         return decision;
     }
-    world.wait(Reason::Leading)
+    sync::keep(world, view, key).unwrap_or_else(|| world.wait(Reason::Leading))
 }
 
 /// PostgreSQL does not run and we hold the key. Handing over now would lose what the standbys have not
-/// received, so it is restarted in place until primary_start_timeout is spent (0: hand over at once).
+/// received, so it is restarted in place until primary_start_timeout is spent (0: hand over at once). In
+/// synchronous mode a standby may be known to hold everything: then it takes over at once.
 fn restart(world: &World, key: &LeaderKey) -> Decision {
     if !world.free(super::Slot::Postgres) {
         return world.wait(Reason::Busy(super::Slot::Postgres));
@@ -93,8 +94,22 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
     if world.memory.failed_starts >= FAILED_STARTS && others {
         return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartFailed);
     }
+    if let Some(decision) = hand_over::after_crash(world, key) {
+        return decision;
+    }
     match &world.local.data {
         DataDir::Present(control) if !control.standby => {
+            match &world.dcs {
+                Dcs::Known(view) => {
+                    if let Some(decision) = sync::before_serving(world, view, key) {
+                        return decision;
+                    }
+                }
+                Dcs::Unknown { .. } if !sync::is_in_order(world, key) => {
+                    return world.wait(Reason::StoreAway);
+                }
+                Dcs::Unknown { .. } => {}
+            }
             let crashed = world.memory.crashed_at.is_some();
             let reason = if crashed { Reason::Crashed } else { Reason::NotRunning };
             world.guarded(key.epoch, Action::StartPrimary, reason)

@@ -12,6 +12,7 @@ use super::bootstrap::Progress;
 use super::reinit::Reinit;
 use super::restart::{Restart, ScheduledRestart};
 use super::schedule::Wall;
+use super::sync;
 use super::world::{Dcs, Local, Process, Slot};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
@@ -117,6 +118,8 @@ pub struct Memory {
     pub handed_over: bool,
     /// The wall clock, as last read.
     pub wall: Option<Wall>,
+    /// What was done about synchronous replication.
+    pub sync: sync::Memory,
 }
 
 /// What an effect came to, as far as later decisions need it.
@@ -168,6 +171,17 @@ pub enum Outcome {
     StartFailed,
     /// Our WAL was compared with that of the leader of this reign: it is another.
     Parted(Epoch),
+    /// `sync` was written, at this revision.
+    SyncKeyWritten {
+        /// The reign it was written in.
+        epoch: Epoch,
+        /// Its revision.
+        revision: Revision,
+    },
+    /// `synchronous_standby_names` is in force in all of the server.
+    StandbyNamesSet(sync::InForce),
+    /// It may be, or not.
+    StandbyNamesUnknown,
 }
 
 /// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -180,6 +194,9 @@ impl Memory {
         match action {
             Action::AskFailsafe { .. } => self.consent_asked_at = Some(now),
             Action::Release { epoch, .. } => self.released = Some(Released { epoch: *epoch, done: false }),
+            Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => self.sync.settled = None,
+            Action::SetStandbyNames { .. } => self.sync.names = None,
+            Action::StartPrimary => self.sync.started_at = Some(now),
             Action::Wait
             | Action::RaceInitialize
             | Action::Bootstrap
@@ -187,7 +204,6 @@ impl Memory {
             | Action::WriteConfig
             | Action::Clone { .. }
             | Action::CloneAlone
-            | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
             | Action::Follow { .. }
@@ -275,6 +291,9 @@ impl Memory {
             Outcome::Bootstrapped => self.bootstrap = None,
             Outcome::PrePromoteFailed => self.pre_promote_failed = Some(now),
             Outcome::StartFailed => self.failed_starts = self.failed_starts.saturating_add(1),
+            Outcome::SyncKeyWritten { epoch, revision } => self.sync.settled = Some((*epoch, *revision)),
+            Outcome::StandbyNamesSet(value) => self.sync.names_are(now, value),
+            Outcome::StandbyNamesUnknown => self.sync.names_at = Some(now),
         }
     }
 
@@ -322,6 +341,9 @@ impl Memory {
         {
             // It may write past the position that a candidate would be held to.
             *shutdown_lsn = None;
+        }
+        if self.shutdown {
+            self.sync.leaving_since = self.sync.leaving_since.or(Some(now));
         }
         let starved = local.process == Process::Running
             && local.sql.as_ref().is_some_and(|sql| sql.in_recovery && !sql.streaming);

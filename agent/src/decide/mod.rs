@@ -24,6 +24,7 @@ mod safety;
 pub mod schedule;
 mod stopping;
 mod storeless;
+pub mod sync;
 mod unfit;
 mod unlocked;
 pub mod world;

@@ -4,7 +4,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, OwnLease, Process, World};
-use super::{following, hand_over, leading, reinit, restart};
+use super::{following, hand_over, leading, reinit, restart, sync};
 
 /// The step of a paused node.
 pub(super) fn decide(world: &World) -> Decision {
@@ -31,28 +31,35 @@ fn leader(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
         None => {}
     }
     if let Some(decision) = hand_over::check(world, view, key) {
-        return in_time(world, decision);
+        return in_time(world, view, key, decision);
     }
     if runs_as(world, LocalRole::Primary) {
-        return restart::of_primary(world).unwrap_or_else(|| world.wait(Reason::Paused));
+        return restart::of_primary(world)
+            .or_else(|| sync::keep(world, view, key))
+            .unwrap_or_else(|| world.wait(Reason::Paused));
     }
     if world.may_write() {
         return world.wait(Reason::Paused);
     }
     if let Some(decision) = restart::start_primary_in_pause(world, view) {
-        return in_time(world, decision);
+        return in_time(world, view, key, decision);
     }
     if is_named(world, view) {
-        return in_time(world, world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey));
+        return in_time(world, view, key, world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey));
     }
     release(Reason::CannotServe)
 }
 
-/// S3 holds in pause as well: what makes this server a primary needs a lease that surely lives.
-fn in_time(world: &World, decision: Decision) -> Decision {
-    let serves = matches!(decision.action, Action::Promote { .. } | Action::StartPrimary);
-    let lives = world.authority().is_some_and(|authority| !authority.is_late(world.now));
-    if serves && !lives { world.wait_briefly(Reason::RenewalLate) } else { decision }
+/// S3 holds in pause as well: what makes this server a primary needs a lease that surely lives. So does S2: who
+/// confirms commits is in order before the first one.
+fn in_time(world: &World, view: &ClusterView, key: &LeaderKey, decision: Decision) -> Decision {
+    if !matches!(decision.action, Action::Promote { .. } | Action::StartPrimary) {
+        return decision;
+    }
+    if world.authority().is_none_or(|authority| authority.is_late(world.now)) {
+        return world.wait_briefly(Reason::RenewalLate);
+    }
+    sync::before_serving(world, view, key).unwrap_or(decision)
 }
 
 fn follower(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {

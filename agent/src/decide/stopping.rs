@@ -1,8 +1,8 @@
 //! The agent was told to stop: hand over if we lead, stop PostgreSQL, end.
 
 use super::action::{Action, Decision, Reason, Request, StopMode};
-use super::hand_over;
 use super::world::{Dcs, Guard, Holder, LocalRole, Process, Slot, World};
+use super::{hand_over, sync};
 
 /// The next step towards the end.
 pub(super) fn decide(world: &World) -> Decision {
@@ -24,6 +24,11 @@ pub(super) fn decide(world: &World) -> Decision {
         if world.local.process == Process::Absent {
             return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::Shutdown);
         }
+    }
+    if let Dcs::Known(view) = &world.dcs
+        && let Some(decision) = sync::leave(world, view)
+    {
+        return decision;
     }
     match world.local.process {
         Process::Absent => exit(world),

@@ -15,6 +15,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::lease::Authority;
 use super::memory::Memory;
+use super::sync::Replication;
 use crate::timing::Timing;
 
 /// Everything one decision may look at.
@@ -189,6 +190,8 @@ pub struct Sql {
     pub streaming: bool,
     /// Standby: the member its primary_conninfo points to, as host and port.
     pub upstream: Option<(String, u16)>,
+    /// What it says of synchronous replication.
+    pub replication: Replication,
 }
 
 /// What an effect occupies: at most one per slot runs.
@@ -204,6 +207,10 @@ pub enum Slot {
     Failsafe,
     /// Arming or disarming the guard.
     Guard,
+    /// A write of `sync`.
+    SyncKey,
+    /// A change of `synchronous_standby_names`.
+    StandbyNames,
 }
 
 /// An effect still running.

@@ -7,6 +7,7 @@ mod promotion;
 mod rejoin;
 pub mod server;
 pub mod store;
+pub mod sync;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::{MemberRecord, StatusRecord};
 use pgvane_cluster::settings::ClusterSettings;
-use pgvane_cluster::store::{Store, TxnOutcome};
+use pgvane_cluster::store::{Compare, Store, TxnOutcome};
 use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -119,6 +120,8 @@ pub struct Order {
     /// For [`Action::WriteConfig`]: the dynamic configuration as last seen; where there is none, what a new cluster
     /// begins with is written.
     pub document: Option<Value>,
+    /// For [`Action::Campaign`]: what must be true of the rule it was decided by.
+    pub raced_on: Option<Compare>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
 }
@@ -138,7 +141,7 @@ impl<S: Store> Context<S> {
                 store::write_config(ctx, known.as_ref().unwrap_or(&ctx.first_config)).await
             }
             Action::Campaign => match order.lease {
-                Some(lease) => store::campaign(ctx, lease).await,
+                Some(lease) => store::campaign(ctx, lease, order.raced_on).await,
                 None => vec![Outcome::Failed(Slot::Store)],
             },
             Action::TakeOverKey => match order.lease {
@@ -159,6 +162,11 @@ impl<S: Store> Context<S> {
                 let request = pending.filter(|f| f.mod_revision == *revision).map(|f| &f.value);
                 store::request_now(ctx, *revision, request).await
             }
+            Action::WriteSyncKey { epoch, record, over } => sync::write_key(ctx, *epoch, record, *over).await,
+            Action::DeleteSyncKey { epoch, revision } => sync::delete_key(ctx, *epoch, *revision).await,
+            Action::SetStandbyNames { names, epoch, prove } => {
+                sync::set_names(ctx, &order.settings.postgresql, names.as_deref(), *epoch, *prove).await
+            }
             Action::ArmGuard { epoch } => members::arm(ctx, *epoch, order.arming).await,
             Action::DisarmGuard => members::disarm(ctx, order.guard).await,
             Action::PollPeers => members::poll(ctx, order.view.as_deref()).await,
@@ -172,8 +180,8 @@ impl<S: Store> Context<S> {
             Action::Follow { upstream } => rejoin::follow(ctx, &order, upstream).await,
             Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
             Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,
-            Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,
-            Action::StopToRestart { id } => server::stop_to_restart(ctx, *id).await,
+            Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, &order, *request).await,
+            Action::StopToRestart { id } => server::stop_to_restart(ctx, &order, *id).await,
             Action::Stop { how } => server::stop(ctx, &order, *how).await,
         }
     }

@@ -143,6 +143,7 @@ pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> 
         return outcomes;
     }
     let done = async {
+        super::sync::before_start(ctx, order)?;
         settings::write(&ctx.instance, &order.settings.postgresql, None)?;
         start(ctx, order, true).await
     };
@@ -278,9 +279,21 @@ pub(super) async fn checkpoint<S: Store>(ctx: &Context<S>, request: Request) -> 
     }
 }
 
+/// How long the clean stop of a primary may take. Where a standby confirms every commit, one that drags on may be
+/// made harder sooner.
+fn stop_limit<S: Store>(ctx: &Context<S>, order: &Order) -> Duration {
+    let settings = &order.settings;
+    let is_bounded = settings.synchronous_mode.is_on() && !settings.primary_stop_timeout.is_zero();
+    if is_bounded { settings.primary_stop_timeout } else { ctx.instance.pg_ctl_timeout }
+}
+
 /// Stops for a hand-over.
-pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {
-    match stop_announced(ctx, &MemberState::Stopping).await {
+pub(super) async fn stop_to_hand_over<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    request: Request,
+) -> Vec<Outcome> {
+    match stop_announced(ctx, &MemberState::Stopping, stop_limit(ctx, order)).await {
         Ok(shutdown_lsn) => {
             info!(?shutdown_lsn, "stopped to hand over");
             vec![Outcome::StoppedToHandOver { request, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
@@ -290,8 +303,8 @@ pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Reque
 }
 
 /// Stops for a restart.
-pub(super) async fn stop_to_restart<S: Store>(ctx: &Context<S>, id: u64) -> Vec<Outcome> {
-    match stop_announced(ctx, &MemberState::Restarting).await {
+pub(super) async fn stop_to_restart<S: Store>(ctx: &Context<S>, order: &Order, id: u64) -> Vec<Outcome> {
+    match stop_announced(ctx, &MemberState::Restarting, stop_limit(ctx, order)).await {
         Ok(shutdown_lsn) => {
             info!(?shutdown_lsn, "stopped to restart");
             vec![Outcome::StoppedToRestart { id, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
@@ -308,6 +321,7 @@ pub(super) async fn stop_to_restart<S: Store>(ctx: &Context<S>, id: u64) -> Vec<
 async fn stop_announced<S: Store>(
     ctx: &Context<S>,
     state: &MemberState,
+    limit: Duration,
 ) -> Result<Option<Lsn>, PostgresError> {
     let mut published = ctx.published.subscribe();
     let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == *state));
@@ -316,8 +330,7 @@ async fn stop_announced<S: Store>(
     }
     match find(&ctx.instance.data_dir)? {
         Some(postmaster) => {
-            let stopped =
-                stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
+            let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, limit).await?;
             Ok(stopped.shutdown_lsn())
         }
         None => Ok(None),

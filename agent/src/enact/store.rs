@@ -69,12 +69,12 @@ pub async fn write_config<S: Store>(ctx: &Context<S>, document: &Value) -> Vec<O
     ended(ctx, "config", ctx.store.txn(txn).await).await
 }
 
-/// Creates the leader key under our lease, if nobody holds it.
-pub async fn campaign<S: Store>(ctx: &Context<S>, lease: LeaseId) -> Vec<Outcome> {
+/// Creates the leader key under our lease, if nobody holds it and what the race was run on (`on`) is still so.
+pub async fn campaign<S: Store>(ctx: &Context<S>, lease: LeaseId, on: Option<Compare>) -> Vec<Outcome> {
     let key = ctx.space.path(&Key::Leader);
     let value = ctx.me.as_str().as_bytes().to_vec();
-    let txn =
-        Txn { when: vec![Compare::Absent(key.clone())], then: vec![Write::Put(key, value, Some(lease))] };
+    let when = [Compare::Absent(key.clone())].into_iter().chain(on).collect();
+    let txn = Txn { when, then: vec![Write::Put(key, value, Some(lease))] };
     match ctx.store.txn(txn).await {
         Ok(outcome) => {
             info!(won = outcome.succeeded, revision = %outcome.revision, "campaigned for the leader key");
@@ -178,13 +178,17 @@ pub async fn write_as_leader<S: Store>(
     key: Key,
     value: Vec<u8>,
 ) -> Result<(), StoreError> {
+    let then = vec![Write::Put(ctx.space.path(&key), value, None)];
+    ctx.store.txn(Txn { when: reign(ctx, epoch), then }).await.map(drop)
+}
+
+/// That the leader key is still ours, of `epoch`.
+pub(super) fn reign<S: Store>(ctx: &Context<S>, epoch: Epoch) -> Vec<Compare> {
     let leader = ctx.space.path(&Key::Leader);
-    let when = vec![
+    vec![
         Compare::ValueIs(leader.clone(), ctx.me.as_str().as_bytes().to_vec()),
         Compare::CreateRevisionIs(leader, Revision(epoch.0)),
-    ];
-    let then = vec![Write::Put(ctx.space.path(&key), value, None)];
-    ctx.store.txn(Txn { when, then }).await.map(drop)
+    ]
 }
 
 async fn ended<S: Store>(

@@ -209,6 +209,15 @@ pub async fn checkpoint(instance: &Instance) -> Result<(), PostgresError> {
     Ok(())
 }
 
+/// Ends connections to the server.
+pub async fn end_backends(instance: &Instance, pids: &[i32]) -> Result<(), PostgresError> {
+    let client = probe::connect(instance).await.map_err(|e| PostgresError::Sql(e.to_string()))?;
+    for pid in pids {
+        client.execute("SELECT pg_terminate_backend($1)", &[pid]).await?;
+    }
+    Ok(())
+}
+
 /// Makes the server read its configuration again.
 pub fn reload(postmaster: &Postmaster) -> Result<(), PostgresError> {
     postmaster.signal(Signal::HUP).map_err(PostgresError::io("the postmaster cannot be told to reload"))

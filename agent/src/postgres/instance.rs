@@ -46,6 +46,8 @@ pub struct Instance {
     pub pg_hba: Vec<String>,
     /// Which parameters the server accepts.
     pub vetted: super::vetted::Vetted,
+    /// Whom commits wait for, as the configuration says.
+    pub standby_names: super::standby_names::HeldNames,
     /// initdb options, with their dashes.
     pub initdb: Vec<String>,
     /// Roles of a new cluster.

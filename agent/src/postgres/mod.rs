@@ -20,6 +20,7 @@ pub mod rewind;
 mod roles;
 pub mod settings;
 pub mod slots;
+pub mod standby_names;
 pub mod tls;
 pub mod vetted;
 pub mod wal;

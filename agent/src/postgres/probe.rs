@@ -52,6 +52,10 @@ pub struct SqlView {
     pub latest_end: Option<Lsn>,
     /// Standby: whether WAL may come from an archive.
     pub restores: bool,
+    /// `synchronous_standby_names` in force.
+    pub standby_names: String,
+    /// `synchronous_commit`.
+    pub synchronous_commit: String,
     /// Who streams from here.
     pub replication: Vec<Walsender>,
     /// Replication slots: name and restart position.
@@ -59,7 +63,7 @@ pub struct SqlView {
 }
 
 /// A row of pg_stat_replication.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Walsender {
     /// The user.
     pub usename: String,
@@ -73,6 +77,16 @@ pub struct Walsender {
     pub sync_state: String,
     /// Its priority as a synchronous standby.
     pub sync_priority: i32,
+    /// The walsender's process.
+    pub pid: i32,
+    /// When the standby connected, in seconds since 1970.
+    pub connected_epoch: f64,
+    /// What the standby has written.
+    pub written: Lsn,
+    /// What the standby has flushed.
+    pub flushed: Lsn,
+    /// What the standby has replayed.
+    pub replayed: Lsn,
 }
 
 impl SqlView {
@@ -139,8 +153,12 @@ SELECT r.in_recovery,
                 'max_wal_senders', 'max_replication_slots', 'wal_log_hints')) AS held,
        w.latest_end_lsn::text AS latest_end,
        coalesce(current_setting('restore_command', true), '') <> '' AS restores,
+       current_setting('synchronous_standby_names') AS standby_names,
+       current_setting('synchronous_commit') AS synchronous_commit,
        (SELECT coalesce(jsonb_agg(to_jsonb(s)), '[]')::text FROM (
-            SELECT usename, application_name, client_addr::text, state, sync_state, sync_priority
+            SELECT usename, application_name, client_addr::text, state, sync_state, sync_priority, pid,
+                   extract(epoch FROM backend_start)::float8 AS connected_epoch,
+                   write_lsn::text, flush_lsn::text, replay_lsn::text
             FROM pg_stat_replication) s) AS replication,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(slot_name, restart_lsn::text)), '[]')::text
             FROM pg_replication_slots WHERE NOT temporary) AS slots
@@ -264,6 +282,8 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
         held: serde_json::from_str(row.try_get("held")?).unwrap_or_default(),
         latest_end: lsn("latest_end")?,
         restores: row.try_get("restores")?,
+        standby_names: row.try_get("standby_names")?,
+        synchronous_commit: row.try_get("synchronous_commit")?,
         replication: walsenders(row.try_get("replication")?),
         slots: slots(row.try_get("slots")?),
     })
@@ -272,6 +292,9 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
 fn walsenders(json: &str) -> Vec<Walsender> {
     let rows: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
     let text = |v: &serde_json::Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
+    let number = |v: &serde_json::Value, key: &str| v[key].as_i64().and_then(|n| i32::try_from(n).ok());
+    let lsn =
+        |v: &serde_json::Value, key: &str| v[key].as_str().and_then(|l| l.parse().ok()).unwrap_or_default();
     rows.iter()
         .map(|v| Walsender {
             usename: text(v, "usename"),
@@ -279,7 +302,12 @@ fn walsenders(json: &str) -> Vec<Walsender> {
             client_addr: v["client_addr"].as_str().map(str::to_owned),
             state: text(v, "state"),
             sync_state: text(v, "sync_state"),
-            sync_priority: v["sync_priority"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
+            sync_priority: number(v, "sync_priority").unwrap_or(0),
+            pid: number(v, "pid").unwrap_or(0),
+            connected_epoch: v["connected_epoch"].as_f64().unwrap_or(0.0),
+            written: lsn(v, "write_lsn"),
+            flushed: lsn(v, "flush_lsn"),
+            replayed: lsn(v, "replay_lsn"),
         })
         .collect()
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use pgvane_cluster::settings::PostgresqlSettings;
 
 use super::files::{self, Files};
-use super::{Instance, PostgresError};
+use super::{Instance, PostgresError, standby_names};
 use crate::config::{HostPort, Role};
 
 /// Settings that only the dynamic configuration may change; they go on the command line, where ALTER SYSTEM
@@ -267,8 +267,12 @@ pub fn write(
     let wanted = ordinary(instance, dynamic);
     let recovery = following.map(|_| recovery(instance, dynamic)).unwrap_or_default();
     let all = wanted.iter().chain(&recovery).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let writing = instance.standby_names.write(&Files::of(instance).conf);
     let mut accepted = instance.vetted.accepted(instance, &all);
     let recovery = accepted.extract_if(.., |name, _| recovery.contains_key(name)).collect();
+    if let Some(names) = writing.held() {
+        accepted.insert(standby_names::NAME.to_owned(), names.to_owned());
+    }
     let text = postgresql_conf(instance, &accepted, following) + &lines(&recovery);
     let mut changed = write_files(instance, dynamic, &text)?;
     let signal = instance.data_dir.join("standby.signal");
@@ -385,6 +389,7 @@ pub(super) mod tests {
             parameters: BTreeMap::new(),
             pg_hba: vec![],
             vetted: super::super::vetted::Vetted::default(),
+            standby_names: standby_names::HeldNames::default(),
             initdb: vec![],
             users: vec![],
             post_bootstrap: None,

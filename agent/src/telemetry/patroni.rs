@@ -180,6 +180,17 @@ fn words(scene: &Scene, action: &Action, reason: &Reason, fresh: bool) -> Option
             let text = format!("Manual scheduled {} at {at}", scene.bare_wish());
             Some(Words::first(Level::Info, text))
         }
+        Action::SetStandbyNames { names: Some(names), .. } => {
+            let text = format!("Assigning synchronous standby status to {names}");
+            Some(Words::first(Level::Info, text))
+        }
+        Action::SetStandbyNames { names: None, .. } | Action::DeleteSyncKey { .. } => {
+            Some(Words::first(Level::Info, "Disabled synchronous replication"))
+        }
+        Action::WriteSyncKey { record, .. } => {
+            let names = record.sync_standby.as_deref().unwrap_or_default();
+            Some(Words::first(Level::Info, format!("Synchronous standby status assigned to [{names}]")))
+        }
         Action::Halt => halting(scene, reason),
         // Steps on the way to something that has a line of its own.
         Action::RaceInitialize
@@ -291,6 +302,14 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
         | Reason::ScheduleIsStale
         | Reason::ScheduleIsUnreadable
         | Reason::LeavingSync
+        | Reason::SyncBegins
+        | Reason::SyncChanges
+        | Reason::SyncIsOff
+        | Reason::SyncFirst
+        | Reason::StandbysCatchUp(_)
+        | Reason::NobodyConfirms(_)
+        | Reason::HoldsAll(_)
+        | Reason::VotesMissing { .. }
         | Reason::RestartFailed
         | Reason::StartFailed
         | Reason::BootstrapFailed => return None,

@@ -10,6 +10,8 @@ use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Released, V
 use pgvane_agent::decide::reinit::Reinit;
 use pgvane_agent::decide::restart::{Filters, Restart, ScheduledRestart};
 use pgvane_agent::decide::schedule::Wall;
+use pgvane_agent::decide::sync::choose::{Confirms, Standby, SyncState};
+use pgvane_agent::decide::sync::{self, InForce, Replication};
 use pgvane_agent::decide::world::{
     Abilities, Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
     World,
@@ -35,11 +37,22 @@ use crate::decide_support::{
     renewed, request, standby_at, stopped, store_away, view as healthy,
 };
 
+/// A revision of `sync` in the present reign.
+const SYNC_WRITTEN: Revision = Revision(EPOCH.0 + 5);
+
 const NAMES: [&str; 4] = ["pg1", ME, "pg3", "pg9"];
 
-pub(crate) const SLOTS: [Slot; 5] = [Slot::Postgres, Slot::Store, Slot::Peers, Slot::Failsafe, Slot::Guard];
+pub(crate) const SLOTS: [Slot; 7] = [
+    Slot::Postgres,
+    Slot::Store,
+    Slot::Peers,
+    Slot::Failsafe,
+    Slot::Guard,
+    Slot::SyncKey,
+    Slot::StandbyNames,
+];
 
-pub(crate) const LABELS: [&str; 26] = [
+pub(crate) const LABELS: [&str; 29] = [
     "wait",
     "race_initialize",
     "bootstrap",
@@ -64,6 +77,9 @@ pub(crate) const LABELS: [&str; 26] = [
     "ask_failsafe",
     "clear_request",
     "request_now",
+    "write_sync_key",
+    "delete_sync_key",
+    "set_standby_names",
     "exit",
     "halt",
 ];
@@ -190,10 +206,10 @@ pub(crate) fn failover() -> BoxedStrategy<Versioned<FailoverRecord>> {
 
 pub(crate) fn sync() -> BoxedStrategy<Versioned<SyncRecord>> {
     let standbys = of(select(vec!["pg2", "pg1,pg3", "", "PG2, x", ",,"]).prop_map(str::to_owned));
-    (of(name()), standbys, 0_u32..3)
-        .prop_map(|(leader, sync_standby, quorum)| Versioned {
+    (of(name()), standbys, 0_u32..3, select(vec![3, SYNC_WRITTEN.0]))
+        .prop_map(|(leader, sync_standby, quorum, revision)| Versioned {
             value: SyncRecord { leader, quorum, sync_standby },
-            mod_revision: Revision(3),
+            mod_revision: Revision(revision),
         })
         .boxed()
 }
@@ -284,22 +300,59 @@ fn process() -> impl Strategy<Value = Process> {
     ]
 }
 
+fn replication() -> BoxedStrategy<Replication> {
+    let states = select(vec![SyncState::Async, SyncState::Potential, SyncState::Quorum, SyncState::Sync]);
+    let standby = (name(), any::<bool>(), states, lsn()).prop_map(|(name, streaming, sync, at)| Standby {
+        name: name.as_str().to_owned(),
+        streaming,
+        sync,
+        write: at,
+        flush: at,
+        replay: at,
+    });
+    let names = select(vec!["", "", "pg1", "pg3", "2 (pg1,pg3)", "ANY 1 (pg1,pg3)", "*", "pg1 pg3"]);
+    (names, vec(standby, 0..4))
+        .prop_map(|(names, standbys)| Replication {
+            names: names.to_owned(),
+            confirms: Confirms::Flush,
+            standbys,
+        })
+        .boxed()
+}
+
+fn sync_memory() -> BoxedStrategy<sync::Memory> {
+    let value = select(vec![None, Some(""), Some("pg1"), Some("2 (pg1,pg3)"), Some("ANY 1 (pg1,pg3)")]);
+    let names = (value, of((epoch(), lsn())))
+        .prop_map(|(names, noted)| InForce { names: names.map(str::to_owned), noted });
+    let settled = (epoch(), select(vec![Revision(3), SYNC_WRITTEN]));
+    (of(settled), of(names), of(tick()), of(epoch()), of(tick()), of(tick()))
+        .prop_map(|(settled, names, names_at, waits, started_at, leaving_since)| sync::Memory {
+            settled,
+            names,
+            names_at,
+            waits,
+            started_at,
+            leaving_since,
+        })
+        .boxed()
+}
+
 fn sql() -> BoxedStrategy<Sql> {
     let upstream = of(select(&NAMES[..]).prop_map(|n| (n.to_owned(), 5432)));
-    (tick(), any::<bool>(), timeline(), lsn(), of(lsn()), of(timeline()), any::<bool>(), upstream)
-        .prop_map(
-            |(asked_at, in_recovery, timeline, position, received, checkpointed, streaming, upstream)| Sql {
-                asked_at,
-                in_recovery,
-                timeline,
-                position,
-                received,
-                replayed: received,
-                checkpointed,
-                streaming,
-                upstream,
-            },
-        )
+    let standby = (of(lsn()), any::<bool>(), upstream);
+    (tick(), any::<bool>(), timeline(), lsn(), of(timeline()), standby, replication())
+        .prop_map(|(asked_at, in_recovery, timeline, position, checkpointed, standby, replication)| Sql {
+            asked_at,
+            in_recovery,
+            timeline,
+            position,
+            received: standby.0,
+            replayed: standby.0,
+            checkpointed,
+            streaming: standby.1,
+            upstream: standby.2,
+            replication,
+        })
         .boxed()
 }
 
@@ -410,7 +463,13 @@ fn memory() -> BoxedStrategy<Memory> {
         any::<bool>(),
         (0_i64..12).prop_map(Revision),
         of(tick()),
-        (btree_map(select(&SLOTS[..]), pause, 0..3), reigns(), of(epoch()), of((epoch(), tick()))),
+        (
+            btree_map(select(&SLOTS[..]), pause, 0..3),
+            reigns(),
+            of(epoch()),
+            of((epoch(), tick())),
+            sync_memory(),
+        ),
     )
         .prop_map(
             |(
@@ -424,7 +483,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 shutdown,
                 gave_up_bootstrap,
                 not_streaming_since,
-                (pauses, reigns, parted, leader_since),
+                (pauses, reigns, parted, leader_since, sync),
             )| Memory {
                 consent,
                 consent_asked_at,
@@ -443,6 +502,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 reigns,
                 parted,
                 leader_since,
+                sync,
                 ..wishes
             },
         )
@@ -452,13 +512,13 @@ fn memory() -> BoxedStrategy<Memory> {
 fn settings() -> BoxedStrategy<ClusterSettings> {
     let timeout = select(vec![ms(0), ms(500), ms(300_000)]);
     let lag = select(vec![0, 1, 1_048_576, u64::MAX]);
-    let mode = select(vec![SynchronousMode::Off, SynchronousMode::On]);
-    (any::<bool>(), any::<bool>(), mode, timeout, lag, ttl())
+    let mode = select(vec![SynchronousMode::Off, SynchronousMode::On, SynchronousMode::Quorum]);
+    (any::<bool>(), any::<bool>(), (mode, any::<bool>()), timeout, lag, ttl())
         .prop_map(
             |(
                 pause,
                 failsafe_mode,
-                synchronous_mode,
+                (synchronous_mode, synchronous_mode_strict),
                 primary_start_timeout,
                 maximum_lag_on_failover,
                 ttl,
@@ -468,6 +528,7 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
                     pause,
                     failsafe_mode,
                     synchronous_mode,
+                    synchronous_mode_strict,
                     primary_start_timeout,
                     maximum_lag_on_failover,
                     ..ClusterSettings::default()
@@ -593,6 +654,32 @@ fn bases() -> Vec<World> {
     claimed(&mut bootstrapping, 9);
     bases.push(bootstrapping);
     bases.extend(wished());
+    for mode in [SynchronousMode::On, SynchronousMode::Quorum, SynchronousMode::Off] {
+        let mut synchronous = leading();
+        synchronous.settings.synchronous_mode = mode;
+        bases.push(synchronous.clone());
+        let rule = SyncRecord { leader: Some(ME.into()), quorum: 0, sync_standby: None };
+        edit(&mut synchronous, |view| {
+            view.sync = Some(Versioned { value: rule, mod_revision: SYNC_WRITTEN });
+        });
+        synchronous.memory.sync.settled = Some((EPOCH, SYNC_WRITTEN));
+        let sql = synchronous.local.sql.as_mut().expect("answers");
+        sql.replication.standbys = ["pg1", "pg3"]
+            .map(|name| Standby {
+                name: name.to_owned(),
+                streaming: true,
+                sync: SyncState::Sync,
+                write: HEAD,
+                flush: HEAD,
+                replay: HEAD,
+            })
+            .into();
+        bases.push(synchronous.clone());
+        synchronous.local.sql.as_mut().expect("answers").replication.names = "pg1".to_owned();
+        let names = InForce { names: Some("pg1".to_owned()), noted: Some((EPOCH, HEAD)) };
+        synchronous.memory.sync.names = Some(names);
+        bases.push(synchronous);
+    }
     let mut leaving = following();
     stopped(&mut leaving, DataDir::Present(control(true, true)));
     leaving.memory.shutdown = true;
@@ -633,7 +720,7 @@ fn wished() -> Vec<World> {
 }
 
 /// How many parts [`replace`] knows.
-const PARTS: usize = 44;
+const PARTS: usize = 46;
 
 /// Replaces part number `part` of `world` by that of `other`.
 fn replace(world: &mut World, other: &World, part: usize) {
@@ -710,6 +797,8 @@ fn replace(world: &mut World, other: &World, part: usize) {
             let limits = (memory.pre_promote_failed, memory.failed_starts, memory.bootstrap);
             limit(world, (world.abilities, limits.0, limits.1, limits.2));
         }
+        44 => world.memory.sync.clone_from(&other.memory.sync),
+        45 => world.settings.synchronous_mode_strict = other.settings.synchronous_mode_strict,
         _ => unreachable!("there are {PARTS} parts"),
     }
 }

@@ -10,6 +10,7 @@ use pgvane_agent::decide::announce::{self, Identity};
 use pgvane_agent::decide::decide;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Vouch};
 use pgvane_agent::decide::restart::Restart;
+use pgvane_agent::decide::sync::Replication;
 use pgvane_agent::decide::world::{
     Abilities, Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot,
     Sql, Upstream, World,
@@ -136,6 +137,7 @@ pub fn standby_sql() -> Sql {
         checkpointed: None,
         streaming: true,
         upstream: Some(("pg1".to_owned(), 5432)),
+        replication: Replication::default(),
     }
 }
 
