@@ -67,6 +67,7 @@ fn snapshot() -> ApiSnapshot {
         failsafe_active: false,
         pending_restart: None,
         operations: Operations::default(),
+        watchdog_failed: false,
         turned_at: Tick::now(),
         ttl: Duration::from_secs(30),
         dcs_last_seen: 0,
