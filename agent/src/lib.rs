@@ -27,6 +27,7 @@ pub mod guard;
 pub mod history;
 pub mod keepalive;
 pub mod keeper;
+pub mod known_config;
 pub mod metrics;
 pub mod namesake;
 pub mod operator;

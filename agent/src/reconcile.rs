@@ -25,7 +25,7 @@ use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
 use crate::decide::restart::Facts;
 use crate::decide::schedule::Wall;
-use crate::decide::world::{Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::world::{DataDir, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
 use crate::enact::{self, Context, Order};
@@ -103,6 +103,8 @@ pub struct Start {
     pub guard: Found,
     /// How to start another.
     pub guard_options: GuardOptions,
+    /// The dynamic configuration as it was last read, until the store answers.
+    pub settings: ClusterSettings,
     /// This node's tags.
     pub tags: Tags,
     /// Deadlines an operator set.
@@ -144,8 +146,6 @@ pub struct Reconciler<S: Store> {
     vouch_file: PathBuf,
     operator: Operator,
     namesake: Namesake,
-    /// The dynamic configuration as last read, to be written again where the key is gone (trap 14).
-    document: Option<serde_json::Value>,
     renewals_late: u64,
     renewal_is_late: bool,
     detach: bool,
@@ -186,7 +186,7 @@ impl<S: Store> Reconciler<S> {
             guard_options: start.guard_options,
             guard_sent: Tick::from_nanos(start.guard.report.deadline.unwrap_or(0)),
             stop_mode: StopMode::Fast,
-            settings: ClusterSettings::default(),
+            settings: start.settings,
             tags: start.tags,
             overrides: start.timing,
             timing: start.first_timing,
@@ -194,7 +194,6 @@ impl<S: Store> Reconciler<S> {
             vouch_file: start.vouch_file,
             operator: Operator::default(),
             namesake: start.namesake,
-            document: None,
             renewals_late: 0,
             renewal_is_late: false,
             detach: false,
@@ -300,9 +299,6 @@ impl<S: Store> Reconciler<S> {
         let Some(view) = self.sources.observation.borrow().view.clone() else { return };
         let Some(config) = &view.config else { return };
         let changed = self.settings != config.value.settings;
-        if changed || self.document.is_none() {
-            self.document = Some(config.value.json.clone());
-        }
         self.settings = config.value.settings.clone();
         let floor = if view.has_patroni_member() { PATRONI_MIN_TTL } else { Duration::ZERO };
         let ttl = self.settings.ttl.max(floor);
@@ -379,7 +375,6 @@ impl<S: Store> Reconciler<S> {
             right_until: world.authority().map(|authority| authority.guard_deadline),
             arming,
             guard: self.guard_client.clone(),
-            document: self.document.clone(),
             voters: self.voters(world),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
@@ -468,6 +463,10 @@ impl<S: Store> Reconciler<S> {
             }
         }
         self.keeper.turn(&self.ctx, &world, self.server.view.as_ref());
+        if let Some(config) = world.dcs.last_view().and_then(|view| view.config.as_ref()) {
+            let settled = matches!(world.local.data, DataDir::Present(_)) && world.free(Slot::Postgres);
+            self.ctx.known_config.note(&config.value.json, settled);
+        }
         let snapshot = self.snapshot(&world, &record);
         self.sinks.api.send_replace(Arc::new(snapshot));
     }

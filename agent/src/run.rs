@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::follow::{FollowOptions, follow};
+use pgvane_cluster::follow::{FollowOptions, Observation, follow};
 use pgvane_cluster::ids::LeaseId;
 use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::store::etcd::EtcdStore;
@@ -20,6 +20,7 @@ use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::{Context, server as effects};
 use crate::guard::client::{Doing, GuardClient, GuardOptions, Report};
 use crate::keepalive::{self, LeaseNews, Pulse};
+use crate::known_config::KnownConfig;
 use crate::namesake::Namesake;
 use crate::peers::Caller;
 use crate::postgres::Instance;
@@ -28,6 +29,9 @@ use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_ser
 use crate::server::ServerState;
 use crate::timing::Timing;
 use crate::{preflight, prober, vouch};
+
+/// How long the store may take to say whose the primary is that was found running.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long an answer of the guard may take.
 const GUARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
@@ -57,7 +61,9 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     let listener = bind(&config).await?;
     let wishes = signals()?;
     let instance = instance(&config);
-    let (settings, _) = ClusterSettings::from_json(&config.bootstrap.dcs);
+    let known_config = Arc::new(KnownConfig::load(&instance.data_dir));
+    let document = known_config.document();
+    let (settings, _) = ClusterSettings::from_json(document.as_ref().unwrap_or(&config.bootstrap.dcs));
     let first_timing = Timing::derive(settings.ttl, &config.timing).map_err(|e| e.to_string())?;
 
     let vouch_file = vouch::path(&instance.data_dir);
@@ -90,6 +96,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         store: Arc::clone(&store),
         instance: instance.clone(),
         first_config: config.bootstrap.dcs.clone(),
+        known_config,
         observation: follower.observation(),
         events: events_in.clone(),
         caller: Arc::clone(&caller),
@@ -139,6 +146,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         server,
         guard,
         guard_options,
+        settings,
         tags: config.tags.clone(),
         timing: config.timing,
         first_timing,
@@ -147,6 +155,9 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     };
     info!(name = %config.name, scope = config.scope, api = %config.restapi.listen, "the agent runs");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if start.server.may_write() && start.guard.report.doing != Doing::Armed {
+        first_word(follower.observation()).await;
+    }
     let ended = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     match ended {
@@ -173,6 +184,15 @@ fn caller(config: &Config) -> Arc<Caller> {
         }
     }
     Arc::new(caller)
+}
+
+/// A running primary that no guard bounds is another agent's, handed to us in pause. Whether it may go on only the
+/// store can tell, so its first word is waited for; without it, what was last known has to do.
+async fn first_word(mut observation: watch::Receiver<Observation>) {
+    let heard = observation.wait_for(|observation| observation.view.is_some());
+    if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
+        warn!("the store does not answer; going by the configuration as it was last read");
+    }
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, String> {
@@ -261,11 +281,7 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
     })
 }
 
-fn first_snapshot(
-    config: &Config,
-    observation: pgvane_cluster::follow::Observation,
-    ttl: Duration,
-) -> ApiSnapshot {
+fn first_snapshot(config: &Config, observation: Observation, ttl: Duration) -> ApiSnapshot {
     ApiSnapshot {
         name: config.name.clone(),
         scope: config.scope.clone(),

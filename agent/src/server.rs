@@ -35,6 +35,11 @@ impl ServerState {
         ServerState { data, process: Process::Absent, pid: None, role: LocalRole::Unknown, view: None }
     }
 
+    /// Whether it may accept writes, as far as is known.
+    pub fn may_write(&self) -> bool {
+        self.process != Process::Absent && self.role != LocalRole::Standby
+    }
+
     /// Takes in a change of the process. Answers whether the server ended.
     pub fn absorb(&mut self, now: Tick, event: &ServerEvent) -> bool {
         match event {

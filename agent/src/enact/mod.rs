@@ -24,6 +24,7 @@ use crate::decide::action::Action;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
+use crate::known_config::KnownConfig;
 use crate::peers::Caller;
 use crate::postgres::Instance;
 use crate::timing::Timing;
@@ -46,6 +47,8 @@ pub struct Context<S> {
     pub instance: Instance,
     /// The first dynamic configuration of a new cluster.
     pub first_config: Value,
+    /// The dynamic configuration as it was last read.
+    pub known_config: Arc<KnownConfig>,
     /// What the store shows: an effect on it ends when its write is seen.
     pub observation: watch::Receiver<Observation>,
     /// Where effects report.
@@ -80,9 +83,6 @@ pub struct Order {
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
-    /// For [`Action::WriteConfig`]: the dynamic configuration as last seen; where there is none, what a new cluster
-    /// begins with is written.
-    pub document: Option<Value>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
 }
@@ -98,7 +98,8 @@ impl<S: Store> Context<S> {
                 store::set_initialize(ctx, system_identifier).await
             }
             Action::WriteConfig => {
-                store::write_config(ctx, order.document.as_ref().unwrap_or(&ctx.first_config)).await
+                let known = ctx.known_config.document();
+                store::write_config(ctx, known.as_ref().unwrap_or(&ctx.first_config)).await
             }
             Action::Campaign => match order.lease {
                 Some(lease) => store::campaign(ctx, lease).await,

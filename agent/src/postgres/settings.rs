@@ -211,7 +211,7 @@ pub fn write_pgpass(instance: &Instance) -> Result<(), PostgresError> {
 }
 
 /// Replaces a file in one step, durably; answers whether it was different.
-fn replace(path: &Path, text: &str, mode: u32) -> Result<bool, PostgresError> {
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<bool, PostgresError> {
     if fs::read_to_string(path).is_ok_and(|old| old == text) && path.exists() {
         return Ok(false);
     }
