@@ -170,8 +170,6 @@ pub struct Reconciler<S: Store> {
     vouch_file: PathBuf,
     operator: Operator,
     namesake: Namesake,
-    /// The dynamic configuration as last read, to be written again where the key is gone (trap 14).
-    document: Option<serde_json::Value>,
     renewals_late: u64,
     renewal_is_late: bool,
     detach: bool,
@@ -227,7 +225,6 @@ impl<S: Store> Reconciler<S> {
             vouch_file: start.vouch_file,
             operator: Operator::default(),
             namesake: start.namesake,
-            document: None,
             renewals_late: 0,
             renewal_is_late: false,
             detach: false,
@@ -386,9 +383,6 @@ impl<S: Store> Reconciler<S> {
         let Some(view) = self.sources.observation.borrow().view.clone() else { return };
         let Some(config) = &view.config else { return };
         let changed = self.settings != config.value.settings;
-        if changed || self.document.is_none() {
-            self.document = Some(config.value.json.clone());
-        }
         self.settings = config.value.settings.clone();
         let floor = if view.has_patroni_member() { PATRONI_MIN_TTL } else { Duration::ZERO };
         let ttl = self.settings.ttl.max(floor);
