@@ -135,7 +135,7 @@ pub async fn keep<S: Store>(
                 if news.send(LeaseNews::Is(held)).is_err() {
                     return std::future::pending().await;
                 }
-                tokio::time::sleep(Tick::now().until(now + timing.renew_interval)).await;
+                tokio::time::sleep(Tick::now().until(now + pace(&timing, held))).await;
             }
             Ok(OwnLease::None) => {
                 info!("the lease is gone; asking for a new one");
@@ -151,6 +151,15 @@ pub async fn keep<S: Store>(
                 tokio::time::sleep(RETRY.min(timing.renew_interval)).await;
             }
         }
+    }
+}
+
+/// Time until the next renewal: as the deadlines in force have it, and no longer than suits the lease itself. An
+/// adopted one may be shorter than a new agent, which has not read the configuration yet, takes it for.
+pub fn pace(timing: &Timing, lease: OwnLease) -> Duration {
+    match lease {
+        OwnLease::Held { ttl, .. } if ttl < timing.ttl => timing.renew_interval.min(ttl / 6),
+        OwnLease::Held { .. } | OwnLease::None => timing.renew_interval,
     }
 }
 
@@ -176,6 +185,15 @@ async fn grant<S: Store>(store: &S, sent_at: Tick, timing: &Timing) -> Result<Ow
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_that_is_shorter_than_thought_is_renewed_in_time() {
+        let ttl = Duration::from_secs(30);
+        let timing = Timing::derive(ttl, &crate::timing::TimingOverrides::default()).expect("fits");
+        let held = |ttl| OwnLease::Held { id: LeaseId(1), sent_at: Tick::ZERO, ttl };
+        assert_eq!(pace(&timing, held(ttl)), timing.renew_interval);
+        assert_eq!(pace(&timing, held(Duration::from_secs(3))), Duration::from_millis(500));
+    }
 
     #[test]
     fn a_long_outage_is_told_now_and_then() {

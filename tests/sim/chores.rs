@@ -8,6 +8,7 @@ use pgvane_agent::decide::action;
 use pgvane_agent::decide::consent;
 use pgvane_agent::decide::world::{DataDir, Guard, OwnLease, Process, Slot};
 use pgvane_agent::event::ServerEvent;
+use pgvane_agent::keepalive::pace;
 use pgvane_agent::postgres::probe::ProbeError;
 use pgvane_agent::reconcile::SERVING;
 use pgvane_cluster::store::KeepAlive;
@@ -210,7 +211,7 @@ pub(crate) async fn keep_lease(sim: Sim, n: usize, proc: Proc, adopted: OwnLease
             Some(held @ OwnLease::Held { .. }) => {
                 (lease, asked_ttl) = (held, timing.ttl);
                 tell(&sim, n, proc, |agent, _| agent.lease = held);
-                let next = now + timing.renew_interval;
+                let next = now + pace(&timing, held);
                 sim.sleep(proc, sim.tick(n).until(next)).await;
             }
             Some(OwnLease::None) => {

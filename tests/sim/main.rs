@@ -41,6 +41,7 @@ use world::{Mutation, Outcome};
 /// Where the seeds of a plain `cargo test` begin, so that it is the same test every day.
 const BASE_SEED: u64 = 20_260_000;
 const RUNS: u64 = 100_000;
+const LONG_RUNS: u64 = 2_000_000;
 
 /// Within so many runs a broken variant is noticed.
 const MUTANT_RUNS: u64 = 1_000;
@@ -119,11 +120,12 @@ fn sum_up(first: u64, count: u64) -> Summary {
 }
 
 #[test]
-fn a_hundred_thousand_schedules() {
+fn many_schedules() {
+    let long = std::env::var_os("PGVANE_LONG").is_some();
     let first = from_environment("PGVANE_SIM_SEED").unwrap_or(BASE_SEED);
-    let count = from_environment("PGVANE_SIM_RUNS").unwrap_or(RUNS);
+    let count = from_environment("PGVANE_SIM_RUNS").unwrap_or(if long { LONG_RUNS } else { RUNS });
     let sum = sum_up(first, count);
-    if count >= 10_000 {
+    if count >= RUNS {
         sum.assert_eventful();
     }
 }

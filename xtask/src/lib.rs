@@ -11,5 +11,7 @@ pub mod demo;
 pub mod drill;
 pub mod install;
 mod interrupt;
+pub mod mutants;
 pub mod playground;
 pub mod programs;
+pub mod simulate;

@@ -9,7 +9,7 @@ use xtask::demo::{self, Headless};
 use xtask::drill::Drill;
 use xtask::drill::command::DrillArgs;
 use xtask::playground::{Options, janitor};
-use xtask::{bench, checks, drill, install, programs};
+use xtask::{bench, checks, drill, install, mutants, programs, simulate};
 
 /// Try pgvane on this machine, or check a change.
 #[derive(Parser)]
@@ -37,6 +37,14 @@ enum Task {
     /// Installs what is missing, builds pgvane for release and leaves no process behind. HAPROXY_BIN names another
     /// HAProxy than the system's.
     Bench(bench::Options),
+    /// Play schedules of the simulation: a million, or as many as one likes.
+    ///
+    /// Prints how many a second, what happened in them, and the first seed that breaks a promise.
+    Sim(simulate::Options),
+    /// Plant deliberate bugs in a copy of the core, one at a time, and see that each is noticed.
+    ///
+    /// Takes about two minutes each.
+    Mutants(mutants::Options),
     /// The server behind the proxies that are measured; started by the bench itself.
     #[command(hide = true, name = bench::stub::SUBCOMMAND)]
     BenchStub { address: SocketAddr, id: u32 },
@@ -87,6 +95,8 @@ fn main() -> ExitCode {
         Task::Test(args) => checks::run(args.lint, args.long, &args.cargo),
         Task::Demo(args) => play(&args),
         Task::Drill(args) => drill::command::main(&args),
+        Task::Sim(options) => simulate::run(&options),
+        Task::Mutants(options) => mutants::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStub { address, id } => bench::stub::serve(address, id).map_err(|e| e.to_string()),
     };
