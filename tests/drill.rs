@@ -9,8 +9,14 @@ use xtask::playground::network;
 use xtask::{install, programs};
 
 /// One of each sort: dead, frozen, cut off and cut off in one direction; nodes, etcd, proxies and disks.
-const KINDS: &[Kind] =
-    &[Kind::KillNode, Kind::FreezeAgent, Kind::CutNodeEtcd, Kind::CutProxyEtcd, Kind::KillEtcd, Kind::StallDisk];
+const KINDS: &[Kind] = &[
+    Kind::KillNode,
+    Kind::FreezeAgent,
+    Kind::CutNodeEtcd,
+    Kind::CutProxyEtcd,
+    Kind::KillEtcd,
+    Kind::StallDisk,
+];
 
 #[test]
 fn faults_at_random_lose_nothing_that_may_not_be_lost_and_never_make_two_primaries() {
