@@ -165,6 +165,8 @@ pub(super) fn line(frame: &Frame) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drill::ledger::Write;
+    use crate::drill::reigns::Moment;
     use crate::playground::picture::tests::{agent, topology};
 
     #[test]
@@ -192,8 +194,11 @@ mod tests {
         let start = Instant::now();
         let now = start + Duration::from_millis(900);
         let mut ledger = Ledger::default();
-        ledger.acknowledge(1, start);
-        ledger.acknowledge(2, start + Duration::from_millis(500));
+        for (id, ms) in [(1, 0), (2, 500)] {
+            let at = start + Duration::from_millis(ms);
+            let done = Moment { from: at, to: at };
+            ledger.acknowledge(Write { id, client: 0, done, at, server: 0, timeline: 1 });
+        }
         let shown = seen(&ledger, now);
         assert_eq!((shown.writes_per_s, shown.last_outage), (2, Some(Duration::from_millis(500))));
         assert_eq!(fare(&shown), "2 writes/s, 2 acknowledged, waiting for 400 ms, 0 errors, 0 failed reads");

@@ -2,7 +2,7 @@
 //! it accepts writes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -130,7 +130,7 @@ impl Clients {
             let asker = probe(node.name.clone(), config(node.postgres()), Arc::clone(&clients.shared));
             match node.place().namespace() {
                 None => drop(clients.tasks.spawn(asker)),
-                Some(namespace) => clients.ask_inside(namespace.to_owned(), asker)?,
+                Some(namespace) => clients.ask_inside(namespace, asker)?,
             }
         }
         Ok(clients)
@@ -138,11 +138,11 @@ impl Clients {
 
     fn ask_inside(
         &self,
-        namespace: PathBuf,
+        namespace: &Path,
         asker: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), PlaygroundError> {
         let end = self.end.clone();
-        let thread = enter::inside(&namespace, move || {
+        let thread = enter::inside(namespace, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             if let Ok(runtime) = runtime {
                 runtime.block_on(end.run_until_cancelled(asker));

@@ -266,7 +266,9 @@ mod tests {
     fn reads_have_gaps_of_their_own() {
         let t = Instant::now();
         let mut ledger = Ledger::default();
-        [0, 10, 400, 410].map(|ms| ledger.read_done(t + ms * MS));
+        for ms in [0, 10, 400, 410] {
+            ledger.read_done(t + ms * MS);
+        }
         assert_eq!(ledger.longest_read_gap(t + 200 * MS), 390 * MS);
         assert_eq!(ledger.longest_read_gap(t + 405 * MS), 10 * MS);
         assert_eq!(ledger.longest_read_gap(t + 900 * MS), Duration::ZERO);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::future;
 use hyper::{Method, StatusCode};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::fault::{Direction, Fault, Kind, Victim};
+use super::fault::{Aim, Direction, Fault, Kind, Victim};
 use super::schedule::Size;
 use crate::playground::disk::Disk;
 use crate::playground::parts::Role;
@@ -78,7 +79,6 @@ pub(super) fn size(playground: &Playground) -> Size {
 
 /// The part that is meant, and whether it leads; `None`: nobody leads, or there is no such part.
 async fn victim(playground: &Playground, fault: &Fault) -> Option<(String, bool)> {
-    use super::fault::Aim;
     let (names, leader): (Vec<String>, Option<String>) = match fault.kind.aim() {
         Aim::Node | Aim::Primary => {
             let names = playground.nodes.iter().map(|node| node.name.clone()).collect();
@@ -170,9 +170,7 @@ pub(super) async fn strike(
         }
         Kind::KillProxy => {
             let proxy = playground.proxies.iter_mut().find(|proxy| proxy.options().name == part);
-            if let Some(proxy) = proxy {
-                proxy.kill(GONE_WITHIN).await;
-            }
+            future::OptionFuture::from(proxy.map(|proxy| proxy.kill(GONE_WITHIN))).await;
             done("killed", Undo::StartProxy)
         }
         Kind::KillEtcd => {
@@ -180,10 +178,7 @@ pub(super) async fn strike(
             done("killed", Undo::StartEtcd)
         }
         Kind::LoseEtcd => {
-            let all = playground.etcd.members().iter().map(|member| member.name().to_owned());
-            for other in all.filter(|name| *name != part).collect::<Vec<_>>() {
-                playground.etcd.member_mut(&other).kill().await;
-            }
+            lose_etcd(playground, &part).await;
             done("all other members killed", Undo::StartEtcd)
         }
         Kind::CutNodeEtcd | Kind::CutNodes | Kind::CutProxyEtcd | Kind::CutProxyNode | Kind::CutEtcdPeers => {
@@ -192,22 +187,13 @@ pub(super) async fn strike(
                 return Ok(Err(format!("{kind}: nobody leads")));
             }
             let cuts = cut(playground, fault.direction, &part, &others)?;
-            let which = match fault.direction {
-                Direction::Out => "what it sends to",
-                Direction::In => "what it should get from",
-                Direction::Both => "all between it and",
-            };
-            done(&format!("{which} {far} is lost"), Undo::Mend(cuts))
+            done(&format!("{} {far} is lost", which(fault.direction)), Undo::Mend(cuts))
         }
         Kind::SlowNode | Kind::SlowEtcd => {
             playground.network()?.slow(&part).map_err(refused)?;
             done("slow line", Undo::SpeedUp)
         }
-        Kind::SlowDisk => {
-            let end = CancellationToken::new();
-            let turns = tokio::spawn(slow_disk(playground.disk(&part)?, end.clone()));
-            done("slow disk", Undo::Steady(end.drop_guard(), turns))
-        }
+        Kind::SlowDisk => done("slow disk", in_turns(playground.disk(&part)?)),
         Kind::StallDisk => {
             blocking(playground.disk(&part)?, Disk::stall).await?;
             done("disk does not answer", Undo::GoOn)
@@ -283,6 +269,22 @@ async fn switchover(playground: &Playground, leader: &str) -> String {
     }
 }
 
+/// Kills all members but this one.
+async fn lose_etcd(playground: &mut Playground, but: &str) {
+    let all = playground.etcd.members().iter().map(|member| member.name().to_owned());
+    for other in all.filter(|name| name != but).collect::<Vec<_>>() {
+        playground.etcd.member_mut(&other).kill().await;
+    }
+}
+
+fn which(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Out => "what it sends to",
+        Direction::In => "what it should get from",
+        Direction::Both => "all between it and",
+    }
+}
+
 /// Whom the victim of a cut is cut from: what they are called together, and their names.
 async fn far_end(playground: &Playground, fault: &Fault, part: &str) -> (String, Vec<String>) {
     let nodes = playground.nodes.iter().map(|node| node.name.clone());
@@ -335,6 +337,12 @@ async fn blocking(
     work: impl FnOnce(&Disk) -> Result<(), String> + Send + 'static,
 ) -> Result<(), PlaygroundError> {
     spawn_blocking(move || work(&disk)).await.map_err(|e| refused(e.to_string()))?.map_err(refused)
+}
+
+fn in_turns(disk: Disk) -> Undo {
+    let end = CancellationToken::new();
+    let turns = tokio::spawn(slow_disk(disk, end.clone()));
+    Undo::Steady(end.drop_guard(), turns)
 }
 
 /// Stalls a disk in turns, until told to end.
