@@ -466,7 +466,6 @@ impl<S: Store> Reconciler<S> {
             right_until: world.authority().map(|authority| authority.guard_deadline),
             arming,
             guard: self.guard_client.clone(),
-            document: self.document.clone(),
             raced_on: sync::raced_on(world, &self.ctx.space),
             voters: self.voters(world),
         };

@@ -192,15 +192,6 @@ async fn first_word(start: &Start, mut observation: watch::Receiver<Observation>
     }
 }
 
-/// A running primary that no guard bounds is another agent's, handed to us in pause. Whether it may go on only the
-/// store can tell, so its first word is waited for; without it, what was last known has to do.
-async fn first_word(mut observation: watch::Receiver<Observation>) {
-    let heard = observation.wait_for(|observation| observation.view.is_some());
-    if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
-        warn!("the store does not answer; going by the configuration as it was last read");
-    }
-}
-
 async fn bind(config: &Config) -> Result<TcpListener, String> {
     TcpListener::bind(config.restapi.listen)
         .await

@@ -232,6 +232,11 @@ impl Postgres {
             state: if s.streams { "streaming" } else { "catchup" }.to_owned(),
             sync_state: server.names.state_of(s, &server.senders).to_owned(),
             sync_priority: server.names.priority(s.node),
+            pid: i32::try_from(s.node).unwrap_or(0),
+            connected_epoch: 0.0,
+            written: Lsn(s.flushed.unwrap_or(0)),
+            flushed: Lsn(s.flushed.unwrap_or(0)),
+            replayed: Lsn(s.flushed.unwrap_or(0)),
         };
         server.senders.iter().map(row).collect()
     }

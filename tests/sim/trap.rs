@@ -169,6 +169,8 @@ fn traps_cover_every_effect() {
         Action::Release { .. } => Some(Action::AskFailsafe { epoch }),
         Action::AskFailsafe { .. } => Some(Action::ClearRequest { revision: Revision(1) }),
         Action::ClearRequest { .. } => Some(Action::Exit),
+        // Synchronous mode is never on here.
+        Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } | Action::SetStandbyNames { .. } => None,
         Action::Exit => Some(Action::Halt),
         Action::Halt => None,
     };

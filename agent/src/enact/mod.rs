@@ -117,9 +117,6 @@ pub struct Order {
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
-    /// For [`Action::WriteConfig`]: the dynamic configuration as last seen; where there is none, what a new cluster
-    /// begins with is written.
-    pub document: Option<Value>,
     /// For [`Action::Campaign`]: what must be true of the rule it was decided by.
     pub raced_on: Option<Compare>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
@@ -137,7 +134,7 @@ impl<S: Store> Context<S> {
                 store::set_initialize(ctx, system_identifier).await
             }
             Action::WriteConfig => {
-                let known = ctx.known_config.document().or_else(|| order.document.clone());
+                let known = ctx.known_config.document();
                 store::write_config(ctx, known.as_ref().unwrap_or(&ctx.first_config)).await
             }
             Action::Campaign => match order.lease {
