@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::keyspace::Key;
+use pgvane_cluster::view::ClusterView;
 use rustix::process::{Pid, Signal, kill_process};
 use xtask::playground::node::Daemon;
 
-use crate::cluster::Mixed;
+use crate::cluster::{Mixed, TTL};
 
 /// More rounds, for medians.
 fn rounds() -> usize {
@@ -50,6 +51,7 @@ async fn leadership_goes_both_ways() {
     cluster.written(&clients, 20).await;
     cluster.keeps_slots_from(&at).await;
     missing_keys_are_written_again(&cluster).await;
+    a_changed_ttl_is_everybodys(&cluster).await;
     a_lost_leader_key_is_its_holders(&cluster).await;
     a_frozen_server_does_not_silence_its_agent(&cluster, "pg2").await;
     let (ledger, lost) = cluster.finish(clients).await;
@@ -61,6 +63,7 @@ async fn leadership_goes_both_ways() {
     let (ledger, lost) = cluster.finish(clients).await;
     eprintln!("  Patroni died: {lost} of {} rows lost", ledger.acknowledged());
     missing_keys_are_written_again(&cluster).await;
+    a_changed_ttl_is_everybodys(&cluster).await;
     let leader = cluster.leader().await;
     switchover(&cluster, "patronictl", &leader, "pg1").await;
     settled(&mut cluster, "pg1").await;
@@ -145,11 +148,34 @@ async fn missing_keys_are_written_again(cluster: &Mixed) {
     cluster
         .until("the leader has written the keys again", async || {
             let now = cluster.view().await;
-            let config =
-                |view: &pgvane_cluster::view::ClusterView| view.config.as_ref().map(|c| c.value.json.clone());
+            let config = |view: &ClusterView| view.config.as_ref().map(|c| c.value.json.clone());
             now.initialize == before.initialize && config(&now) == config(&before)
         })
         .await;
+}
+
+/// Trap 18: a new ttl is a new lease for everybody, and the leader's two keys go to it together.
+async fn a_changed_ttl_is_everybodys(cluster: &Mixed) {
+    let leases = |view: &ClusterView| {
+        let members = view.members.iter().map(|(name, member)| (name.to_string(), member.lease));
+        members.collect::<BTreeMap<_, _>>()
+    };
+    for ttl in [TTL + 2, TTL] {
+        let before = cluster.view().await;
+        cluster.patronictl(&["edit-config", "--force", "-s", &format!("ttl={ttl}")]).await;
+        cluster
+            .until("everybody has a new lease, the leader one for both keys", async || {
+                let view = cluster.view().await;
+                let (old, new) = (leases(&before), leases(&view));
+                let of_leader = view.leader_member().and_then(|member| member.lease);
+                new.len() == old.len()
+                    && new.iter().all(|(name, lease)| *lease != old[name])
+                    && view.leader.as_ref().map(|key| key.lease) == Some(of_leader)
+            })
+            .await;
+        let key = |view: &ClusterView| view.leader.as_ref().map(|key| (key.name.clone(), key.epoch));
+        assert_eq!(key(&cluster.view().await), key(&before), "it is another reign");
+    }
 }
 
 /// Trap 4: while the old primary is alive nobody else takes a key that was lost; its holder does.
