@@ -232,7 +232,7 @@ impl Mixed {
         assert_eq!(ledger.dual_primary(), Duration::ZERO, "{:?}", ledger.errors);
         self.nobody_is_confused();
         let leader = self.leader().await;
-        let lost = ledger.lost(&rows(self.playground.node(&leader).postgres()).await);
+        let lost = ledger.lost(&rows(self.playground.node(&leader).postgres()).await.into_iter().collect());
         (ledger, lost)
     }
 

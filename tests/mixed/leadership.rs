@@ -37,7 +37,7 @@ async fn leadership_goes_both_ways() {
             let asked = Instant::now();
             switchover(&cluster, tool, from, to).await;
             cluster.written(&clients, 50).await;
-            let outage = clients.look(|ledger| ledger.longest_gap(asked));
+            let outage = clients.look(|ledger| ledger.longest_gap(0, asked));
             eprintln!("  {tool}: {from} -> {to}: {} ms without writes", outage.as_millis());
             outages.entry(if to == "pg1" { "to Patroni" } else { "to pgvane" }).or_default().push(outage);
             settled(&mut cluster, to).await;
