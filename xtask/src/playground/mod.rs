@@ -57,11 +57,21 @@ pub struct Options {
     pub apis: Vec<SocketAddr>,
     /// PostgreSQL's `max_connections`.
     pub max_connections: u32,
+    /// More keys of the dynamic configuration, as `[bootstrap.dcs]` has them.
+    pub dcs: String,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, proxies: 2, ttl: 10, keep: false, apis: vec![], max_connections: 100 }
+        Options {
+            nodes: 3,
+            proxies: 2,
+            ttl: 10,
+            keep: false,
+            apis: vec![],
+            max_connections: 100,
+            dcs: String::new(),
+        }
     }
 }
 
@@ -210,6 +220,7 @@ impl Playground {
                 superuser_password: superuser_password.clone(),
                 replication_password: replication_password.clone(),
                 ttl: options.ttl,
+                dcs: options.dcs.clone(),
             };
             let mut node = Node::prepare(&self.home, node)?;
             node.start_agent(&self.home)?;

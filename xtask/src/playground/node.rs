@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub ttl: u32,
     /// PostgreSQL's `max_connections`; counts on the node that bootstraps.
     pub max_connections: u32,
+    /// More keys of the dynamic configuration; count on the node that bootstraps.
+    pub dcs: String,
 }
 
 /// A node whose agent can be stopped, killed, frozen and started again.
@@ -157,7 +159,7 @@ impl Node {
 
 fn settings(options: &NodeOptions) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
-    let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
+    let NodeOptions { superuser_password, replication_password, ttl, max_connections, dcs, .. } = options;
     let bin_dir = options.bin_dir.display();
     // What Patroni's rules make of such a ttl; the agent derives its own deadlines from ttl alone.
     let wait = (ttl / 3).max(1);
@@ -200,7 +202,7 @@ initdb = ["encoding=UTF8", "data-checksums"]
 ttl = {ttl}
 loop_wait = {wait}
 retry_timeout = {wait}
-
+{dcs}
 [bootstrap.dcs.postgresql.parameters]
 max_connections = {max_connections}
 "#
