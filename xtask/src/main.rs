@@ -71,9 +71,37 @@ struct DemoArgs {
     /// The lease time: how long a dead machine may hold the leadership.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=600))]
     ttl: u32,
+    /// Have commits wait for standbys.
+    #[arg(long, value_name = "MODE", default_value_t = Sync::Off, value_enum)]
+    sync: Sync,
     /// Keep data and logs, and say where.
     #[arg(long)]
     keep: bool,
+}
+
+/// The synchronous modes.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Sync {
+    /// They do not wait.
+    Off,
+    /// For one, as long as there is one.
+    On,
+    /// For one, in any case.
+    Strict,
+    /// For any one of all.
+    Quorum,
+}
+
+impl Sync {
+    /// As `[bootstrap.dcs]` has it.
+    fn settings(self) -> String {
+        match self {
+            Sync::Off => String::new(),
+            Sync::On => "synchronous_mode = \"on\"\n".to_owned(),
+            Sync::Strict => "synchronous_mode = \"on\"\nsynchronous_mode_strict = true\n".to_owned(),
+            Sync::Quorum => "synchronous_mode = \"quorum\"\n".to_owned(),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -115,7 +143,8 @@ fn play(args: &DemoArgs) -> Result<(), String> {
     }
     let servers = install::servers().map_err(|e| e.to_string())?;
     let programs = programs::build().map_err(|e| e.to_string())?;
-    let options = Options { ttl: args.ttl, keep: args.keep, ..Options::default() };
+    let dcs = args.sync.settings();
+    let options = Options { ttl: args.ttl, keep: args.keep, dcs, ..Options::default() };
     let runtime = tokio::runtime::Runtime::new().map_err(|e| format!("no runtime: {e}"))?;
     let done = runtime.block_on(async {
         match args.run {
