@@ -90,7 +90,8 @@ async fn receive(sim: &Sim, n: usize, pid: i32, proc: Proc) {
             if w.nodes[n].pg.pid() != Some(pid) {
                 return;
             }
-            if w.nodes[n].pg.server.as_ref().is_none_or(|s| !s.in_recovery) {
+            // A server that stops ends its receiver first of all.
+            if w.nodes[n].pg.server.as_ref().is_none_or(|s| !s.in_recovery || s.stopping) {
                 return;
             }
             receive_once(sim, &mut w, n)

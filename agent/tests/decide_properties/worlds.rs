@@ -16,7 +16,7 @@ use pgvane_cluster::records::{
     FailoverRecord, FailsafeRecord, HistoryEntry, HistoryRecord, MemberRecord, MemberRole, MemberState,
     NativeMember, StatusRecord, SyncRecord, Tags,
 };
-use pgvane_cluster::reigns::{PublishedReigns, Reign, Reigns};
+use pgvane_cluster::reigns::{Descent, PublishedReigns, Reign, Reigns};
 use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
@@ -352,6 +352,12 @@ pub(crate) fn reigns() -> BoxedStrategy<Reigns> {
     btree_map(timeline(), reign, 0..3).prop_map(Reigns).boxed()
 }
 
+fn descent() -> BoxedStrategy<Descent> {
+    (reigns(), btree_map(timeline(), epoch(), 0..3))
+        .prop_map(|(known, followed)| Descent { known, followed })
+        .boxed()
+}
+
 fn memory() -> BoxedStrategy<Memory> {
     let pause = (soon(), 1_u32..40).prop_map(|(until, failures)| Pause { until, failures });
     (
@@ -365,7 +371,7 @@ fn memory() -> BoxedStrategy<Memory> {
         any::<bool>(),
         any::<bool>(),
         of(tick()),
-        (btree_map(select(&SLOTS[..]), pause, 0..3), reigns(), of(epoch()), of((epoch(), tick()))),
+        (btree_map(select(&SLOTS[..]), pause, 0..3), descent(), of(epoch()), of((epoch(), tick()))),
     )
         .prop_map(
             |(
@@ -379,7 +385,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
-                (pauses, reigns, parted, leader_since),
+                (pauses, descent, parted, leader_since),
             )| Memory {
                 consent,
                 consent_asked_at,
@@ -394,7 +400,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 may_bootstrap,
                 not_streaming_since,
                 pauses,
-                reigns,
+                descent,
                 parted,
                 leader_since,
             },
