@@ -45,10 +45,18 @@ pub enum Event {
     GuardIdle,
     /// The guard will not hold one for this lease again.
     LeaseSpent(LeaseId),
+    /// Whether another member of our name lives, and where.
+    Namesake(Option<String>),
     /// The guard is gone.
     GuardGone(String),
     /// A new guard answers.
     GuardBack(Box<crate::guard::client::Found>),
+    /// Something that decisions need to know before its effect ends.
+    Meanwhile(Outcome),
+    /// The watchdog was armed, or why not.
+    WatchdogArmed(Result<crate::watchdog::Plan, String>),
+    /// The settings were read again, or why not.
+    Reloaded(Box<Result<crate::reload::Reloaded, String>>),
     /// Our member record was written, or not.
     Published(Box<Result<(MemberRecord, LeaseId), String>>),
 }

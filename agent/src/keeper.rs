@@ -25,10 +25,13 @@ use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::{self, Kept, slot_name};
-use crate::postgres::{control, descent};
+use crate::postgres::{control, descent, outgrown};
 
 /// Time between two looks at the slots.
 const SLOTS_EVERY: Duration = Duration::from_secs(2);
+
+/// Time between two looks at a replay that is paused.
+const OUTGROWN_EVERY: Duration = Duration::from_secs(5);
 
 /// The chores, and when each was last done.
 #[derive(Debug, Default)]
@@ -42,6 +45,7 @@ pub struct Keeper {
     /// The timeline whose beginning was looked up on disk.
     settled: Option<Timeline>,
     settings: Chore,
+    outgrown: Chore,
     written: Option<StatusRecord>,
     kept: Arc<Mutex<Kept>>,
     settings_are_new: bool,
@@ -91,6 +95,26 @@ impl Keeper {
         self.learn_reigns(ctx, world);
         self.keep_slots(ctx, world);
         self.apply_settings(ctx, world);
+        self.resume_outgrown(ctx, world, sql);
+    }
+
+    /// A standby that waits for larger values is made to stop, so that it can be started with them.
+    fn resume_outgrown<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
+        let paused = sql.filter(|s| s.in_recovery && s.replay_paused && s.version >= outgrown::SINCE);
+        let Some(sql) = paused.filter(|_| idle && !world.settings.pause) else { return };
+        let Some(done) = self.outgrown.begin(world.now, OUTGROWN_EVERY) else { return };
+        let (ctx, held) = (Arc::clone(ctx), sql.held.clone());
+        tokio::spawn(async move {
+            let _done = done;
+            match outgrown::resume(&ctx.instance, &held).await {
+                Ok(true) => {
+                    info!("the primary has larger settings; this server stops to be started with them")
+                }
+                Ok(false) => {}
+                Err(error) => warn!(%error, "a replay that waits for larger settings was not resumed"),
+            }
+        });
     }
 
     fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
@@ -225,14 +249,18 @@ impl Keeper {
         }
         let Some(done) = self.settings.begin(world.now, Duration::from_millis(500)) else { return };
         self.settings_are_new = false;
-        let (ctx, dynamic) = (Arc::clone(ctx), world.settings.postgresql.clone());
+        let (ctx, dynamic, role) =
+            (Arc::clone(ctx), world.settings.postgresql.clone(), crate::callbacks::role(world));
         tokio::spawn(async move {
             let _done = done;
             match settings::write(&ctx.instance, &dynamic, following.as_ref()) {
                 Ok(false) => {}
                 Ok(true) => match Postmaster::find(&ctx.instance.data_dir) {
                     Ok(Some(postmaster)) => match control::reload(&postmaster) {
-                        Ok(()) => info!("PostgreSQL reads its changed configuration"),
+                        Ok(()) => {
+                            info!("PostgreSQL reads its changed configuration");
+                            ctx.callbacks.reloaded(role);
+                        }
                         Err(error) => warn!(%error, "PostgreSQL was not told of its changed configuration"),
                     },
                     Ok(None) => {}

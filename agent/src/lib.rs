@@ -18,24 +18,34 @@
 //! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
 
 pub mod api;
+pub mod callbacks;
 pub mod config;
 pub mod decide;
 pub mod effects;
 pub mod enact;
 pub mod event;
 pub mod guard;
+pub mod handover;
 pub mod history;
 pub mod keepalive;
 pub mod keeper;
+pub mod known_config;
 pub mod metrics;
+pub mod namesake;
+pub mod operator;
+pub mod parts;
 pub mod peers;
 pub mod postgres;
 pub mod preflight;
 pub mod prober;
 pub mod publish;
 pub mod reconcile;
+pub mod reload;
 pub mod run;
+pub mod script;
 pub mod server;
 pub mod telemetry;
 pub mod timing;
+pub mod tls;
 pub mod vouch;
+pub mod watchdog;

@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use pgvane_agent::config;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use pgvane_agent::config::{self, Environment, Loaded, Origin};
 use pgvane_agent::guard::GuardArgs;
+use pgvane_agent::handover;
+use pgvane_agent::reload::Reloader;
 use pgvane_agent::run::Stuck;
+use pgvane_agent::telemetry::Telemetry;
 
 /// Runs one PostgreSQL node of a highly available cluster.
 ///
@@ -15,12 +19,19 @@ use pgvane_agent::run::Stuck;
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
-    /// The settings file, agent.toml.
-    #[arg(value_name = "CONFIG", required = true)]
+    /// The settings: agent.toml, a patroni.yml, or a directory of *.yml files, merged in the order of their names.
+    /// `PATRONI_*` variables replace what YAML files say; without a file they are all there is.
+    #[arg(value_name = "CONFIG")]
     config: Option<PathBuf>,
     /// Only read the settings and say what is wrong with them.
-    #[arg(long)]
+    #[arg(long, visible_alias = "validate-config")]
     check: bool,
+    /// As Patroni spells it; ports are never looked at.
+    #[arg(short, long, hide = true)]
+    ignore_listen_port: bool,
+    /// The variables of the environment come through the standard input.
+    #[arg(long = handover::OPTION, hide = true)]
+    environment_on_stdin: bool,
     #[command(subcommand)]
     command: Option<Internal>,
 }
@@ -43,19 +54,31 @@ fn main() -> ExitCode {
     if let Some(Internal::Guard(args)) = &cli.command {
         return pgvane_agent::guard::main(args);
     }
-    let Some(path) = cli.config else { return ExitCode::from(BAD_CONFIG) };
-    let loaded = match config::load(&path) {
+    let environment = match cli.environment_on_stdin.then(handover::taken) {
+        None => Environment::of_process(),
+        Some(Ok(environment)) => environment,
+        Some(Err(error)) => {
+            eprintln!("the settings of the environment did not come: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if cli.config.is_none() && environment.is_empty() {
+        let text = "name a settings file, or set PATRONI_* variables";
+        Cli::command().error(ErrorKind::MissingRequiredArgument, text).exit();
+    }
+    let origin = Origin::of(cli.config.as_deref());
+    let loaded = match config::read(&origin, &environment) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(BAD_CONFIG);
         }
     };
-    for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
-    }
     if cli.check {
-        println!("{}: ok", path.display());
+        for warning in &loaded.warnings {
+            eprintln!("warning: {warning}");
+        }
+        println!("{origin}: ok");
         return ExitCode::SUCCESS;
     }
     if rustix::process::geteuid().is_root() {
@@ -64,7 +87,25 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    pgvane_agent::telemetry::start(&loaded.config.log);
+    if !cli.environment_on_stdin && !environment.is_empty() {
+        let error = handover::start_without(&environment);
+        eprintln!("PATRONI_* variables cannot be kept from what this program starts: {error}");
+        return ExitCode::FAILURE;
+    }
+    run(loaded, origin, environment)
+}
+
+fn run(loaded: Loaded, origin: Origin, environment: Environment) -> ExitCode {
+    let telemetry = match Telemetry::start(&loaded.config.log) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -72,7 +113,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(pgvane_agent::run::run(loaded.config));
+    let reloader = Reloader::new(origin, environment, telemetry);
+    let result = runtime.block_on(pgvane_agent::run::run(loaded.config, reloader));
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

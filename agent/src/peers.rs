@@ -4,6 +4,8 @@
 //! answer allows a promotion is for `decide`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,12 +18,17 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use pgvane_cluster::ids::{Lsn, NodeName, Timeline};
 use pgvane_cluster::records::{MemberRole, MemberState, Tags, host_port};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::api::FailsafeAsk;
-use crate::config::Login;
+use crate::config::{Ctl, Login};
+use crate::tls::{self, Watched};
 
 /// The longest answer that is read.
 const MAX_BODY: usize = 1 << 20;
@@ -96,52 +103,115 @@ impl PeerStatus {
     }
 }
 
-/// Asks every member (name and api_url) for its status, all within `limit`.
-pub async fn ask_all(members: &[(NodeName, String)], limit: Duration) -> BTreeMap<NodeName, PeerAnswer> {
-    let asked = members.iter().map(|(name, url)| async move {
-        let answer = match timeout(limit, request(Method::GET, url, None, None)).await {
-            Ok(Ok(answer)) => PeerStatus::read(&answer.body).map(Box::new),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err(format!("no answer within {limit:?}")),
-        };
-        (name.clone(), answer.map_or_else(PeerAnswer::Unreachable, PeerAnswer::Answered))
-    });
-    join_all(asked).await.into_iter().collect()
+/// Asks other members: with our login where they want one, over TLS where their address says so.
+#[derive(Debug)]
+pub struct Caller(RwLock<Arc<Means>>);
+
+#[derive(Debug)]
+struct Means {
+    login: Option<Login>,
+    /// The error is why nobody can be asked over TLS.
+    tls: Result<Arc<Watched<ClientConfig>>, String>,
 }
 
-/// Asks every member (name to api_url) to vouch for us, all within `limit`. Returns those that did not, with
-/// the reason; empty: all do.
-pub async fn vouch_all(
-    members: &BTreeMap<NodeName, String>,
-    ask: &FailsafeAsk,
-    limit: Duration,
-) -> BTreeMap<NodeName, String> {
-    vouch_all_as(members, ask, None, limit).await
-}
+impl Caller {
+    /// One that has `ctl`. What keeps it from speaking TLS is said when it is to.
+    pub fn new(ctl: &Ctl) -> Caller {
+        Caller(RwLock::new(Arc::new(Means::new(ctl))))
+    }
 
-/// [`vouch_all`] with the login that the members' APIs want for unsafe calls.
-pub async fn vouch_all_as(
-    members: &BTreeMap<NodeName, String>,
-    ask: &FailsafeAsk,
-    login: Option<&Login>,
-    limit: Duration,
-) -> BTreeMap<NodeName, String> {
-    let body = serde_json::to_value(ask).unwrap_or_default();
-    let asked = members.iter().map(|(name, url)| {
-        let (url, body) = (at(url, "/failsafe"), &body);
-        async move {
-            let refusal = match timeout(limit, request(Method::POST, &url, Some(body), login)).await {
-                Ok(Ok(answer)) if answer.status == StatusCode::OK && answer.body.as_ref() == b"Accepted" => {
-                    None
-                }
-                Ok(Ok(answer)) => Some(format!("{} {}", answer.status.as_u16(), answer.text())),
-                Ok(Err(why)) => Some(why),
-                Err(_) => Some(format!("no answer within {limit:?}")),
+    /// One without a login that speaks no TLS.
+    pub fn plain() -> Caller {
+        Caller::new(&Ctl::default())
+    }
+
+    /// Why nobody can be asked over TLS; `None`: it can be spoken.
+    pub fn lacks_tls(&self) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).tls.as_ref().err().cloned()
+    }
+
+    /// Takes other means: the settings were read again.
+    pub fn replace(&self, ctl: &Ctl) {
+        let means = Arc::new(Means::new(ctl));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = means;
+    }
+
+    /// Asks every member (name and api_url) for its status, all within `limit`.
+    pub async fn ask_all(
+        &self,
+        members: &[(NodeName, String)],
+        limit: Duration,
+    ) -> BTreeMap<NodeName, PeerAnswer> {
+        let asked = members.iter().map(|(name, url)| async move {
+            let answer = match timeout(limit, self.request(Method::GET, url, None)).await {
+                Ok(Ok(answer)) => PeerStatus::read(&answer.body).map(Box::new),
+                Ok(Err(why)) => Err(why),
+                Err(_) => Err(format!("no answer within {limit:?}")),
             };
-            refusal.map(|why| (name.clone(), why))
-        }
-    });
-    join_all(asked).await.into_iter().flatten().collect()
+            (name.clone(), answer.map_or_else(PeerAnswer::Unreachable, PeerAnswer::Answered))
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Asks every member (name to api_url) to vouch for us, all within `limit`. Returns those that did not, with
+    /// the reason; empty: all do.
+    pub async fn vouch_all(
+        &self,
+        members: &BTreeMap<NodeName, String>,
+        ask: &FailsafeAsk,
+        limit: Duration,
+    ) -> BTreeMap<NodeName, String> {
+        let body = serde_json::to_value(ask).unwrap_or_default();
+        let asked = members.iter().map(|(name, url)| {
+            let (url, body) = (at(url, "/failsafe"), &body);
+            async move {
+                let refusal = match timeout(limit, self.request(Method::POST, &url, Some(body))).await {
+                    Ok(Ok(answer))
+                        if answer.status == StatusCode::OK && answer.body.as_ref() == b"Accepted" =>
+                    {
+                        None
+                    }
+                    Ok(Ok(answer)) => Some(format!("{} {}", answer.status.as_u16(), answer.text())),
+                    Ok(Err(why)) => Some(why),
+                    Err(_) => Some(format!("no answer within {limit:?}")),
+                };
+                refusal.map(|why| (name.clone(), why))
+            }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// One request over a connection of its own; not bounded in time. The login goes with what may change something.
+    /// The error is a text for people.
+    pub async fn request(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Answer, String> {
+        let means = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        let login = means.login.as_ref().filter(|_| !method.is_safe());
+        let call = Call { method, url, body, login };
+        let Some(host_port) = call.host_port() else {
+            return Err(format!("{url} is not an address of a REST API (http:// or https://)"));
+        };
+        let authority = call.authority();
+        let failed = |e: std::io::Error| format!("{authority}: {e}");
+        let tls = match &means.tls {
+            _ if !call.is_tls() => None,
+            Ok(tls) => Some(tls.current().await),
+            Err(why) => return Err(format!("{authority}: {why}")),
+        };
+        let stream = TcpStream::connect((host_port.0.as_str(), host_port.1)).await.map_err(failed)?;
+        // A request is one small packet and waits for nobody.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else { return call.exchange(stream).await };
+        // Names are not verified; what is no name of the kind stands for itself by an address.
+        let name = ServerName::try_from(host_port.0).unwrap_or(ServerName::from(Ipv4Addr::LOCALHOST));
+        let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(failed)?;
+        call.exchange(stream).await
+    }
+}
+
+impl Means {
+    fn new(ctl: &Ctl) -> Means {
+        Means { login: ctl.login.clone(), tls: tls::client(ctl) }
+    }
 }
 
 /// The same server as `api_url`, another path.
@@ -167,41 +237,72 @@ impl Answer {
     }
 }
 
-/// One HTTP request over a connection of its own; not bounded in time. The error is a text for people.
+/// One HTTP request without TLS over a connection of its own; not bounded in time. The error is a text for people.
 pub async fn request(
     method: Method,
     url: &str,
     body: Option<&Value>,
     login: Option<&Login>,
 ) -> Result<Answer, String> {
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err(format!("{url}: only http:// addresses can be asked"));
-    };
-    let (host, port) = host_port(url, 80).ok_or_else(|| format!("{url} is not an address"))?;
-    let path = rest.find('/').map_or("/", |n| &rest[n..]);
-    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| format!("{authority}: {e}"))?;
-    let failed = |e: hyper::Error| format!("{authority}: {e}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    // Ends with the request: the sender is dropped below.
-    tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header(HOST, authority);
-    if let Some(login) = login {
-        request = request.header(AUTHORIZATION, basic(login));
+    Caller::new(&Ctl { login: login.cloned(), ..Ctl::default() }).request(method, url, body).await
+}
+
+struct Call<'a> {
+    method: Method,
+    url: &'a str,
+    body: Option<&'a Value>,
+    login: Option<&'a Login>,
+}
+
+impl Call<'_> {
+    fn is_tls(&self) -> bool {
+        self.url.starts_with("https://")
     }
-    let body = match body {
-        Some(json) => {
-            request = request.header(CONTENT_TYPE, "application/json");
-            Bytes::from(json.to_string())
+
+    fn rest(&self) -> Option<&str> {
+        self.url.strip_prefix("http://").or_else(|| self.url.strip_prefix("https://"))
+    }
+
+    fn host_port(&self) -> Option<(String, u16)> {
+        self.rest()?;
+        host_port(self.url, if self.is_tls() { 443 } else { 80 })
+    }
+
+    fn authority(&self) -> &str {
+        let rest = self.rest().unwrap_or(self.url);
+        &rest[..rest.find('/').unwrap_or(rest.len())]
+    }
+
+    async fn exchange<T>(self, stream: T) -> Result<Answer, String>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Call { url, body, login, .. } = self;
+        let authority = self.authority();
+        let rest = self.rest().unwrap_or_default();
+        let path = rest.find('/').map_or("/", |n| &rest[n..]);
+        let failed = |e: hyper::Error| format!("{authority}: {e}");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        // Ends with the request: the sender is dropped below.
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(&self.method).uri(path).header(HOST, authority);
+        if let Some(login) = login {
+            request = request.header(AUTHORIZATION, basic(login));
         }
-        None => Bytes::new(),
-    };
-    let request = request.body(Full::new(body)).map_err(|e| format!("{url}: {e}"))?;
-    let answer = sender.send_request(request).await.map_err(failed)?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
-    Ok(Answer { status, body: body.map_err(|e| format!("{authority}: {e}"))?.to_bytes() })
+        let body = match body {
+            Some(json) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Bytes::from(json.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(body)).map_err(|e| format!("{url}: {e}"))?;
+        let answer = sender.send_request(request).await.map_err(failed)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
+        Ok(Answer { status, body: body.map_err(|e| format!("{authority}: {e}"))?.to_bytes() })
+    }
 }
 
 /// The value of an `Authorization` header for `login`.

@@ -1,12 +1,14 @@
 //! Asks the local server again and again, beside the loop.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
+use crate::decide::world::DataDir;
 use crate::event::Event;
 use crate::postgres::Instance;
 use crate::postgres::probe::Probe;
@@ -14,17 +16,35 @@ use crate::postgres::probe::Probe;
 /// Time between two questions: a candidate's position is never older than this when the race begins.
 pub const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// Asks while `wanted` is true; at once when `hurry` is notified.
+/// Whether there is no data directory any more, or nothing in it.
+async fn is_gone(dir: &Path) -> bool {
+    match tokio::fs::read_dir(dir).await {
+        Ok(mut entries) => entries.next_entry().await.is_ok_and(|entry| entry.is_none()),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Asks while `wanted` is true; at once when `hurry` is notified. Whom and as whom is always the newest of `instances`.
 pub async fn ask_for_ever(
-    instance: Instance,
+    mut instances: watch::Receiver<Arc<Instance>>,
     mut wanted: watch::Receiver<bool>,
     hurry: Arc<Notify>,
     events: mpsc::UnboundedSender<Event>,
 ) -> Infallible {
     let mut probe = Probe::default();
+    let mut instance = Arc::clone(&instances.borrow_and_update());
     loop {
         if wanted.wait_for(|w| *w).await.is_err() {
             return std::future::pending().await;
+        }
+        if instances.has_changed().unwrap_or(false) {
+            instance = Arc::clone(&instances.borrow_and_update());
+            // Its connection was made as somebody else, maybe.
+            probe = Probe::default();
+        }
+        if is_gone(&instance.data_dir).await {
+            // The server would go on for a while, and take writes that are nowhere.
+            let _ = events.send(Event::Data(DataDir::Absent));
         }
         let answer = probe.ask(&instance).await;
         // The loop is gone only when the agent ends.

@@ -11,30 +11,42 @@ use std::time::Duration;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, Observation};
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
-use pgvane_cluster::records::{MemberRecord, NativeMember, Tags};
+use pgvane_cluster::records::{MemberRecord, MemberState, NativeMember, Tags};
 use pgvane_cluster::reigns::Descent;
 use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
 use pgvane_cluster::store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use crate::api::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk};
+use crate::api::{self, ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, Operations};
+use crate::callbacks::{self, Told};
+use crate::config::{Config, LogFormat};
 use crate::decide::action;
 use crate::decide::announce::{self, Identity};
 use crate::decide::consent::{self, Refusal};
+use crate::decide::lease::renewal_is_late;
 use crate::decide::memory::{Memory, Vouch};
-use crate::decide::world::{Dcs, Guard, OwnLease, Peers, Process, Slot, World};
+use crate::decide::restart::Facts;
+use crate::decide::schedule::Wall;
+use crate::decide::world::{Abilities, DataDir, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
-use crate::enact::{self, Context, Order};
+use crate::enact::{self, Context, Order, Right};
 use crate::event::{Event, ServerEvent};
 use crate::guard::client::{Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Report};
 use crate::keepalive::{LeaseNews, Pulse};
 use crate::keeper::Keeper;
+use crate::namesake::Namesake;
+use crate::operator::Operator;
+use crate::postgres::Instance;
 use crate::publish::Publisher;
+use crate::reload::{self, Reloaded, Reloader, Reloading};
 use crate::server::ServerState;
+use crate::telemetry;
+use crate::telemetry::patroni::{self, Narrator, Scene};
 use crate::timing::{Timing, TimingOverrides};
 use crate::vouch;
+use crate::watchdog::{self, Step, Watch};
 
 /// The least time between two turns, so that a decision that wants to be taken again at once cannot spin.
 const SHORTEST_TURN: Duration = Duration::from_millis(1);
@@ -48,6 +60,8 @@ pub enum Ended {
     Detached,
     /// Only an operator can resolve this; nothing was touched.
     Halted(String),
+    /// It could not do what it was for; another start may.
+    Failed(String),
 }
 
 /// What a signal asks for.
@@ -57,6 +71,8 @@ pub enum Wish {
     Stop,
     /// End and leave everything running.
     Detach,
+    /// Read the settings again.
+    Reload,
 }
 
 /// Where news come from.
@@ -85,6 +101,10 @@ pub struct Sinks {
     pub probe: watch::Sender<bool>,
     /// Ask the server at once.
     pub hurry: Arc<Notify>,
+    /// How the server is reached, for the prober.
+    pub instance: watch::Sender<Arc<Instance>>,
+    /// What the API is told.
+    pub rest: watch::Sender<Arc<api::Settings>>,
 }
 
 /// What the loop starts with.
@@ -101,14 +121,18 @@ pub struct Start {
     pub guard: Found,
     /// How to start another.
     pub guard_options: GuardOptions,
-    /// This node's tags.
-    pub tags: Tags,
-    /// Deadlines an operator set.
-    pub timing: TimingOverrides,
+    /// The dynamic configuration as it was last read, until the store answers.
+    pub settings: ClusterSettings,
     /// The deadlines to begin with.
     pub first_timing: Timing,
     /// Where our promise is kept.
     pub vouch_file: PathBuf,
+    /// Whether another member of our name lives.
+    pub namesake: Namesake,
+    /// Where the settings come from.
+    pub reloader: Arc<Reloader>,
+    /// The settings.
+    pub config: Arc<Config>,
 }
 
 /// The agent's one owner of state.
@@ -138,11 +162,22 @@ pub struct Reconciler<S: Store> {
     timing: Timing,
     refused_ttl: Option<Duration>,
     vouch_file: PathBuf,
+    operator: Operator,
+    namesake: Namesake,
+    /// The dynamic configuration as last read, to be written again where the key is gone (trap 14).
+    document: Option<serde_json::Value>,
+    renewals_late: u64,
+    renewal_is_late: bool,
     detach: bool,
     last: Option<(&'static str, Reason)>,
     counts: BTreeMap<&'static str, u64>,
     turns: u64,
     dcs_last_seen: i64,
+    told: Told,
+    watch: Watch,
+    config: Arc<Config>,
+    reload: Reloading,
+    narrator: Narrator,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -176,34 +211,54 @@ impl<S: Store> Reconciler<S> {
             guard_options: start.guard_options,
             guard_sent: Tick::from_nanos(start.guard.report.deadline.unwrap_or(0)),
             stop_mode: StopMode::Fast,
-            settings: ClusterSettings::default(),
-            tags: start.tags,
-            overrides: start.timing,
+            settings: start.settings,
+            tags: start.config.tags.clone(),
+            overrides: start.config.timing,
             timing: start.first_timing,
             refused_ttl: None,
             vouch_file: start.vouch_file,
+            operator: Operator::default(),
+            namesake: start.namesake,
+            document: None,
+            renewals_late: 0,
+            renewal_is_late: false,
             detach: false,
             last: None,
             keeper: Keeper::default(),
             counts: BTreeMap::new(),
             turns: 0,
             dcs_last_seen: 0,
+            told: Told::default(),
+            watch: Watch::default(),
+            config: start.config,
+            reload: Reloading::new(start.reloader),
+            narrator: Narrator::default(),
             ctx,
         }
     }
 
-    /// Turns until the agent ends.
-    pub async fn run(mut self) -> Ended {
+    /// Turns until the agent ends; what effects used last is left.
+    pub async fn run(mut self) -> (Ended, Arc<Context<S>>) {
+        let ended = self.turn_to_the_end().await;
+        (ended, self.ctx)
+    }
+
+    async fn turn_to_the_end(&mut self) -> Ended {
         loop {
             let now = Tick::now();
             self.sinks.pulse.beat(now);
             if self.detach {
                 return Ended::Detached;
             }
+            if let Some(why) = self.namesake.found() {
+                return Ended::Halted(why.to_owned());
+            }
             self.take_settings();
+            self.attend(now);
             let world = self.observe(now);
             let decision = decide(&world);
-            self.tell(&decision);
+            self.tell(&world, &decision);
+            self.look_after(&world);
             if let Some(ended) = self.enact(&world, &decision) {
                 return ended;
             }
@@ -218,6 +273,10 @@ impl<S: Store> Reconciler<S> {
     fn observe(&mut self, now: Tick) -> World {
         let observation = self.sources.observation.borrow_and_update().clone();
         let dcs = match (&observation.contact, observation.view) {
+            // What the store says of our name may be another's.
+            (Contact::Up, Some(view)) if !self.namesake.admits(&view, self.lease, &self.ctx.events) => {
+                Dcs::Unknown { since: now, last: None }
+            }
             (Contact::Up, Some(view)) => {
                 self.dcs_last_seen = wall_seconds();
                 Dcs::Known(view)
@@ -243,6 +302,43 @@ impl<S: Store> Reconciler<S> {
             settings: self.settings.clone(),
             tags: self.tags.clone(),
             timing: self.timing_in_force(),
+            abilities: self.abilities(now),
+        }
+    }
+
+    fn abilities(&self, now: Tick) -> Abilities {
+        let dog = &self.ctx.watchdog;
+        let plan = watchdog::plan(dog.settings(), &self.timing, self.settings.loop_wait);
+        let usable = dog.is_usable() && !self.watch.is_refused(now) && plan.is_ok();
+        Abilities {
+            begins_nothing: !self.config.bootstrap.allowed,
+            clones_alone: self.ctx.instance.replica_methods.iter().any(|method| method.no_leader),
+            watchdog_failed: dog.is_required() && !usable,
+        }
+    }
+
+    /// What follows from the world besides the decision: effects learn of our right to lead, operators of what
+    /// happened, and the watchdog that all is well.
+    fn look_after(&mut self, world: &World) {
+        self.ctx.right.send_replace(world.authority().map(Right::from));
+        if let Some(due) = self.told.next(&callbacks::Seen::of(world), callbacks::is_restarting(world)) {
+            self.ctx.callbacks.run(&due);
+        }
+        let dog = &self.ctx.watchdog;
+        // A server that becomes primary is armed for by its effect, which waits for it.
+        let plan = watchdog::plan(dog.settings(), &world.timing, world.settings.loop_wait);
+        let plan = plan.ok().filter(|_| world.may_write());
+        match self.watch.step(world.now, watchdog::wanted(world), plan) {
+            Step::Nothing => {}
+            Step::Arm(plan) => {
+                let ctx = Arc::clone(&self.ctx);
+                tokio::spawn(async move {
+                    let answer = ctx.watchdog.arm(plan).await;
+                    ctx.report(Event::WatchdogArmed(answer));
+                });
+            }
+            Step::Ping(until) => dog.ping(until),
+            Step::Disarm => dog.disarm(),
         }
     }
 
@@ -277,6 +373,9 @@ impl<S: Store> Reconciler<S> {
         let Some(view) = self.sources.observation.borrow().view.clone() else { return };
         let Some(config) = &view.config else { return };
         let changed = self.settings != config.value.settings;
+        if changed || self.document.is_none() {
+            self.document = Some(config.value.json.clone());
+        }
         self.settings = config.value.settings.clone();
         let floor = if view.has_patroni_member() { PATRONI_MIN_TTL } else { Duration::ZERO };
         let ttl = self.settings.ttl.max(floor);
@@ -300,21 +399,28 @@ impl<S: Store> Reconciler<S> {
     }
 
     /// A change of step or reason is one line; a repeated one is silent.
-    fn tell(&mut self, decision: &Decision) {
+    fn tell(&mut self, world: &World, decision: &Decision) {
         self.turns += 1;
         let label = decision.action.label();
         *self.counts.entry(label).or_default() += 1;
         let key = (label, decision.reason.clone());
         // Waiting for an effect says nothing new, nor does what follows it if it is the same step again.
         if !matches!(decision.reason, Reason::Busy(_)) && self.last.as_ref() != Some(&key) {
-            info!(action = label, reason = %decision.reason, "decided");
+            info!(target: telemetry::DECIDED, action = label, reason = %decision.reason, "decided");
             self.last = Some(key);
+        }
+        if self.config.log.format == LogFormat::Patroni {
+            let every = (!self.config.log.deduplicate_heartbeats).then_some(self.settings.loop_wait);
+            patroni::tell(self.narrator.decided(&Scene::of(world), decision, world.now, every));
         }
     }
 
     /// Starts what was decided.
     fn enact(&mut self, world: &World, decision: &Decision) -> Option<Ended> {
         match &decision.action {
+            Action::Exit if decision.reason == Reason::BootstrapFailed => {
+                return Some(Ended::Failed(decision.reason.to_string()));
+            }
             Action::Exit => return Some(Ended::Stopped),
             Action::Halt => return Some(Ended::Halted(decision.reason.to_string())),
             _ => {}
@@ -339,7 +445,7 @@ impl<S: Store> Reconciler<S> {
             OwnLease::Held { id, .. } => Some(id),
             OwnLease::None => None,
         };
-        let mut record = announce::member(world, &self.identity);
+        let mut record = self.record(world);
         if let Action::Release { .. } = decision.action {
             record.pgvane = record.pgvane.map(|n| NativeMember { serving_epoch: None, ..n });
         }
@@ -353,6 +459,7 @@ impl<S: Store> Reconciler<S> {
             right_until: world.authority().map(|authority| authority.guard_deadline),
             arming,
             guard: self.guard_client.clone(),
+            document: self.document.clone(),
             voters: self.voters(world),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
@@ -419,8 +526,14 @@ impl<S: Store> Reconciler<S> {
     /// Writes the keys this node owns, and shows itself to the API.
     fn announce(&mut self, now: Tick) {
         let world = self.observe(now);
-        let record = announce::member(&world, &self.identity);
-        if let (OwnLease::Held { id, .. }, Dcs::Known(view)) = (self.lease, &world.dcs) {
+        let record = self.record(&world);
+        let (known, held) = (matches!(world.dcs, Dcs::Known(_)), matches!(self.lease, OwnLease::Held { .. }));
+        let late = known && held && renewal_is_late(&world);
+        self.renewals_late += u64::from(late && !self.renewal_is_late);
+        self.renewal_is_late = late;
+        if let (OwnLease::Held { id, .. }, Dcs::Known(view)) = (self.lease, &world.dcs)
+            && self.operator.has_adopted()
+        {
             let shown = view.members.get(&self.ctx.me);
             if shown.is_none_or(|m| m.lease != Some(id)) && self.publisher.is_settled(now) {
                 self.publisher.forget();
@@ -435,6 +548,10 @@ impl<S: Store> Reconciler<S> {
             }
         }
         self.keeper.turn(&self.ctx, &world, self.server.view.as_ref());
+        if let Some(config) = world.dcs.last_view().and_then(|view| view.config.as_ref()) {
+            let settled = matches!(world.local.data, DataDir::Present(_)) && world.free(Slot::Postgres);
+            self.ctx.known_config.note(&config.value.json, settled);
+        }
         let snapshot = self.snapshot(&world, &record);
         self.sinks.api.send_replace(Arc::new(snapshot));
     }
@@ -449,7 +566,14 @@ impl<S: Store> Reconciler<S> {
             leader_until: authority.map(|a| a.guard_deadline),
             local: self.server.api(record),
             failsafe_active: authority.is_some_and(|a| a.by_consent),
-            pending_restart: self.server.pending_restart(),
+            pending_restart: record.pending_restart_reason.clone(),
+            operations: Operations {
+                scheduled_restart: record.scheduled_restart.clone(),
+                guard_armed: matches!(world.local.guard, Guard::Armed { .. }),
+                renewals_late: self.renewals_late,
+                reloads: self.reload.counts,
+            },
+            watchdog_failed: world.abilities.watchdog_failed,
             turned_at: world.now,
             ttl: self.timing.ttl,
             dcs_last_seen: self.dcs_last_seen,
@@ -493,6 +617,7 @@ impl<S: Store> Reconciler<S> {
                     for outcome in &outcomes {
                         self.memory.absorb(now, outcome);
                     }
+                    patroni::tell(self.narrator.ended(slot, &outcomes));
                     self.sinks.hurry.notify_one();
                 }
             }
@@ -510,9 +635,13 @@ impl<S: Store> Reconciler<S> {
                 self.guard_sent = deadline;
             }
             Event::GuardIdle => self.guard = Guard::Idle,
+            Event::Meanwhile(outcome) => self.memory.absorb(now, &outcome),
+            Event::WatchdogArmed(answer) => self.watch.armed(now, &answer),
             Event::LeaseSpent(lease) => self.sinks.pulse.spend(lease),
+            Event::Namesake(found) => self.namesake.ended(found),
             Event::GuardGone(why) => self.guard_gone(&why),
             Event::GuardBack(found) => self.guard_back(*found),
+            Event::Reloaded(result) => self.reloaded(*result),
             Event::Published(result) => {
                 if let Err(error) = &*result {
                     debug!(error, "the member record was not written");
@@ -530,6 +659,9 @@ impl<S: Store> Reconciler<S> {
     fn server_changed(&mut self, now: Tick, change: &ServerEvent) {
         if let ServerEvent::Spawned { postmaster, .. } = change {
             watch_server(&self.ctx, postmaster);
+        }
+        if let ServerEvent::Stopping = change {
+            self.told.stopping();
         }
         let ended = self.server.absorb(now, change);
         if ended && matches!(self.guard, Guard::Armed { .. }) {
@@ -588,12 +720,89 @@ impl<S: Store> Reconciler<S> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Failsafe { ask, reply } => self.vouch_for(&ask, reply),
-            Command::Reload => {
-                info!("a reload was asked for; settings of the file need a restart of the agent");
-            }
+            Command::Reload => self.read_settings_again(),
             Command::Wake => {}
             Command::Refresh => self.sinks.hurry.notify_one(),
+            Command::Restart { ask, reply } => {
+                let world = self.observe(Tick::now());
+                let facts = self.facts(&world);
+                self.operator.restart(&mut self.memory, &world, &facts, ask, reply);
+            }
+            Command::Unschedule { reply } => {
+                let was = self.memory.scheduled_restart.take();
+                let _ = reply.send(was.is_some());
+            }
+            Command::Reinitialize { force, from_leader, reply } => {
+                let world = self.observe(Tick::now());
+                let judged = self.operator.reinitialize(&mut self.memory, &world, force, from_leader);
+                let _ = reply.send(judged);
+            }
         }
+    }
+
+    /// Reads the wall clock, and takes the steps of operators' wishes that are due.
+    fn attend(&mut self, now: Tick) {
+        self.memory.wall = Some(Wall { at: now, millis: jiff::Timestamp::now().as_millisecond() });
+        let idle = self.memory.restart.is_none() && self.memory.scheduled_restart.is_none();
+        if self.operator.has_adopted() && self.operator.is_idle() && idle {
+            return;
+        }
+        let world = self.observe(now);
+        self.operator.adopt(&mut self.memory, &world);
+        let facts = self.facts(&world);
+        let settled = self.ctx.published.borrow().as_ref().is_none_or(|r| r.state == MemberState::Running)
+            || !matches!(world.dcs, Dcs::Known(_));
+        self.operator.turn(&mut self.memory, &world, &facts, settled);
+    }
+
+    fn facts(&self, world: &World) -> Facts {
+        let pending = self.server.pending_restart(&self.ctx.instance, &self.settings.postgresql);
+        self.server.facts(&announce::role(world), pending.is_some())
+    }
+
+    /// Our member record: what decisions know, and what only the server does.
+    fn record(&self, world: &World) -> MemberRecord {
+        let mut record = announce::member(world, &self.identity);
+        record.pending_restart_reason =
+            self.server.pending_restart(&self.ctx.instance, &self.settings.postgresql);
+        record.pending_restart = record.pending_restart_reason.is_some().then_some(true);
+        let in_recovery = world.local.sql.as_ref().is_some_and(|sql| sql.in_recovery);
+        record.replication_state = self.server.replication_state().filter(|_| in_recovery).map(str::to_owned);
+        record
+    }
+
+    fn read_settings_again(&mut self) {
+        self.reload.begin(&self.config, self.timing.ttl, &self.ctx.events);
+    }
+
+    /// Takes settings that were read again: all of them, or none.
+    fn reloaded(&mut self, result: Result<Reloaded, String>) {
+        if let Some(reloaded) = self.reload.ended(result) {
+            self.take(reloaded);
+        }
+        if self.reload.is_wanted_again() {
+            self.read_settings_again();
+        }
+    }
+
+    fn take(&mut self, reloaded: Reloaded) {
+        let Reloaded { config, parts, timing } = reloaded;
+        // Effects under way keep what they began with.
+        self.ctx = Arc::new(reload::context(&self.ctx, &self.config, &config, &parts));
+        if self.config.watchdog != config.watchdog {
+            self.watch = Watch::default();
+        }
+        self.identity = parts.identity;
+        self.tags = config.tags.clone();
+        if self.overrides != config.timing {
+            (self.overrides, self.timing) = (config.timing, timing);
+            self.sinks.timing.send_replace(timing);
+        }
+        self.sinks.instance.send_replace(Arc::new(parts.instance));
+        self.sinks.rest.send_replace(parts.rest);
+        // PostgreSQL's files follow at the next occasion.
+        self.keeper.settings_changed();
+        self.config = Arc::new(config);
     }
 
     /// Judges whether to vouch. The promise holds from this instant; it is answered once it is durable.
@@ -638,6 +847,7 @@ impl<S: Store> Reconciler<S> {
                 info!("leaving PostgreSQL, the guard and the lease to the next agent");
                 self.detach = true;
             }
+            Wish::Reload => self.read_settings_again(),
         }
     }
 }
@@ -656,7 +866,7 @@ pub fn watch_server<S: Store>(ctx: &Arc<Context<S>>, postmaster: &crate::postgre
         }
         // Orphans of a killed postmaster may still confirm commits: the server is gone when they are.
         let dir = ctx.instance.data_dir.clone();
-        if let Err(error) = crate::postgres::process::sweep(dir, Duration::from_secs(5)).await {
+        while let Err(error) = crate::postgres::process::sweep(dir.clone(), Duration::from_secs(5)).await {
             error!(%error, "the server's processes do not end");
         }
         ctx.report(Event::Data(enact::server::look(&ctx.instance).await));

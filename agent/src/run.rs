@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::follow::{FollowOptions, follow};
+use pgvane_cluster::follow::{FollowOptions, Observation, follow};
 use pgvane_cluster::ids::LeaseId;
 use pgvane_cluster::reigns::Descent;
 use pgvane_cluster::settings::ClusterSettings;
@@ -14,23 +14,37 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
-use crate::api::{self, Api, ApiSnapshot, LocalPostgres};
+use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
 use crate::config::Config;
-use crate::decide::announce::Identity;
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
+use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
 use crate::guard::client::{Doing, GuardClient, GuardOptions, Report};
 use crate::keepalive::{self, LeaseNews, Pulse};
+use crate::known_config::KnownConfig;
+use crate::namesake::Namesake;
+use crate::parts::Parts;
 use crate::postgres::controldata::ControlData;
-use crate::postgres::process::Postmaster;
+use crate::postgres::process::{self, Postmaster};
 use crate::postgres::{Instance, descent};
 use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
+use crate::reload::Reloader;
 use crate::server::ServerState;
 use crate::timing::Timing;
+use crate::watchdog::Watchdog;
 use crate::{preflight, prober, vouch};
+
+/// How long the store may take to say whose the primary is that was found running.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long an answer of the guard may take.
 const GUARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the agent's end waits for a callback; one that takes longer goes on alone.
+const CALLBACKS_END_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long what outlived its postmaster gets to vanish.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why an agent ended that was not told to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,12 +64,14 @@ impl From<String> for Stuck {
 }
 
 /// Runs an agent until it ends.
-pub async fn run(config: Config) -> Result<(), Stuck> {
+pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     preflight::check(&config).map_err(Stuck::NeedsOperator)?;
+    let Parts { instance, rest, caller, identity } = Parts::of(&config).map_err(Stuck::NeedsOperator)?;
     let listener = bind(&config).await?;
     let wishes = signals()?;
-    let instance = instance(&config);
-    let (settings, _) = ClusterSettings::from_json(&config.bootstrap.dcs);
+    let known_config = Arc::new(KnownConfig::load(&instance.data_dir));
+    let document = known_config.document();
+    let (settings, _) = ClusterSettings::from_json(document.as_ref().unwrap_or(&config.bootstrap.dcs));
     let first_timing = Timing::derive(settings.ttl, &config.timing).map_err(|e| e.to_string())?;
 
     let vouch_file = vouch::path(&instance.data_dir);
@@ -82,16 +98,22 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options);
     let (events_in, events) = mpsc::unbounded_channel();
     let (published, _) = watch::channel(None);
+    let (right, _) = watch::channel(None);
     let ctx = Arc::new(Context {
         me: config.name.clone(),
         space: config.keyspace(),
         store: Arc::clone(&store),
         instance: instance.clone(),
         first_config: config.bootstrap.dcs.clone(),
+        known_config,
         observation: follower.observation(),
         events: events_in.clone(),
+        caller: Arc::clone(&caller),
         store_access: config.etcd.access(),
         published,
+        right,
+        callbacks: Arc::new(Runner::new(config.postgresql.callbacks.clone(), config.scope.clone())),
+        watchdog: Arc::new(Watchdog::new(config.watchdog.clone())),
     });
 
     let server = found_server(&ctx).await?;
@@ -109,25 +131,23 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     // Each of these lives as long as the process.
     tokio::spawn(following);
     tokio::spawn(keepalive::keep(Arc::clone(&store), timing_seen, Arc::clone(&pulse), lease, lease_in));
-    tokio::spawn(prober::ask_for_ever(instance.clone(), wanted, Arc::clone(&hurry), events_in));
+    let (instance_in, instances) = watch::channel(Arc::new(instance));
+    tokio::spawn(prober::ask_for_ever(instances, wanted, Arc::clone(&hurry), events_in));
+    let (rest_in, rest) = watch::channel(rest);
     let api = Api {
         store: Arc::clone(&store),
         space: config.keyspace(),
         snapshots: api_seen,
         commands: commands_in,
-        login: config.restapi.login.clone(),
+        settings: rest,
+        caller: Arc::clone(&caller),
         timing: config.timing,
     };
     tokio::spawn(api::serve(listener, api, std::future::pending()));
 
-    let identity = Identity {
-        conn_url: config.conn_url(),
-        api_url: config.api_url(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
     let sources =
         Sources { observation: follower.observation(), lease: lease_news, events, commands, wishes };
-    let sinks = Sinks { timing, api: api_in, pulse, probe, hurry };
+    let sinks = Sinks { timing, api: api_in, pulse, probe, hurry, instance: instance_in, rest: rest_in };
     let start = Start {
         lease,
         vouch: promise,
@@ -135,21 +155,39 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
         server,
         guard,
         guard_options,
-        tags: config.tags.clone(),
-        timing: config.timing,
+        settings,
         first_timing,
         vouch_file,
+        namesake: Namesake::new(config.name.clone(), config.api_url(), caller),
+        reloader: Arc::new(reloader),
+        config: Arc::new(config),
     };
-    info!(name = %config.name, scope = config.scope, api = %config.restapi.listen, "the agent runs");
+    let c = &start.config;
+    info!(name = %c.name, scope = c.scope, api = %c.restapi.listen, "the agent runs");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let ended = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
+    if start.server.may_write() && start.guard.report.doing != Doing::Armed {
+        first_word(follower.observation()).await;
+    }
+    let (ended, ctx) = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    ctx.callbacks.finish(CALLBACKS_END_WITHIN).await;
+    ctx.watchdog.finish().await;
     match ended {
         Ended::Stopped | Ended::Detached => {
             info!(?ended, "the agent ends");
             Ok(())
         }
         Ended::Halted(why) => Err(Stuck::NeedsOperator(why)),
+        Ended::Failed(why) => Err(Stuck::Failed(why)),
+    }
+}
+
+/// A running primary that no guard bounds is another agent's, handed to us in pause. Whether it may go on only the
+/// store can tell, so its first word is waited for; without it, what was last known has to do.
+async fn first_word(mut observation: watch::Receiver<Observation>) {
+    let heard = observation.wait_for(|observation| observation.view.is_some());
+    if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
+        warn!("the store does not answer; going by the configuration as it was last read");
     }
 }
 
@@ -159,12 +197,13 @@ async fn bind(config: &Config) -> Result<TcpListener, String> {
         .map_err(|e| format!("restapi.listen {}: {e}", config.restapi.listen))
 }
 
-/// SIGTERM and SIGINT stop; SIGUSR1 leaves everything to the next agent.
+/// SIGTERM and SIGINT stop; SIGHUP has the settings read again; SIGUSR1 leaves everything to the next agent.
 fn signals() -> Result<mpsc::Receiver<Wish>, String> {
     let (send, wishes) = mpsc::channel(8);
     for (kind, wish) in [
         (SignalKind::terminate(), Wish::Stop),
         (SignalKind::interrupt(), Wish::Stop),
+        (SignalKind::hangup(), Wish::Reload),
         (SignalKind::user_defined1(), Wish::Detach),
     ] {
         let mut stream = signal(kind).map_err(|e| format!("signals: {e}"))?;
@@ -178,31 +217,6 @@ fn signals() -> Result<mpsc::Receiver<Wish>, String> {
         });
     }
     Ok(wishes)
-}
-
-fn instance(config: &Config) -> Instance {
-    let p = &config.postgresql;
-    Instance {
-        member: config.name.clone(),
-        scope: config.scope.clone(),
-        data_dir: p.data_dir.clone(),
-        bin_dir: p.bin_dir.clone(),
-        listen_addresses: p.listen_addresses.clone(),
-        port: p.port,
-        connect_address: p.connect_address.clone(),
-        database: p.database.clone(),
-        superuser: p.superuser.clone(),
-        replication: p.replication.clone(),
-        rewind: p.rewind.clone(),
-        pgpass: p.pgpass.clone(),
-        socket_dir: p.socket_dir.clone(),
-        parameters: p.parameters.clone(),
-        pg_hba: p.pg_hba.clone(),
-        vetted: crate::postgres::vetted::Vetted::default(),
-        initdb: config.bootstrap.initdb.clone(),
-        users: config.bootstrap.users.clone(),
-        post_bootstrap: config.bootstrap.post_bootstrap.clone(),
-    }
 }
 
 /// The lease of a predecessor whose guard still holds its deadline: the deadline tells when it was renewed.
@@ -226,7 +240,11 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
         return Err(why.clone());
     }
     let found = Postmaster::find(&ctx.instance.data_dir).map_err(|e| format!("postmaster.pid: {e}"))?;
-    let Some(postmaster) = found else { return Ok(ServerState::absent(data)) };
+    let Some(postmaster) = found else {
+        // Backends may outlive a killed postmaster for a moment, and still confirm commits.
+        process::sweep(ctx.instance.data_dir.clone(), SWEEP_LIMIT).await.map_err(|e| e.to_string())?;
+        return Ok(ServerState::absent(data));
+    };
     warn!(pid = postmaster.pid(), "PostgreSQL runs already; adopting it");
     watch_server(ctx, &postmaster);
     // A server that has its signal file is in recovery: it removes the file before it accepts writes.
@@ -248,11 +266,7 @@ async fn found_descent(instance: &Instance, server: &ServerState) -> Result<Desc
     Ok(descent::load(instance, &control))
 }
 
-fn first_snapshot(
-    config: &Config,
-    observation: pgvane_cluster::follow::Observation,
-    ttl: Duration,
-) -> ApiSnapshot {
+fn first_snapshot(config: &Config, observation: Observation, ttl: Duration) -> ApiSnapshot {
     ApiSnapshot {
         name: config.name.clone(),
         scope: config.scope.clone(),
@@ -268,6 +282,8 @@ fn first_snapshot(
         },
         failsafe_active: false,
         pending_restart: None,
+        operations: Operations::default(),
+        watchdog_failed: false,
         turned_at: Tick::now(),
         ttl,
         dcs_last_seen: 0,

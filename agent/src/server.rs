@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::records::MemberRecord;
-use serde_json::{Value, json};
+use pgvane_cluster::records::{MemberRecord, MemberRole};
+use pgvane_cluster::settings::PostgresqlSettings;
+use serde_json::Value;
 
-use crate::api::{LocalPostgres, ServerAnswer, Wal, Walsender};
+use crate::api::{LocalPostgres, ServerAnswer, Wal, Walsender, patroni_time};
+use crate::decide::restart::Facts;
 use crate::decide::world::{DataDir, Guard, Local, LocalRole, Ongoing, Process, Slot, Sql};
 use crate::event::ServerEvent;
 use crate::postgres::probe::{self, ProbeError, SqlView};
+use crate::postgres::{Instance, pending};
 
 /// The facts.
 #[derive(Debug)]
@@ -30,6 +33,11 @@ impl ServerState {
     /// No server; `data` as found.
     pub fn absent(data: DataDir) -> ServerState {
         ServerState { data, process: Process::Absent, pid: None, role: LocalRole::Unknown, view: None }
+    }
+
+    /// Whether it may accept writes, as far as is known.
+    pub fn may_write(&self) -> bool {
+        self.process != Process::Absent && self.role != LocalRole::Standby
     }
 
     /// Takes in a change of the process. Answers whether the server ended.
@@ -115,10 +123,35 @@ impl ServerState {
     }
 
     /// Settings that wait for a restart, as the contract shows them.
-    pub fn pending_restart(&self) -> Option<Value> {
-        let names = self.view.as_ref().map(|v| &v.pending_restart).filter(|names| !names.is_empty())?;
-        let unknown = json!({"old_value": "?", "new_value": "?"});
-        Some(Value::Object(names.iter().map(|n| (n.clone(), unknown.clone())).collect()))
+    pub fn pending_restart(&self, instance: &Instance, dynamic: &PostgresqlSettings) -> Option<Value> {
+        let view = self.view.as_ref().filter(|_| self.process == Process::Running)?;
+        let changes = pending::changes(&view.held, instance, dynamic);
+        // A map of texts cannot fail to become JSON.
+        (!changes.is_empty()).then(|| serde_json::to_value(&changes).ok())?
+    }
+
+    /// What conditions of a restart are compared with.
+    pub fn facts(&self, role: &MemberRole, pending: bool) -> Facts {
+        let view = self.view.as_ref().filter(|_| self.process == Process::Running);
+        Facts {
+            role: role.as_str().to_owned(),
+            server_version: view.and_then(|v| u32::try_from(v.version).ok()).unwrap_or(0),
+            pending,
+            started_at: view.map(|v| patroni_time(&v.started_at)),
+        }
+    }
+
+    /// How a standby gets its WAL, in the contract's words.
+    pub fn replication_state(&self) -> Option<&'static str> {
+        replication_state(self.view.as_ref()?)
+    }
+}
+
+fn replication_state(view: &SqlView) -> Option<&'static str> {
+    match (view.in_recovery, view.streaming, view.restores) {
+        (true, true, _) => Some("streaming"),
+        (true, false, true) => Some("in archive recovery"),
+        (true, false, false) | (false, ..) => None,
     }
 }
 
@@ -129,8 +162,8 @@ fn server_answer(view: &SqlView) -> ServerAnswer {
             replayed: view.replayed.unwrap_or_default(),
             replayed_timestamp: view.replayed_at.clone(),
             paused: view.replay_paused,
-            replication_state: view.streaming.then(|| "streaming".to_owned()),
-            latest_end: None,
+            replication_state: replication_state(view).map(str::to_owned),
+            latest_end: view.latest_end,
         }
     } else {
         Wal::Primary { location: view.flushed.unwrap_or_default() }

@@ -39,15 +39,42 @@ fn commented_defaults_are_the_defaults() {
         "#cacert",
         "#cert",
         "#key",
-        "#username = \"pgvane\"",
-        "#username = \"admin\"",
+        "#username",
         "#password",
+        "#cafile",
+        "#certfile",
+        "#keyfile",
+        "#http_extra_headers",
+        "#https_extra_headers",
         "#bin_dir",
-        "#use_unix_socket",
+        "#proxy_address",
+        "#use_unix_socket =",
+        "#config_dir",
+        "#custom_conf",
+        "#krbsrvname",
+        "#use_pg_rewind",
+        "#remove_data_directory",
+        "#basebackup",
+        "#rewind_options",
+        "#pre_promote",
+        "#before_stop",
         "#[postgresql.rewind]",
-        "#username = \"rewinder\"",
+        "#sslmode",
         "#work_mem",
+        "#restore_command",
+        "#pg_ctl =",
+        "#on_",
+        "#[[postgresql.replica_methods]]",
+        "#name",
+        "#command",
+        "#keep_data",
+        "#no_params",
+        "#no_leader",
+        "#parameters",
         "#post_bootstrap",
+        "#[bootstrap.method]",
+        "#keep_existing_recovery_conf",
+        "#recovery_conf",
         "#[bootstrap.users.app]",
         "#options",
         "#nofailover",
@@ -62,6 +89,12 @@ fn commented_defaults_are_the_defaults() {
         "#clock_drift_ppm",
         "#socket",
         "#log",
+        "#date_format",
+        "#static_fields",
+        "#dir",
+        "#file_num",
+        "#file_size",
+        "#mode = \"0640\"",
     ];
     for example in examples {
         assert!(EXAMPLE.lines().any(|l| l.starts_with(example)), "{example} is not in the file any more");
@@ -74,15 +107,20 @@ fn commented_defaults_are_the_defaults() {
 fn every_key_it_shows_is_known() {
     // A directory with a `postgres` and certificates makes every line valid at once.
     let dir = tempfile::tempdir().expect("a directory");
-    for file in ["postgres", "etcd-ca.pem", "etcd-client.pem", "etcd-client.key"] {
+    let files = ["postgres", "etcd-ca.pem", "etcd-client.pem", "etcd-client.key", "rest.pem", "rest.key"];
+    for file in files.into_iter().chain(["rest-ca.pem", "operator.pem", "operator.key"]) {
         std::fs::write(dir.path().join(file), "").expect("writes");
     }
     let here = dir.path().display().to_string();
     let all = uncommented(|_| true).replace("/usr/lib/postgresql/15/bin", &here);
-    let all = all.replace("/etc/pgvane/etcd-", &format!("{here}/etcd-"));
+    let all = all.replace("/etc/pgvane", &here).replace("/var/log/pgvane", &here);
+    // Fields of its own has only a line of JSON, which is the other format.
+    let all = all.replace("format = \"text\"", "format = \"patroni-json\"");
     let config = read(&all);
     assert_eq!(config.bootstrap.users[0].name, "app");
     assert_eq!(config.timing.clock_drift_ppm, Some(pgvane_agent::timing::DEFAULT_CLOCK_DRIFT_PPM));
     assert_eq!(config.guard.socket, Path::new("/run/pgvane/guard.sock"));
     assert_eq!(config.tags.0.len(), 6);
+    assert_eq!(config.postgresql.replica_methods.len(), 2);
+    assert!(config.restapi.tls.is_some() && config.log.file.is_some());
 }

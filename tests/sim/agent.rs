@@ -94,6 +94,7 @@ fn identity(n: usize) -> Identity {
         conn_url: format!("postgres://{host}:5432/postgres"),
         api_url: format!("http://{host}:8008/patroni"),
         version: "sim".to_owned(),
+        proxy_url: None,
     }
 }
 

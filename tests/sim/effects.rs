@@ -76,8 +76,11 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
         Action::Bootstrap => ctx.bootstrap().await,
         Action::Clone { from } => {
             let done = ctx.clone_from(from).await;
-            ctx.ended(done)
+            let cloned = done.is_ok().then_some(Outcome::Cloned);
+            cloned.into_iter().chain(ctx.ended(done)).collect()
         }
+        // No node here has a backup to be made from.
+        Action::CloneAlone => vec![Outcome::Failed(Slot::Postgres)],
         Action::StartPrimary => {
             let done = ctx.start(true, None, order.right_until).await;
             ctx.ended(done)
@@ -97,6 +100,8 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
         Action::Promote { epoch } => ctx.promote(*epoch, order.right_until).await,
         Action::Checkpoint { request } => ctx.checkpoint(*request).await,
         Action::StopToHandOver { request } => ctx.stop_to_hand_over(*request).await,
+        Action::StopToRestart { id } => ctx.stop_to_restart(*id).await,
+        Action::RequestNow { revision } => ctx.request_now(&order, *revision).await,
         Action::Stop { how } => {
             let how = match how {
                 StopMode::Fast => (Stop::Fast, order.stop_budget.max(Duration::from_millis(200))),
@@ -245,6 +250,21 @@ impl Ctx<'_> {
             Ok(outcome) => {
                 self.seen(outcome).await;
                 vec![Outcome::RequestCleared, Outcome::Done(Slot::Store)]
+            }
+            Err(_) => store_failed(),
+        }
+    }
+
+    async fn request_now(&self, order: &Order, revision: Revision) -> Vec<Outcome> {
+        let pending = order.view.as_ref().and_then(|v| v.failover.as_ref());
+        let Some(request) = pending.filter(|f| f.mod_revision == revision) else { return store_failed() };
+        let key = self.path(&Key::Failover);
+        let now = FailoverRecord { scheduled_at: None, ..request.value.clone() };
+        let when = vec![Compare::ModRevisionIs(key.clone(), revision)];
+        match self.txn(Txn { when, then: vec![Write::Put(key, now.to_json(), None)] }).await {
+            Ok(outcome) => {
+                self.seen(outcome).await;
+                vec![Outcome::Done(Slot::Store)]
             }
             Err(_) => store_failed(),
         }

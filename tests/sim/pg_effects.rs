@@ -252,16 +252,31 @@ impl Ctx<'_> {
         vec![Outcome::Checkpointed(request), Outcome::Done(Slot::Postgres)]
     }
 
-    pub(crate) async fn stop_to_hand_over(&self, request: Request) -> Vec<Outcome> {
+    /// Waits until the member record tells what comes.
+    async fn announced(&self, state: &MemberState) {
         let signal = agent::changed(&self.sim.w(), self.n);
         let announced = self.sim.until(&signal, || {
             let w = self.sim.w();
             let record = w.nodes[self.n].agent.as_ref().and_then(|a| a.published.as_ref());
-            record.is_some_and(|r| r.state == MemberState::Stopping)
+            record.is_some_and(|r| r.state == *state)
         });
         if self.sim.timeout(self.proc, ANNOUNCE_LIMIT, announced).await.is_some() {
             self.sim.sleep(self.proc, ANNOUNCE_LEAD).await;
         }
+    }
+
+    pub(crate) async fn stop_to_restart(&self, id: u64) -> Vec<Outcome> {
+        self.announced(&MemberState::Restarting).await;
+        match self.stop(Stop::Fast, HAND_OVER_LIMIT).await {
+            Ok(shutdown_lsn) => {
+                vec![Outcome::StoppedToRestart { id, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
+            }
+            Err(Failed) => vec![Outcome::NotRestarted(id), Outcome::Failed(Slot::Postgres)],
+        }
+    }
+
+    pub(crate) async fn stop_to_hand_over(&self, request: Request) -> Vec<Outcome> {
+        self.announced(&MemberState::Stopping).await;
         if self.sim.w().mutation == Some(Mutation::EarlyRelease) {
             let position = self.sim.w().nodes[self.n].pg.wal.end;
             let pid = self.sim.w().nodes[self.n].pg.pid().unwrap_or(0);

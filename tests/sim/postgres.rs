@@ -215,7 +215,9 @@ impl Postgres {
             started_at: String::new(),
             started_epoch: 0.0,
             version: 150_006,
-            pending_restart: vec![],
+            held: vec![],
+            latest_end: None,
+            restores: false,
             replication: vec![],
             slots: vec![],
         })

@@ -23,8 +23,8 @@ pub fn run(lint: bool, long: bool, rest: &[String]) -> Result<(), String> {
     }
     // Once, before tests that run side by side look for them.
     install::servers().map_err(|e| e.to_string())?;
-    install::python().map_err(|e| e.to_string())?;
-    programs::build().map_err(|e| e.to_string())?;
+    let programs = programs::build().map_err(|e| e.to_string())?;
+    install::patroni::patroni(&programs).map_err(|e| e.to_string())?;
     // All of them, so that one run tells of all that fails.
     let mut args = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
     args.extend(rest.iter().map(String::as_str));

@@ -2,10 +2,15 @@
 //! its package manager.
 
 use std::env;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
+
+use crate::playground::account::Account;
+
+pub mod patroni;
 
 /// The servers' programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,11 +102,15 @@ fn found() -> Result<Servers, InstallError> {
     })
 }
 
-/// A Python that can make virtual environments: the tests run `patronictl` in one.
+/// A Python that can make virtual environments and that the servers' user may run: the tests run Patroni in one.
 pub fn python() -> Result<PathBuf, InstallError> {
+    let account = Account::for_servers();
     let works = |python: &Path| {
         let mut probe = Command::new(python);
         probe.args(["-c", "import venv, ensurepip"]).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(account) = &account {
+            probe.uid(account.uid).gid(account.gid).current_dir("/");
+        }
         probe.status().is_ok_and(|status| status.success())
     };
     let find = || {

@@ -1,11 +1,16 @@
-//! Answers that are not the plain case: a status with a text for people.
+//! Answers, and those that are not the plain case: a status with a text for people.
 
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
 use pgvane_cluster::store::StoreError;
 use serde_json::Value;
 
 use super::body::spaced;
+
+/// An answer as it is sent.
+pub(super) type Reply = Response<Full<Bytes>>;
 
 /// A status and its text: how every wish that is not granted ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,6 +20,15 @@ impl Refused {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Refused {
         Refused(status, text.into())
     }
+
+    pub(super) fn into_reply(self) -> Reply {
+        let mut answer = text(self.0, self.1);
+        if self.0 == StatusCode::UNAUTHORIZED {
+            let realm = HeaderValue::from_static("Basic realm=\"pgvane-agent\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, realm);
+        }
+        answer
+    }
 }
 
 impl From<StoreError> for Refused {
@@ -23,23 +37,26 @@ impl From<StoreError> for Refused {
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let mut answer = text(self.0, self.1);
-        if self.0 == StatusCode::UNAUTHORIZED {
-            let realm = HeaderValue::from_static("Basic realm=\"pgvane-agent\"");
-            answer.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
-        }
-        answer
-    }
-}
-
 /// Plain text.
-pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text.into()).into_response()
+pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Reply {
+    with_type(status, "text/plain; charset=utf-8", text.into())
 }
 
 /// JSON the way Patroni spaces it.
-pub(super) fn json(status: StatusCode, value: &Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], spaced(value)).into_response()
+pub(super) fn json(status: StatusCode, value: &Value) -> Reply {
+    with_type(status, "application/json", spaced(value))
+}
+
+/// A status and nothing else.
+pub(super) fn bare(status: StatusCode) -> Reply {
+    let mut reply = Response::new(Full::default());
+    *reply.status_mut() = status;
+    reply
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: String) -> Reply {
+    let mut reply = Response::new(Full::from(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply
 }

@@ -43,6 +43,7 @@ pub(super) fn patroni(s: &ApiSnapshot, now: Tick) -> Value {
         ("cluster_unlocked", unlocked),
         ("failsafe_mode_is_active", s.failsafe_active),
         ("pending_restart", s.pending_restart.is_some()),
+        ("watchdog_failed", s.watchdog_failed),
     ] {
         if on {
             body.insert(field.to_owned(), true.into());
@@ -50,6 +51,11 @@ pub(super) fn patroni(s: &ApiSnapshot, now: Tick) -> Value {
     }
     if let Some(reason) = &s.pending_restart {
         body.insert("pending_restart_reason".to_owned(), reason.clone());
+    }
+    if let Some(Value::Object(mut restart)) = s.operations.scheduled_restart.clone() {
+        // Of use to the agent alone.
+        restart.remove("postmaster_start_time");
+        body.insert("scheduled_restart".to_owned(), restart.into());
     }
     if !s.tags.0.is_empty() {
         body.insert("tags".to_owned(), json!(s.tags));
@@ -85,7 +91,7 @@ fn xlog(wal: &Wal) -> Value {
 
 /// PostgreSQL's text of an instant as Patroni shows it: microseconds, zone with minutes. Text that is no
 /// instant stays as it is.
-fn patroni_time(text: &str) -> String {
+pub(crate) fn patroni_time(text: &str) -> String {
     instant(text).map_or_else(|| text.to_owned(), |t| t.strftime("%Y-%m-%d %H:%M:%S%.6f+00:00").to_string())
 }
 

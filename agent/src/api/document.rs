@@ -1,6 +1,6 @@
 //! PATCH and PUT of the dynamic configuration: read, change, check, compare-and-swap.
 
-use axum::http::StatusCode;
+use hyper::StatusCode;
 use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::settings::{ClusterSettings, merge_patch};
 use pgvane_cluster::store::{Compare, Store, Txn, Write};

@@ -13,7 +13,7 @@ use pgvane_cluster::records::{MemberRole, MemberState, Tags};
 use pgvane_cluster::store::{KeyValue, Snapshot};
 use pgvane_cluster::view::ClusterView;
 
-use super::snapshot::{ApiSnapshot, LocalPostgres, ServerAnswer, Wal, Walsender};
+use super::snapshot::{ApiSnapshot, LocalPostgres, Operations, ServerAnswer, Wal, Walsender};
 
 /// The instant at which fixtures were confirmed and turned.
 pub(crate) const NOW: Tick = Tick::from_millis(1_000_000);
@@ -85,6 +85,8 @@ pub(crate) fn leader(view: ClusterView) -> ApiSnapshot {
         },
         failsafe_active: false,
         pending_restart: None,
+        operations: Operations::default(),
+        watchdog_failed: false,
         turned_at: NOW,
         ttl: Duration::from_secs(30),
         dcs_last_seen: 1_764_000_000,

@@ -20,7 +20,7 @@ pub(super) type Query = HashMap<String, String>;
 pub(super) fn is_healthy(path: &str, query: &Query, s: &ApiSnapshot, now: Tick) -> bool {
     let check = Check { s, query, now };
     let has = |word: &str| path.contains(word);
-    match path {
+    let healthy = match path {
         _ if has("standby_leader") || has("standby-leader") => check.standby_leader(),
         _ if has("leader") => check.holds_lock(),
         "/" => check.primary(),
@@ -32,11 +32,14 @@ pub(super) fn is_healthy(path: &str, query: &Query, s: &ApiSnapshot, now: Tick) 
         "/quorum" => check.replica_listed(Some("quorum")),
         "/async" | "/asynchronous" => check.replica_listed(None),
         "/read-only-sync" | "/read-only-synchronous" => {
-            check.any_leader() || check.replica_listed(Some("sync"))
+            check.any_leader_known() || check.replica_listed(Some("sync"))
         }
-        "/read-only-quorum" => check.any_leader() || check.replica_listed(Some("quorum")),
+        "/read-only-quorum" => check.any_leader_known() || check.replica_listed(Some("quorum")),
         _ => false,
-    }
+    };
+    // Who asks for the leader gets it whatever its tags.
+    let of_leader = path == "/" || ["leader", "master", "primary", "read-write"].into_iter().any(has);
+    healthy && (of_leader || check.tags_fit())
 }
 
 /// Whether the agent's loop turns as it should.
@@ -61,7 +64,7 @@ pub(super) fn is_ready(query: &Query, s: &ApiSnapshot, now: Tick) -> bool {
     else {
         return false;
     };
-    let known_end = s.view().is_some() || s.failsafe_active || latest_end.is_some();
+    let known_end = s.fresh_view(now).is_some() || s.failsafe_active || latest_end.is_some();
     if s.local.state != MemberState::Running
         || replication_state.as_deref() != Some("streaming")
         || !known_end
@@ -76,7 +79,8 @@ pub(super) fn is_ready(query: &Query, s: &ApiSnapshot, now: Tick) -> bool {
     allowed.is_some_and(|allowed| leader_position(s, *latest_end).bytes_since(*position) <= allowed)
 }
 
-fn leader_position(s: &ApiSnapshot, latest_end: Option<Lsn>) -> Lsn {
+/// How far the leader's WAL has come: by what it wrote to the store, or by what the upstream told.
+pub(crate) fn leader_position(s: &ApiSnapshot, latest_end: Option<Lsn>) -> Lsn {
     let optime = s.view().and_then(|v| v.status.as_ref()).map_or(Lsn(0), |status| status.optime);
     optime.max(latest_end.unwrap_or_default())
 }
@@ -88,8 +92,12 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// Whether this node leads: by its own clock; in pause, without a word of the store, by what it runs as.
     fn holds_lock(&self) -> bool {
-        self.s.is_leader(self.now)
+        let role = self.s.local.effective_role();
+        let alone = self.s.is_paused() && self.s.fresh_view(self.now).is_none();
+        let leads = matches!(role, MemberRole::Primary | MemberRole::StandbyLeader);
+        self.s.is_leader(self.now) || alone && leads
     }
 
     fn in_standby_cluster(&self) -> bool {
@@ -111,6 +119,11 @@ impl Check<'_> {
         self.primary() || self.standby_leader()
     }
 
+    /// The same for those checks that need to know the cluster.
+    fn any_leader_known(&self) -> bool {
+        self.s.fresh_view(self.now).is_some() && self.any_leader()
+    }
+
     /// A running replica that may take reads, close enough and tagged as asked.
     fn replica(&self) -> bool {
         let s = self.s;
@@ -119,7 +132,6 @@ impl Check<'_> {
             && !s.tags.no_load_balance()
             && self.lag_fits()
             && self.state_fits()
-            && self.tags_fit()
     }
 
     fn lag_fits(&self) -> bool {
@@ -152,8 +164,7 @@ impl Check<'_> {
     /// Whether this node is a replica that may take reads and stands in `sync` as `wanted`: `sync`, `quorum`,
     /// or `None` for those commits do not wait for. A view too old to tell says no.
     fn replica_listed(&self, wanted: Option<&str>) -> bool {
-        let fresh = self.now.since(self.s.observation.confirmed_at) < self.s.ttl;
-        let view = self.s.view().filter(|_| fresh && self.replica());
+        let view = self.s.fresh_view(self.now).filter(|_| self.replica());
         view.is_some_and(|view| listed(view, &self.s.name) == wanted)
     }
 }

@@ -1,35 +1,46 @@
-//! The HTTP side: which method and path go where, who may change things.
+//! Which method and path go where (contract 6.1). As with Patroni, the method and the first part of the path decide;
+//! any other path is a question of health to GET, HEAD and OPTIONS, and unknown to the rest.
 
-use std::future::Future;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Query as QueryOf, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use jiff::Timestamp;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::store::Store;
-use serde_json::Value;
-use tokio::net::TcpListener;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
-use super::answer::{Refused, json, text};
-use super::body;
+use super::access::{Client, Members};
+use super::answer::{Refused, Reply, bare, json, text};
 use super::document::{self, Change};
 use super::health::{self, Query};
-use super::snapshot::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk};
+use super::settings::{Means, Settings};
+use super::snapshot::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, RestartAnswer};
 use super::switchover::{self, Kind};
-use crate::config::Login;
+use super::{body, restart};
 use crate::metrics;
-use crate::peers::basic;
+use crate::peers::Caller;
 use crate::timing::TimingOverrides;
 
-/// How long the loop may take to decide whether to vouch; the asker waits no longer.
-const FAILSAFE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the loop may take to answer what it has only to judge; the asker waits no longer.
+const JUDGED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long an answer about now may take before one from memory has to do.
+const FRESH_WITHIN: Duration = Duration::from_millis(100);
+
+/// How long the store may take to show the cluster as it is.
+const READ_WITHIN: Duration = Duration::from_secs(3);
+
+/// The longest body that is read, and how long it may take to come.
+const MAX_BODY: usize = 1 << 20;
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the API works with.
 pub struct Api<S> {
@@ -41,46 +52,121 @@ pub struct Api<S> {
     pub snapshots: watch::Receiver<Arc<ApiSnapshot>>,
     /// The loop.
     pub commands: mpsc::Sender<Command>,
-    /// Who may change things; anybody where absent.
-    pub login: Option<Login>,
+    /// Who may change things, and how answers are sent.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// How candidates are asked.
+    pub caller: Arc<Caller>,
     /// Deadlines set by hand: a new lease time must leave room for them.
     pub timing: TimingOverrides,
 }
 
-/// Answers on `listener` until `shutdown`.
-pub async fn serve<S: Store>(
-    listener: TcpListener,
-    api: Api<S>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(api)).with_graceful_shutdown(shutdown).await
+/// A request in its parts.
+struct Call {
+    client: Client,
+    settings: Arc<Settings>,
+    headers: HeaderMap,
+    body: Incoming,
 }
 
-/// How long an answer about now may take before one from memory has to do.
-const FRESH_WITHIN: Duration = Duration::from_millis(100);
+impl<S: Store> Api<S> {
+    /// Answers one request.
+    pub(super) async fn answer(&self, client: Client, request: Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        let settings = Arc::clone(&self.settings.borrow());
+        let extra = settings.headers.clone();
+        let call = Call { client, settings, headers: head.headers, body };
+        let path = head.uri.path();
+        let query = query(head.uri.query().unwrap_or_default());
+        let mut reply = match head.method {
+            Method::GET => self.get(path, &query).await,
+            Method::HEAD | Method::OPTIONS => bare(self.health(path, &query)),
+            method => self.change(&method, path, call).await.unwrap_or_else(Refused::into_reply),
+        };
+        for (name, value) in &extra {
+            reply.headers_mut().insert(name, value.clone());
+        }
+        reply
+    }
 
-fn router<S: Store>(api: Api<S>) -> Router {
-    Router::new()
-        .route("/patroni", get(patroni))
-        .route("/cluster", get(cluster))
-        .route("/history", get(history))
-        .route("/liveness", get(liveness))
-        .route("/readiness", get(readiness))
-        .route("/metrics", get(show_metrics))
-        .route("/config", get(config).patch(patch_config).put(put_config))
-        .route("/failsafe", get(failsafe).post(vouch))
-        .route("/switchover", post(switch_over).delete(withdraw))
-        .route("/failover", post(fail_over))
-        .route("/reload", post(reload))
-        .route("/restart", post(restart).delete(restart))
-        .route("/reinitialize", post(reinitialize))
-        .fallback(health_check)
-        .with_state(Arc::new(api))
-}
+    async fn get(&self, path: &str, query: &Query) -> Reply {
+        let s = self.snapshot();
+        match first(path) {
+            "patroni" => self.patroni(query).await,
+            "cluster" => self.cluster().await.unwrap_or_else(Refused::into_reply),
+            "history" => s.view().map_or_else(no_view, |view| json(StatusCode::OK, &body::history(view))),
+            "liveness" => bare(status_of(health::is_live(&s, Tick::now()))),
+            "readiness" => bare(status_of(health::is_ready(query, &s, Tick::now()))),
+            "metrics" => text(StatusCode::OK, metrics::render(&s, Tick::now())),
+            "config" => match s.view().and_then(|v| v.config.as_ref()) {
+                Some(config) => json(StatusCode::OK, &config.value.json),
+                None => text(StatusCode::BAD_GATEWAY, "there is no configuration"),
+            },
+            "failsafe" => match s.view().and_then(|v| v.failsafe.as_ref()) {
+                Some(list) => json(StatusCode::OK, &serde_json::json!(list)),
+                None => text(StatusCode::BAD_GATEWAY, "there is no failsafe list"),
+            },
+            _ => json(self.health(path, query), &body::patroni(&s, Tick::now())),
+        }
+    }
 
-type Shared<S> = State<Arc<Api<S>>>;
+    fn health(&self, path: &str, query: &Query) -> StatusCode {
+        status_of(health::is_healthy(path, query, &self.snapshot(), Tick::now()))
+    }
 
-impl<S> Api<S> {
+    async fn change(&self, method: &Method, path: &str, call: Call) -> Result<Reply, Refused> {
+        let known = [
+            ("PATCH", "config"),
+            ("PUT", "config"),
+            ("POST", "failsafe"),
+            ("POST", "switchover"),
+            ("DELETE", "switchover"),
+            ("POST", "failover"),
+            ("POST", "restart"),
+            ("DELETE", "restart"),
+            ("POST", "reload"),
+            ("POST", "reinitialize"),
+            ("POST", "sigterm"),
+            ("POST", "citus"),
+            ("POST", "mpp"),
+        ];
+        let route = (method.as_str(), first(path));
+        if !known.contains(&route) {
+            return Err(Refused::new(StatusCode::NOT_IMPLEMENTED, format!("{method} {path} is not known")));
+        }
+        let members = if route.1 == "failsafe" { Members::DoNot } else { Members::Count };
+        let doorkeeper = &call.settings.doorkeeper;
+        doorkeeper.admit(call.client, &call.headers, self.snapshot().view(), members).await?;
+        match route {
+            ("PATCH", _) => self.change_config(Change::Patch(object(call).await?.into())).await,
+            ("PUT", _) => self.change_config(Change::Put(object(call).await?.into())).await,
+            (_, "failsafe") => self.vouch(&read(call).await?).await,
+            ("DELETE", "switchover") => {
+                let done = switchover::withdraw(self.store.as_ref(), &self.space).await?;
+                self.wake();
+                Ok(text(StatusCode::OK, done))
+            }
+            (_, "switchover") => self.change_leader(Kind::Switchover, object(call).await?).await,
+            (_, "failover") => self.change_leader(Kind::Failover, object(call).await?).await,
+            ("DELETE", _) => self.unschedule().await,
+            (_, "restart") => self.restart(&optional(call).await?).await,
+            (_, "reinitialize") => self.reinitialize(&optional(call).await?).await,
+            (_, "reload") => {
+                self.tell(Command::Reload).await?;
+                Ok(text(StatusCode::ACCEPTED, "reload scheduled"))
+            }
+            // Patroni ends itself only in its tests on Windows.
+            (_, "sigterm") => Ok(text(StatusCode::ACCEPTED, "shutdown scheduled")),
+            // News of a Citus coordinator; there is none.
+            _ => Ok(text(StatusCode::OK, "OK")),
+        }
+    }
+
+    /// Those of the newest settings.
+    fn means(&self) -> Means {
+        let newest = self.settings.borrow().means.clone();
+        newest.unwrap_or_else(|| Means { caller: Arc::clone(&self.caller), timing: self.timing })
+    }
+
     fn snapshot(&self) -> Arc<ApiSnapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
@@ -90,199 +176,226 @@ impl<S> Api<S> {
         let _ = self.commands.try_send(Command::Wake);
     }
 
-    /// Lets a change through, or says why not.
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let Some(login) = &self.login else { return Ok(()) };
-        let given = headers.get(header::AUTHORIZATION).map_or(&b""[..], |v| v.as_bytes());
-        if same(given, basic(login).as_bytes()) {
-            Ok(())
-        } else {
-            Err(Refused::new(
-                StatusCode::UNAUTHORIZED,
-                "this call needs the user name and password of the REST API",
-            ))
+    async fn tell(&self, command: Command) -> Result<(), Refused> {
+        let told = timeout(JUDGED_WITHIN, self.commands.send(command)).await;
+        if matches!(told, Ok(Ok(()))) { Ok(()) } else { Err(silent()) }
+    }
+
+    /// Asks the loop for what it answers at once.
+    async fn judged<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Result<T, Refused> {
+        self.tell(command).await?;
+        timeout(JUDGED_WITHIN, answer).await.ok().and_then(Result::ok).ok_or_else(silent)
+    }
+
+    /// `?fresh`: the server is asked first, for a member that compares positions; its answer is waited for briefly.
+    async fn patroni(&self, query: &Query) -> Reply {
+        let now = Tick::now();
+        if query.contains_key("fresh") && self.commands.try_send(Command::Refresh).is_ok() {
+            let mut snapshots = self.snapshots.clone();
+            let asked = snapshots.wait_for(|s| s.local.asked_at.is_none_or(|at| at >= now));
+            let _ = timeout(FRESH_WITHIN, asked).await;
+        }
+        json(StatusCode::OK, &body::patroni(&self.snapshot(), Tick::now()))
+    }
+
+    /// The cluster as the store has it at this moment.
+    async fn cluster(&self) -> Result<Reply, Refused> {
+        let read = timeout(READ_WITHIN, document::read(self.store.as_ref(), &self.space)).await;
+        let late = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer");
+        let view = read.map_err(|_| late())??;
+        Ok(json(StatusCode::OK, &body::cluster(&view, &self.snapshot().scope)))
+    }
+
+    async fn change_config(&self, change: Change) -> Result<Reply, Refused> {
+        let timing = self.means().timing;
+        let document = document::change(self.store.as_ref(), &self.space, &timing, change).await?;
+        self.wake();
+        Ok(json(StatusCode::OK, &document))
+    }
+
+    async fn change_leader(&self, kind: Kind, body: Map<String, Value>) -> Result<Reply, Refused> {
+        let body = Value::Object(body);
+        tracing::info!(?kind, %body, "another leader is asked for");
+        let means = self.means();
+        let tools = switchover::Tools {
+            store: self.store.as_ref(),
+            space: &self.space,
+            caller: &means.caller,
+            now: Timestamp::now(),
+        };
+        let done = switchover::perform(tools, self.snapshots.clone(), kind, &body, || self.wake()).await;
+        tracing::info!(?kind, end = ?done, "the request for another leader ended");
+        done.map(|(status, done)| text(status, done))
+    }
+
+    async fn vouch(&self, body: &Bytes) -> Result<Reply, Refused> {
+        let ask: FailsafeAsk = serde_json::from_slice(body).map_err(|e| {
+            Refused::new(StatusCode::BAD_REQUEST, format!("the body is not what /failsafe takes: {e}"))
+        })?;
+        let (reply, answer) = oneshot::channel();
+        match self.judged(Command::Failsafe { ask, reply }, answer).await? {
+            FailsafeAnswer::Accepted { position } => {
+                let mut reply = text(StatusCode::OK, "Accepted");
+                reply.headers_mut().insert("lsn", position.0.into());
+                Ok(reply)
+            }
+            FailsafeAnswer::RunningPrimary => {
+                Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Running as a leader"))
+            }
+            FailsafeAnswer::Disabled => Err(Refused::new(StatusCode::BAD_GATEWAY, "failsafe_mode is off")),
         }
     }
-}
 
-/// Compares without telling by its duration where the texts differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differences, (x, y)| differences | (x ^ y)) == 0
-}
-
-async fn health_check<S: Store>(
-    State(api): Shared<S>,
-    method: Method,
-    uri: Uri,
-    QueryOf(query): QueryOf<Query>,
-) -> Response {
-    if !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        return text(StatusCode::NOT_IMPLEMENTED, format!("{method} {} is not known", uri.path()));
+    /// Waits as long as the restart takes: the loop answers in any case.
+    async fn restart(&self, body: &Map<String, Value>) -> Result<Reply, Refused> {
+        let ask = restart::parse(body, Timestamp::now(), self.snapshot().is_paused())?;
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Restart { ask, reply }).await?;
+        let answer =
+            answer.await.unwrap_or_else(|_| RestartAnswer::NotDone("the agent is stopping".to_owned()));
+        Ok(match answer {
+            RestartAnswer::Restarted => text(StatusCode::OK, "restarted successfully"),
+            RestartAnswer::Scheduled => text(StatusCode::ACCEPTED, "Restart scheduled"),
+            RestartAnswer::AlreadyScheduled => {
+                text(StatusCode::CONFLICT, "Another restart is already scheduled")
+            }
+            RestartAnswer::NotDone(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+        })
     }
-    let (s, now) = (api.snapshot(), Tick::now());
-    let status = status_of(health::is_healthy(uri.path(), &query, &s, now));
-    if method == Method::GET { json(status, &body::patroni(&s, now)) } else { status.into_response() }
+
+    async fn unschedule(&self) -> Result<Reply, Refused> {
+        let (reply, answer) = oneshot::channel();
+        Ok(if self.judged(Command::Unschedule { reply }, answer).await? {
+            text(StatusCode::OK, "scheduled restart deleted")
+        } else {
+            text(StatusCode::NOT_FOUND, "no restarts are scheduled")
+        })
+    }
+
+    async fn reinitialize(&self, body: &Map<String, Value>) -> Result<Reply, Refused> {
+        let flag = |key: &str| match body.get(key) {
+            Some(Value::Bool(on)) => *on,
+            Some(Value::String(text)) => pgvane_cluster::units::parse_bool(text).unwrap_or(false),
+            Some(_) | None => false,
+        };
+        let (reply, answer) = oneshot::channel();
+        let (force, from_leader) = (flag("force"), flag("from_leader"));
+        Ok(match self.judged(Command::Reinitialize { force, from_leader, reply }, answer).await? {
+            Ok(()) => text(StatusCode::OK, "reinitialize started"),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+        })
+    }
+}
+
+fn silent() -> Refused {
+    Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop did not answer")
 }
 
 fn status_of(good: bool) -> StatusCode {
     if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// `?fresh`: the server is asked first, for a member that compares positions; its answer is waited for briefly.
-async fn patroni<S: Store>(State(api): Shared<S>, QueryOf(query): QueryOf<Query>) -> Response {
-    let now = Tick::now();
-    if query.contains_key("fresh") && api.commands.try_send(Command::Refresh).is_ok() {
-        let mut snapshots = api.snapshots.clone();
-        let asked = snapshots.wait_for(|s| s.local.asked_at.is_none_or(|at| at >= now));
-        let _ = tokio::time::timeout(FRESH_WITHIN, asked).await;
-    }
-    json(StatusCode::OK, &body::patroni(&api.snapshot(), Tick::now()))
-}
-
-async fn liveness<S: Store>(State(api): Shared<S>) -> StatusCode {
-    status_of(health::is_live(&api.snapshot(), Tick::now()))
-}
-
-async fn readiness<S: Store>(State(api): Shared<S>, QueryOf(query): QueryOf<Query>) -> StatusCode {
-    status_of(health::is_ready(&query, &api.snapshot(), Tick::now()))
-}
-
-async fn show_metrics<S: Store>(State(api): Shared<S>) -> Response {
-    text(StatusCode::OK, metrics::render(&api.snapshot(), Tick::now()))
-}
-
-fn no_view() -> Response {
+fn no_view() -> Reply {
     text(StatusCode::BAD_GATEWAY, "the store has not answered yet")
 }
 
-async fn cluster<S: Store>(State(api): Shared<S>) -> Response {
-    let s = api.snapshot();
-    s.view().map_or_else(no_view, |view| json(StatusCode::OK, &body::cluster(view, &s.scope)))
+/// The first part of a path.
+fn first(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
 }
 
-async fn history<S: Store>(State(api): Shared<S>) -> Response {
-    api.snapshot().view().map_or_else(no_view, |view| json(StatusCode::OK, &body::history(view)))
-}
-
-async fn config<S: Store>(State(api): Shared<S>) -> Response {
-    match api.snapshot().view().and_then(|v| v.config.as_ref()) {
-        Some(config) => json(StatusCode::OK, &config.value.json),
-        None => text(StatusCode::BAD_GATEWAY, "there is no configuration"),
+/// The arguments of a request; of several of one name the first counts.
+fn query(text: &str) -> Query {
+    let mut query = HashMap::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        query.entry(decoded(key)).or_insert_with(|| decoded(value));
     }
+    query
 }
 
-async fn failsafe<S: Store>(State(api): Shared<S>) -> Response {
-    match api.snapshot().view().and_then(|v| v.failsafe.as_ref()) {
-        Some(list) => json(StatusCode::OK, &serde_json::json!(list)),
-        None => text(StatusCode::BAD_GATEWAY, "there is no failsafe list"),
+/// Percent signs and plus signs of a query (application/x-www-form-urlencoded).
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        rest = tail;
+        let hex = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        match (byte, tail) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [high, low, after @ ..]) if let (Some(high), Some(low)) = (hex(*high), hex(*low)) => {
+                bytes.push(high * 16 + low);
+                rest = after;
+            }
+            _ => bytes.push(*byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A body as it came; one that must be there and is not is told by 411.
+async fn read(call: Call) -> Result<Bytes, Refused> {
+    if call.body.is_end_stream() {
+        return Err(Refused::new(StatusCode::LENGTH_REQUIRED, "this call needs a body"));
+    }
+    whole(call.body).await
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, Refused> {
+    let bad = |why: String| Refused::new(StatusCode::BAD_REQUEST, why);
+    match timeout(BODY_WITHIN, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) => Err(bad(format!("the body was not read: {error}"))),
+        Err(_) => Err(bad(format!("the body did not come within {BODY_WITHIN:?}"))),
     }
 }
 
 /// A non-empty JSON object, as all changes need one.
-fn object(body: &Bytes) -> Result<Value, Refused> {
+async fn object(call: Call) -> Result<Map<String, Value>, Refused> {
+    let map = parse(&read(call).await?)?;
+    if map.is_empty() {
+        return Err(not_an_object());
+    }
+    Ok(map)
+}
+
+/// A JSON object that may be left out.
+async fn optional(call: Call) -> Result<Map<String, Value>, Refused> {
+    let body = whole(call.body).await?;
+    if body.iter().all(u8::is_ascii_whitespace) { Ok(Map::new()) } else { parse(&body) }
+}
+
+fn parse(body: &Bytes) -> Result<Map<String, Value>, Refused> {
     match serde_json::from_slice::<Value>(body) {
-        Ok(Value::Object(map)) if !map.is_empty() => Ok(Value::Object(map)),
-        Ok(_) => {
-            Err(Refused::new(StatusCode::BAD_REQUEST, "the body must be a JSON object that says something"))
-        }
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(not_an_object()),
         Err(e) => Err(Refused::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {e}"))),
     }
 }
 
-async fn patch_config<S: Store>(api: Shared<S>, headers: HeaderMap, body: Bytes) -> Response {
-    change_config(&api, &headers, &body, Change::Patch).await.unwrap_or_else(Refused::into_response)
+fn not_an_object() -> Refused {
+    Refused::new(StatusCode::BAD_REQUEST, "the body must be a JSON object that says something")
 }
 
-async fn put_config<S: Store>(api: Shared<S>, headers: HeaderMap, body: Bytes) -> Response {
-    change_config(&api, &headers, &body, Change::Put).await.unwrap_or_else(Refused::into_response)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn change_config<S: Store>(
-    api: &Api<S>,
-    headers: &HeaderMap,
-    body: &Bytes,
-    how: impl FnOnce(Value) -> Change,
-) -> Result<Response, Refused> {
-    api.authorize(headers)?;
-    let change = how(object(body)?);
-    let document = document::change(api.store.as_ref(), &api.space, &api.timing, change).await?;
-    api.wake();
-    Ok(json(StatusCode::OK, &document))
-}
-
-async fn switch_over<S: Store>(api: Shared<S>, headers: HeaderMap, body: Bytes) -> Response {
-    change_leader(&api, &headers, &body, Kind::Switchover).await.unwrap_or_else(Refused::into_response)
-}
-
-async fn fail_over<S: Store>(api: Shared<S>, headers: HeaderMap, body: Bytes) -> Response {
-    change_leader(&api, &headers, &body, Kind::Failover).await.unwrap_or_else(Refused::into_response)
-}
-
-async fn change_leader<S: Store>(
-    api: &Api<S>,
-    headers: &HeaderMap,
-    body: &Bytes,
-    kind: Kind,
-) -> Result<Response, Refused> {
-    api.authorize(headers)?;
-    let body = object(body)?;
-    tracing::info!(?kind, %body, "another leader is asked for");
-    let snapshots = api.snapshots.clone();
-    let done =
-        switchover::perform(api.store.as_ref(), &api.space, snapshots, kind, &body, || api.wake()).await;
-    tracing::info!(?kind, end = ?done, "the request for another leader ended");
-    Ok(text(StatusCode::OK, done?))
-}
-
-async fn withdraw<S: Store>(State(api): Shared<S>, headers: HeaderMap) -> Response {
-    let done = async {
-        api.authorize(&headers)?;
-        switchover::withdraw(api.store.as_ref(), &api.space).await
-    };
-    done.await.map_or_else(Refused::into_response, |done| text(StatusCode::OK, done))
-}
-
-async fn vouch<S: Store>(State(api): Shared<S>, headers: HeaderMap, body: Bytes) -> Response {
-    ask_loop(&api, &headers, &body).await.unwrap_or_else(Refused::into_response)
-}
-
-async fn ask_loop<S: Store>(api: &Api<S>, headers: &HeaderMap, body: &Bytes) -> Result<Response, Refused> {
-    api.authorize(headers)?;
-    let ask: FailsafeAsk = serde_json::from_slice(body).map_err(|e| {
-        Refused::new(StatusCode::BAD_REQUEST, format!("the body is not what /failsafe takes: {e}"))
-    })?;
-    let (reply, answer) = oneshot::channel();
-    let asked = async {
-        api.commands.send(Command::Failsafe { ask, reply }).await.ok()?;
-        answer.await.ok()
-    };
-    let silent = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop did not answer");
-    match tokio::time::timeout(FAILSAFE_WITHIN, asked).await.ok().flatten().ok_or_else(silent)? {
-        FailsafeAnswer::Accepted { position } => {
-            Ok((StatusCode::OK, [("lsn", position.0.to_string())], "Accepted").into_response())
-        }
-        FailsafeAnswer::RunningPrimary => {
-            Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Running as a leader"))
-        }
-        FailsafeAnswer::Disabled => Err(Refused::new(StatusCode::BAD_GATEWAY, "failsafe_mode is off")),
+    #[test]
+    fn queries_are_read_as_forms_are() {
+        let query = query("lag=10%20MB&tag_zone=eu+west&fresh&tag_x=%zz&lag=1&%7C=%");
+        let expected =
+            [("lag", "10 MB"), ("tag_zone", "eu west"), ("fresh", ""), ("tag_x", "%zz"), ("|", "%")];
+        let expected = expected.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(query, expected.into());
     }
-}
 
-async fn reload<S: Store>(State(api): Shared<S>, headers: HeaderMap) -> Response {
-    not_yet(&api, &headers, "settings of agent.toml take effect when the agent is restarted")
-}
-
-async fn restart<S: Store>(State(api): Shared<S>, headers: HeaderMap) -> Response {
-    not_yet(&api, &headers, "this agent does not restart PostgreSQL on request yet")
-}
-
-async fn reinitialize<S: Store>(State(api): Shared<S>, headers: HeaderMap) -> Response {
-    not_yet(&api, &headers, "this agent does not reinitialize on request yet")
-}
-
-fn not_yet<S: Store>(api: &Api<S>, headers: &HeaderMap, what: &str) -> Response {
-    match api.authorize(headers) {
-        Ok(()) => text(StatusCode::NOT_IMPLEMENTED, what),
-        Err(refused) => refused.into_response(),
+    #[test]
+    fn the_first_part_of_a_path_decides() {
+        for (path, expected) in
+            [("/", ""), ("/patroni", "patroni"), ("/config/x", "config"), ("//x", "x"), ("", "")]
+        {
+            assert_eq!(first(path), expected);
+        }
     }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::decide::restart::Filters;
+
 /// Everything the API answers from: whole, replaced at every turn of the loop.
 #[derive(Clone, Debug)]
 pub struct ApiSnapshot {
@@ -31,6 +33,10 @@ pub struct ApiSnapshot {
     pub failsafe_active: bool,
     /// Settings that need a restart: name to `{old_value, new_value}`; `None` when none does.
     pub pending_restart: Option<Value>,
+    /// What the loop does beside leading and following.
+    pub operations: Operations,
+    /// Whether a watchdog is required here and cannot be used.
+    pub watchdog_failed: bool,
     /// When the loop last turned.
     pub turned_at: Tick,
     /// The lease time in force.
@@ -41,6 +47,19 @@ pub struct ApiSnapshot {
     pub turns: u64,
     /// Decisions taken since the start, by label.
     pub decisions: BTreeMap<&'static str, u64>,
+}
+
+/// What the loop does beside leading and following.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Operations {
+    /// The restart for later, as the member record has it.
+    pub scheduled_restart: Option<Value>,
+    /// Whether the guard holds a deadline.
+    pub guard_armed: bool,
+    /// How often the lease was renewed later than it should.
+    pub renewals_late: u64,
+    /// How often the settings were read again, and how often they were not taken.
+    pub reloads: crate::reload::Counts,
 }
 
 /// The local PostgreSQL as the loop knows it.
@@ -126,6 +145,11 @@ impl ApiSnapshot {
         self.leader_until.is_some_and(|until| now < until)
     }
 
+    /// The view, while it is not older than a lease lives; what an older one says of others counts no more.
+    pub fn fresh_view(&self, now: Tick) -> Option<&ClusterView> {
+        self.view().filter(|_| now.since(self.observation.confirmed_at) < self.ttl)
+    }
+
     /// Whether the operator suspended automatic failover.
     pub fn is_paused(&self) -> bool {
         self.view().is_some_and(|v| v.settings().pause)
@@ -160,6 +184,51 @@ pub enum Command {
     Wake,
     /// Ask the server at once: somebody compares positions.
     Refresh,
+    /// Restart PostgreSQL, now or later.
+    Restart {
+        /// What is wanted.
+        ask: RestartAsk,
+        /// Where the end is told.
+        reply: oneshot::Sender<RestartAnswer>,
+    },
+    /// Forget the restart for later.
+    Unschedule {
+        /// Whether there was one.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Make this replica anew.
+    Reinitialize {
+        /// Also while something else is done with its server.
+        force: bool,
+        /// From the leader and from nobody else.
+        from_leader: bool,
+        /// Whether it begins; the error is the text for the operator.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+/// The body of POST `/restart` (contract 6.1), checked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RestartAsk {
+    /// When: ISO 8601 with zone; now where absent.
+    pub schedule: Option<String>,
+    /// Which servers are meant.
+    pub filters: Filters,
+    /// Seconds that the server may take to come up.
+    pub timeout: Option<u64>,
+}
+
+/// What the loop says to [`RestartAsk`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RestartAnswer {
+    /// The server runs again.
+    Restarted,
+    /// It will be restarted.
+    Scheduled,
+    /// Another restart is scheduled.
+    AlreadyScheduled,
+    /// It was not, or not in time; why.
+    NotDone(String),
 }
 
 /// The body of POST `/failsafe` (contract 6.1).

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use hyper::StatusCode;
+use jiff::Timestamp;
 use pgvane_cluster::ids::{NodeName, Revision};
 use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::records::FailoverRecord;
@@ -17,8 +18,9 @@ use tokio::sync::watch;
 
 use super::answer::Refused;
 use super::document::read;
+use super::schedule;
 use super::snapshot::ApiSnapshot;
-use crate::peers::{PeerAnswer, ask_all};
+use crate::peers::{Caller, PeerAnswer};
 
 /// How long candidates have to say that they could take over.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
@@ -29,6 +31,16 @@ pub(super) struct Wish {
     pub(super) kind: Kind,
     pub(super) leader: Option<NodeName>,
     pub(super) candidate: Option<NodeName>,
+    /// In the form of the store; now where absent.
+    pub(super) scheduled_at: Option<String>,
+}
+
+/// What a wish is carried out with.
+pub(super) struct Tools<'a, S> {
+    pub(super) store: &'a S,
+    pub(super) space: &'a Keyspace,
+    pub(super) caller: &'a Caller,
+    pub(super) now: Timestamp,
 }
 
 /// With regard to data (switchover) or without (failover).
@@ -63,7 +75,12 @@ impl Kind {
 }
 
 /// Reads a request body and checks what can be checked without the cluster's members.
-pub(super) fn parse(mut kind: Kind, body: &Value, view: &ClusterView) -> Result<Wish, Refused> {
+pub(super) fn parse(
+    mut kind: Kind,
+    body: &Value,
+    view: &ClusterView,
+    now: Timestamp,
+) -> Result<Wish, Refused> {
     let name =
         |field: &str| body.get(field).and_then(Value::as_str).filter(|s| !s.is_empty()).map(NodeName::from);
     let (leader, candidate) = (name("leader"), name("candidate").or_else(|| name("member")));
@@ -75,16 +92,15 @@ pub(super) fn parse(mut kind: Kind, body: &Value, view: &ClusterView) -> Result<
     if kind == Kind::Switchover && leader.is_none() {
         return bad("Switchover could be performed only from a specific leader");
     }
-    if body.get("scheduled_at").is_some_and(|v| !v.is_null()) {
-        return match kind {
-            Kind::Failover => bad("Failover can't be scheduled"),
-            Kind::Switchover if paused => bad("Can't schedule switchover in the paused state"),
-            Kind::Switchover => {
-                let text = "this agent does not schedule switchovers yet; ask again at the time wanted";
-                Err(Refused::new(StatusCode::NOT_IMPLEMENTED, text))
-            }
-        };
+    let scheduled_at = body.get("scheduled_at").filter(|v| !v.is_null() && *v != "");
+    if scheduled_at.is_some() {
+        match kind {
+            Kind::Failover => return bad("Failover can't be scheduled"),
+            Kind::Switchover if paused => return bad("Can't schedule switchover in the paused state"),
+            Kind::Switchover => {}
+        }
     }
+    let scheduled_at = scheduled_at.map(|at| schedule::parse(at, kind.word(), now)).transpose()?;
     if paused && candidate.is_none() {
         return bad("Switchover is possible only to a specific candidate in a paused state");
     }
@@ -94,7 +110,7 @@ pub(super) fn parse(mut kind: Kind, body: &Value, view: &ClusterView) -> Result<
     if leader == candidate {
         return bad("Switchover target and source are the same");
     }
-    Ok(Wish { kind, leader, candidate })
+    Ok(Wish { kind, leader, candidate, scheduled_at })
 }
 
 /// The members that may be asked to take over, by what the store says.
@@ -132,38 +148,46 @@ pub(super) fn candidates(wish: &Wish, view: &ClusterView) -> Result<Vec<(NodeNam
     })
 }
 
-/// Carries out a wish and waits for its end. `Ok` and `Err` both hold the text for the operator.
+/// Carries out a wish and waits for its end; a scheduled one only has to be written. `Ok` and `Err` both hold the
+/// text for the operator.
 pub(super) async fn perform<S: Store>(
-    store: &S,
-    space: &Keyspace,
+    tools: Tools<'_, S>,
     snapshots: watch::Receiver<Arc<ApiSnapshot>>,
     kind: Kind,
     body: &Value,
     wake: impl Fn(),
-) -> Result<String, Refused> {
+) -> Result<(StatusCode, String), Refused> {
+    let Tools { store, space, caller, now } = tools;
     let view = read(store, space).await?;
-    let wish = parse(kind, body, &view)?;
-    let asked = candidates(&wish, &view)?;
-    let answers = ask_all(&asked, ASK_WITHIN).await;
-    let able = |answer: &PeerAnswer| matches!(answer, PeerAnswer::Answered(s) if s.limitation().is_none());
-    if !answers.values().any(able) {
-        let text = format!("{} is not possible: no good candidates have been found", wish.kind.word());
-        return Err(Refused::new(StatusCode::PRECONDITION_FAILED, text));
+    let wish = parse(kind, body, &view, now)?;
+    if wish.scheduled_at.is_none() {
+        let asked = candidates(&wish, &view)?;
+        let answers = caller.ask_all(&asked, ASK_WITHIN).await;
+        let able =
+            |answer: &PeerAnswer| matches!(answer, PeerAnswer::Answered(s) if s.limitation().is_none());
+        if !answers.values().any(able) {
+            let text = format!("{} is not possible: no good candidates have been found", wish.kind.word());
+            return Err(Refused::new(StatusCode::PRECONDITION_FAILED, text));
+        }
     }
-    let record =
-        FailoverRecord { leader: wish.leader.clone(), member: wish.candidate.clone(), scheduled_at: None };
+    let Wish { leader, candidate: member, scheduled_at, .. } = wish.clone();
+    let record = FailoverRecord { leader, member, scheduled_at };
     let written = store.txn(Txn::put(space.path(&Key::Failover), record.to_json(), None)).await;
     let written = written.map_err(|e| {
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, format!("failed to write failover key into DCS: {e}"))
     })?;
     wake();
+    if wish.scheduled_at.is_some() {
+        return Ok((StatusCode::ACCEPTED, format!("{} scheduled", wish.kind.title())));
+    }
     let from = view.leader.as_ref().map(|l| l.name.clone());
     let limit = 2 * view.settings().loop_wait.max(Duration::from_secs(10));
     let end = tokio::time::timeout(limit, watch_end(snapshots, &wish, from.as_ref(), written.revision)).await;
-    end.unwrap_or_else(|_| {
+    let end = end.unwrap_or_else(|_| {
         let text = format!("{} status unknown", wish.kind.title());
         Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, text))
-    })
+    });
+    end.map(|text| (StatusCode::OK, text))
 }
 
 async fn watch_end(

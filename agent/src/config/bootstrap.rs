@@ -21,6 +21,8 @@ pub struct Bootstrap {
     pub method: BootstrapMethod,
     /// Lines for the pg_hba.conf of a new cluster, where `postgresql.pg_hba` does not replace the file.
     pub pg_hba: Vec<String>,
+    /// Whether this node may begin a cluster (contract 8.1: a patroni.yml without the section waits for another).
+    pub allowed: bool,
 }
 
 /// Where the first data directory comes from (contract 8.1).

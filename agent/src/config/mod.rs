@@ -1,11 +1,17 @@
-//! The settings of one agent, all valid. Built only by `check` from what `raw` read.
+//! The settings of one agent, all valid. Built only by `check` from what `raw` holds: agent.toml is read into it,
+//! `yaml` converts a patroni.yml to it. `load` knows which is which.
 
 mod bootstrap;
 mod check;
+mod environment;
+mod load;
+mod log;
 mod postgresql;
 mod raw;
 mod restapi;
+mod sources;
 mod watchdog;
+mod yaml;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +23,10 @@ pub use pgvane_cluster::settings_file::{Secret, SettingsError};
 use pgvane_cluster::store::etcd::EtcdOptions;
 
 pub use self::bootstrap::{Bootstrap, BootstrapMethod, NewUser};
-pub use self::check::{CONTROLLED_PARAMETERS, Loaded, Preset, etcd_url, load, parse};
+pub use self::check::{CONTROLLED_PARAMETERS, Preset, etcd_url};
+pub use self::environment::Environment;
+pub use self::load::{Loaded, Origin, Reach, load, parse, parse_yaml, reach, read};
+pub use self::log::{Line, Log, LogField, LogFile, LogFormat, Piece};
 pub use self::postgresql::{Callbacks, Postgresql, ReplicaMethod, Role, Script};
 pub use self::restapi::{Access, Ctl, Restapi, ServerTls, ServerTokens, VerifyClient};
 pub use self::watchdog::{Watchdog, WatchdogMode};
@@ -70,6 +79,12 @@ impl Config {
     /// The address of our PostgreSQL as members publish it: `postgres://host:port/database`.
     pub fn conn_url(&self) -> String {
         format!("postgres://{}/{}", self.postgresql.connect_address, self.postgresql.database)
+    }
+
+    /// The same for the pooler on this node, where there is one.
+    pub fn proxy_url(&self) -> Option<String> {
+        let address = self.postgresql.proxy_address.as_ref()?;
+        Some(format!("postgres://{address}/{}", self.postgresql.database))
     }
 }
 
@@ -141,24 +156,4 @@ pub struct Guard {
     pub socket: PathBuf,
     /// Its log file; the agent's standard error unless set.
     pub log: Option<PathBuf>,
-}
-
-/// How to log.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Log {
-    /// The shape of a line.
-    pub format: LogFormat,
-    /// A level, or directives such as `info,pgvane_agent=debug`.
-    pub level: String,
-}
-
-/// The shape of a log line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
-    /// For people and journald.
-    Text,
-    /// One JSON object, for collectors.
-    Json,
-    /// `YYYY-MM-DD HH:MM:SS,mmm LEVEL: text`, as Patroni writes it.
-    Patroni,
 }

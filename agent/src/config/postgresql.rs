@@ -1,13 +1,16 @@
 //! The local PostgreSQL: where it is, how it is reached, which commands are run around it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use pgvane_cluster::settings_file::is_secret;
 
 use super::{HostPort, Secret};
 
 /// A PostgreSQL role.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Role {
     /// Its name.
     pub username: String,
@@ -15,6 +18,21 @@ pub struct Role {
     pub password: Option<Secret>,
     /// Connection parameters of libpq beside these: `sslmode`, `sslcert`, `gssencmode` and their like, by name.
     pub connection: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Role {
+    /// `sslpassword` is among the parameters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, value): (&String, &String)| {
+            (name.clone(), if is_secret(name) { "***".to_owned() } else { value.clone() })
+        };
+        let connection: BTreeMap<String, String> = self.connection.iter().map(shown).collect();
+        f.debug_struct("Role")
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("connection", &connection)
+            .finish()
+    }
 }
 
 /// The local PostgreSQL.

@@ -28,6 +28,8 @@ pub enum Action {
         /// From whom.
         from: Upstream,
     },
+    /// Make the data directory by a method that needs nobody to copy from.
+    CloneAlone,
     /// Start PostgreSQL as the primary it was (crash recovery in place, no new timeline).
     StartPrimary,
     /// Start PostgreSQL as a standby, of nobody where no upstream is known.
@@ -73,6 +75,11 @@ pub enum Action {
         /// The request it serves.
         request: Request,
     },
+    /// Announce a restart, then stop cleanly while keeping the leader key; the ordinary rules start the server again.
+    StopToRestart {
+        /// The restart it serves.
+        id: u64,
+    },
     /// Stop PostgreSQL.
     Stop {
         /// How.
@@ -95,6 +102,11 @@ pub enum Action {
         /// The revision of the request that was judged.
         revision: Revision,
     },
+    /// Make the operator's scheduled request one for now.
+    RequestNow {
+        /// The revision of the request whose time has come.
+        revision: Revision,
+    },
     /// End the agent: it has nothing left to do.
     Exit,
     /// End the agent with an error: only an operator can resolve this; nothing was touched.
@@ -110,19 +122,21 @@ pub enum StopMode {
     Immediate,
 }
 
-/// Why leadership is being handed over.
+/// Why leadership is being handed over, or the server restarted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Request {
     /// The operator's request at this revision.
     Operator(Revision),
     /// The agent is stopping.
     Shutdown,
+    /// This restart was asked for.
+    Restart(u64),
 }
 
 // Labels by which other rules recognise what is under way: spelled once, for a promotion that is not recognised
 // would be a promise broken.
 
-/// Label of [`Action::Clone`].
+/// Label of [`Action::Clone`] and [`Action::CloneAlone`].
 pub const CLONE: &str = "clone";
 /// Label of [`Action::Rejoin`].
 pub const REJOIN: &str = "rejoin";
@@ -134,6 +148,8 @@ pub const PROMOTE: &str = "promote";
 pub const CHECKPOINT: &str = "checkpoint";
 /// Label of [`Action::StopToHandOver`].
 pub const STOP_TO_HAND_OVER: &str = "stop_to_hand_over";
+/// Label of [`Action::StopToRestart`].
+pub const STOP_TO_RESTART: &str = "stop_to_restart";
 /// Label of [`Action::Stop`].
 pub const STOP: &str = "stop";
 /// Label of [`Action::Release`].
@@ -146,6 +162,7 @@ impl Action {
             Action::Wait | Action::Exit | Action::Halt => None,
             Action::Bootstrap
             | Action::Clone { .. }
+            | Action::CloneAlone
             | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
@@ -153,6 +170,7 @@ impl Action {
             | Action::Promote { .. }
             | Action::Checkpoint { .. }
             | Action::StopToHandOver { .. }
+            | Action::StopToRestart { .. }
             | Action::Stop { .. } => Some(Slot::Postgres),
             Action::RaceInitialize
             | Action::SetInitialize { .. }
@@ -160,7 +178,8 @@ impl Action {
             | Action::Campaign
             | Action::TakeOverKey
             | Action::Release { .. }
-            | Action::ClearRequest { .. } => Some(Slot::Store),
+            | Action::ClearRequest { .. }
+            | Action::RequestNow { .. } => Some(Slot::Store),
             Action::PollPeers => Some(Slot::Peers),
             Action::AskFailsafe { .. } => Some(Slot::Failsafe),
             Action::ArmGuard { .. } | Action::DisarmGuard => Some(Slot::Guard),
@@ -175,7 +194,7 @@ impl Action {
             Action::Bootstrap => "bootstrap",
             Action::SetInitialize { .. } => "set_initialize",
             Action::WriteConfig => "write_config",
-            Action::Clone { .. } => CLONE,
+            Action::Clone { .. } | Action::CloneAlone => CLONE,
             Action::StartPrimary => "start_primary",
             Action::StartStandby { .. } => "start_standby",
             Action::Rejoin { .. } => REJOIN,
@@ -188,10 +207,12 @@ impl Action {
             Action::Promote { .. } => PROMOTE,
             Action::Checkpoint { .. } => CHECKPOINT,
             Action::StopToHandOver { .. } => STOP_TO_HAND_OVER,
+            Action::StopToRestart { .. } => STOP_TO_RESTART,
             Action::Stop { .. } => STOP,
             Action::Release { .. } => RELEASE,
             Action::AskFailsafe { .. } => "ask_failsafe",
             Action::ClearRequest { .. } => "clear_request",
+            Action::RequestNow { .. } => "request_now",
             Action::Exit => "exit",
             Action::Halt => "halt",
         }
@@ -318,6 +339,28 @@ pub enum Reason {
     LetOthersLead,
     /// We hold the key and cannot serve.
     CannotServe,
+    /// The operator wants the replica made anew.
+    Reinitialize,
+    /// The time of the operator's scheduled request has come.
+    ScheduleIsDue,
+    /// The time of the operator's scheduled request passed long ago.
+    ScheduleIsStale,
+    /// The time of the operator's scheduled request cannot be read.
+    ScheduleIsUnreadable,
+    /// Commits wait for this standby until it has left `sync`.
+    LeavingSync,
+    /// In pause leadership goes only to a candidate that the operator names.
+    PausedWithoutCandidate,
+    /// PostgreSQL did not come up again after a restart.
+    RestartFailed,
+    /// PostgreSQL ended again and again while it started.
+    StartFailed,
+    /// The bootstrap of the new cluster failed.
+    BootstrapFailed,
+    /// The command that is run before a promotion forbade it.
+    PrePromoteFailed,
+    /// A watchdog is required and cannot be used.
+    WatchdogFailed,
 }
 
 impl fmt::Display for Reason {
@@ -346,6 +389,7 @@ impl fmt::Display for Reason {
                 write!(f, "switchover requested (revision {revision})")
             }
             Reason::RequestedBy(Request::Shutdown) | Reason::Shutdown => f.write_str("the agent is stopping"),
+            Reason::RequestedBy(Request::Restart(number)) => write!(f, "restart requested (number {number})"),
             Reason::RequestForAnotherLeader => f.write_str("the request names another leader"),
             Reason::RequestForLeader => f.write_str("the request names the leader itself as candidate"),
             Reason::NoCandidate => f.write_str("no member can take over now"),
@@ -386,6 +430,23 @@ impl fmt::Display for Reason {
             Reason::BestCandidate => f.write_str("nobody leads and nobody is better placed"),
             Reason::LetOthersLead => f.write_str("stepped down; another member takes over"),
             Reason::CannotServe => f.write_str("the leader key is held and PostgreSQL cannot serve"),
+            Reason::Reinitialize => f.write_str("reinitialize requested"),
+            Reason::ScheduleIsDue => f.write_str("the time of the scheduled switchover has come"),
+            Reason::ScheduleIsStale => f.write_str("the time of the scheduled switchover has passed"),
+            Reason::ScheduleIsUnreadable => {
+                f.write_str("the time of the scheduled switchover cannot be read")
+            }
+            Reason::LeavingSync => {
+                f.write_str("commits wait for this standby until it has left the sync key")
+            }
+            Reason::PausedWithoutCandidate => f.write_str("pause is on and the request names no candidate"),
+            Reason::RestartFailed => f.write_str("PostgreSQL did not come up again after the restart"),
+            Reason::StartFailed => f.write_str("PostgreSQL ended again and again while it started"),
+            Reason::BootstrapFailed => f.write_str(
+                "the new cluster could not be made; what was left of it stands beside the data directory, as `.failed`",
+            ),
+            Reason::PrePromoteFailed => f.write_str("pre_promote failed; not promoting for the time of a lease"),
+            Reason::WatchdogFailed => f.write_str("a watchdog is required and cannot be used"),
         }
     }
 }

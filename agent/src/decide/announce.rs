@@ -8,7 +8,9 @@ use pgvane_cluster::reigns::PublishedReigns;
 use pgvane_cluster::view::ClusterView;
 
 use super::action::{self, Action};
+use super::bootstrap::Progress;
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, Process, Slot, World};
+use super::{reinit, restart};
 
 /// What never changes while the agent runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +21,8 @@ pub struct Identity {
     pub api_url: String,
     /// The agent's own version.
     pub version: String,
+    /// The same as `conn_url` for a pooler on this node.
+    pub proxy_url: Option<String>,
 }
 
 /// This node's member record.
@@ -26,9 +30,17 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     let mut record = MemberRecord::new(state(world), role(world));
     record.conn_url = Some(identity.conn_url.clone());
     record.api_url = Some(identity.api_url.clone());
+    record.proxy_url.clone_from(&identity.proxy_url);
     record.version = Some(PATRONI_VERSION.to_owned());
     record.tags = world.tags.clone();
+    if restart::leaves_sync(world) {
+        record.tags.0.insert("nosync".to_owned(), true.into());
+        record.tags.0.insert("sync_priority".to_owned(), 0.into());
+    }
     record.pause = world.settings.pause.then_some(true);
+    // A record of texts and numbers cannot fail to become JSON.
+    record.scheduled_restart =
+        world.memory.scheduled_restart.as_ref().and_then(|s| serde_json::to_value(s).ok());
     record.pgvane = Some(NativeMember {
         version: identity.version.clone(),
         serving_epoch: serving_epoch(world).map(|e| e.0),
@@ -57,8 +69,14 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
 pub fn state(world: &World) -> MemberState {
     let ongoing = world.local.ongoing.get(&Slot::Postgres).map(|o| o.what);
     let doing = |action: &str| ongoing == Some(action);
-    if doing(Action::Bootstrap.label()) {
-        return MemberState::Initializing;
+    if doing(Action::Bootstrap.label()) || world.memory.bootstrap.is_some() {
+        return world.memory.bootstrap.map_or(MemberState::Initializing, Progress::state);
+    }
+    if reinit::is_wanted(world) {
+        return MemberState::CreatingReplica;
+    }
+    if let Some(state) = restart::state(world) {
+        return state;
     }
     if doing(action::CLONE) || doing(action::REJOIN) && world.local.process == Process::Absent {
         return MemberState::CreatingReplica;
@@ -68,6 +86,7 @@ pub fn state(world: &World) -> MemberState {
         Process::Running => MemberState::Running,
         Process::Starting { .. } => MemberState::Starting,
         Process::Stopping => MemberState::Stopping,
+        Process::Absent if world.memory.failed_starts > 0 => MemberState::StartFailed,
         Process::Absent if world.memory.crashed_at.is_some() => MemberState::Crashed,
         Process::Absent => MemberState::Stopped,
     }
@@ -79,6 +98,10 @@ pub fn role(world: &World) -> MemberRole {
         return MemberRole::Uninitialized;
     }
     match (world.local.process, world.local.role) {
+        (Process::Stopping, LocalRole::Primary) if restart::keeps_role(world) => MemberRole::Primary,
+        (Process::Absent, _) if super::data::is_stopped_primary(world) && restart::keeps_role(world) => {
+            MemberRole::Primary
+        }
         (Process::Running, LocalRole::Primary) if promotes(world) => MemberRole::Promoted,
         (Process::Running | Process::Starting { .. }, LocalRole::Primary) => MemberRole::Primary,
         (Process::Stopping, LocalRole::Primary) => MemberRole::Demoted,

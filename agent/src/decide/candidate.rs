@@ -92,6 +92,9 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
     if !world.tags.may_lead() {
         return Some(Reason::NoFailoverTag);
     }
+    if let Some(reason) = super::unfit::reason(world) {
+        return Some(reason);
+    }
     let listed = |f: &pgvane_cluster::records::FailsafeRecord| f.0.is_empty() || f.0.contains_key(&world.me);
     if world.settings.failsafe_mode && !view.failsafe.as_ref().is_none_or(listed) {
         return Some(Reason::NotInFailsafe);

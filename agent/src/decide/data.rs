@@ -1,9 +1,10 @@
 //! The data directory comes before any role: whose it is, whether it is there, whether it is whole.
 
+use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::view::ClusterView;
 
-use super::action::{Action, Decision, Reason};
-use super::world::{Control, DataDir, Holder, Process, Upstream, World};
+use super::action::{Action, Decision, Reason, StopMode};
+use super::world::{Control, DataDir, Holder, Process, Slot, Upstream, World};
 
 /// A step about the data directory, when it needs one before anything else.
 pub(super) fn check(world: &World, view: &ClusterView) -> Option<Decision> {
@@ -17,10 +18,17 @@ pub(super) fn check(world: &World, view: &ClusterView) -> Option<Decision> {
 
 /// Nothing to run yet: bootstrap a new cluster, or clone the leader.
 fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
+    if world.local.process != Process::Absent {
+        // Its directory was removed below it: it has to end, whatever it is.
+        let how = StopMode::Immediate;
+        return if world.free(Slot::Postgres) && world.local.process != Process::Stopping {
+            world.act(Action::Stop { how }, Reason::NoData)
+        } else {
+            world.wait(Reason::Busy(Slot::Postgres))
+        };
+    }
     match world.holder(view) {
         // A leader without data cannot serve: let somebody who has it lead.
-        // One that still writes to a directory that is gone ends by itself; only then may another lead.
-        Holder::Me(_) if world.may_write() => world.wait(Reason::CannotServe),
         Holder::Me(key) => world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::CannotServe),
         Holder::MyName(_) => world.wait(Reason::KeyUnderOldLease),
         Holder::Other(key) => match clone_source(world, view) {
@@ -29,28 +37,43 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
         },
         Holder::Nobody => match view.initialize.as_deref() {
             None if !world.tags.may_lead() => world.wait(Reason::NoFailoverTag),
+            None if world.abilities.begins_nothing => world.wait(Reason::WaitForFirstLeader),
+            None if world.abilities.watchdog_failed => world.wait(Reason::WatchdogFailed),
             None => world.act(Action::RaceInitialize, Reason::NewCluster),
             Some("") if world.memory.may_bootstrap => world.act(Action::Bootstrap, Reason::NewCluster),
+            Some("") => world.wait(Reason::WaitForFirstLeader),
+            // A backup may stand in for a member to copy from.
+            Some(_) if world.abilities.clones_alone => world.act(Action::CloneAlone, reason),
             Some(_) => world.wait(Reason::WaitForFirstLeader),
         },
     }
 }
 
-/// The serving leader, or a running member tagged for cloning.
-fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
+/// Any of the running members tagged for cloning unless an operator wants it from the leader, else the leader, once
+/// that one serves.
+pub(super) fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
     let leader = view.leader.as_ref()?;
     let serving = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
-    let tagged = view.members.iter().find(|(name, m)| {
-        **name != world.me
+    if !serving {
+        return None;
+    }
+    let from_leader = world.memory.reinit.is_some_and(|r| r.from_leader);
+    let tagged = view.members.iter().filter(|(name, m)| {
+        !from_leader
+            && **name != world.me
             && **name != leader.name
             && m.record.tags.clone_from()
             && m.record.state == pgvane_cluster::records::MemberState::Running
     });
-    match tagged {
-        Some((name, _)) if serving => world.upstream(name),
-        Some(_) | None if serving => world.upstream(&leader.name),
-        Some(_) | None => None,
-    }
+    let mut all: Vec<&NodeName> = tagged.map(|(name, _)| name).collect();
+    // Not all that are made at once from the same one.
+    let spread = usize::try_from(view.revision.0).unwrap_or(0) + sum(&world.me);
+    let chosen = if all.is_empty() { &leader.name } else { all.swap_remove(spread % all.len()) };
+    world.upstream(chosen)
+}
+
+fn sum(name: &NodeName) -> usize {
+    name.as_str().bytes().map(usize::from).sum()
 }
 
 /// The system identifier must be the cluster's; a missing one is written by whoever may.

@@ -6,9 +6,9 @@ use pgvane_cluster::reigns::Lineage;
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
-use super::candidate;
 use super::reign::{self, Word};
 use super::world::{Process, Sql, Upstream, World};
+use super::{candidate, reinit, restart};
 
 /// How long a standby may go without streaming from a serving leader before its history is compared.
 const STARVED_LIMIT: Duration = Duration::from_secs(5);
@@ -17,8 +17,14 @@ const STARVED_LIMIT: Duration = Duration::from_secs(5);
 pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     let leader_serves = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
     let not_serving = || world.wait(Reason::LeaderNotServing(key.name.clone()));
+    if let Some(decision) = reinit::check(world, view) {
+        return decision;
+    }
     let Some(leader) = world.upstream(&key.name) else { return not_serving() };
     if let Some(decision) = world.stale_guard() {
+        return decision;
+    }
+    if let Some(decision) = restart::start_standby(world, upstream_of(world, view)) {
         return decision;
     }
     match world.local.process {
@@ -29,10 +35,10 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         Process::Absent => world.act(Action::StartStandby { upstream: None }, Reason::NotRunning),
         Process::Starting { .. } => world.wait(Reason::Starting),
         Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
-        Process::Running => match &world.local.sql {
+        Process::Running => restart::of_standby(world, view).unwrap_or_else(|| match &world.local.sql {
             None => world.wait_briefly(Reason::PositionUnknown),
             Some(sql) => follow(world, view, key, sql, &leader, leader_serves),
-        },
+        }),
     }
 }
 
@@ -76,6 +82,20 @@ fn follow(
         return rejoin(world, view, key, leader.clone(), Reason::CannotStream);
     }
     world.wait(Reason::Following)
+}
+
+/// Whom to follow while another member leads; `None` where its record tells no address.
+pub(super) fn upstream_of(world: &World, view: &ClusterView) -> Option<Upstream> {
+    let leader = world.upstream(&view.leader.as_ref()?.name)?;
+    Some(wanted_upstream(world, view, &leader))
+}
+
+/// Whether a running standby points elsewhere than it should.
+pub(super) fn wrong_upstream(world: &World, view: &ClusterView) -> Option<Decision> {
+    let sql = world.local.sql.as_ref().filter(|sql| sql.in_recovery)?;
+    let upstream = upstream_of(world, view)?;
+    let right = sql.upstream.as_ref() == Some(&(upstream.host.clone(), upstream.port));
+    (!right).then(|| world.act(Action::Follow { upstream }, Reason::WrongUpstream))
 }
 
 /// The leader, or the member that our tags name, while it exists and is not ourselves.

@@ -11,6 +11,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey, Versioned};
 
 use super::action::{Action, Decision, Reason, Request};
 use super::memory::HandOver;
+use super::schedule;
 use super::world::{Dcs, Holder, LocalRole, Peer, Process, Slot, World};
 
 /// How old the answers of the others may be when a hand-over begins.
@@ -21,7 +22,6 @@ const CONFIRM_LIMIT: Duration = Duration::from_secs(2);
 
 /// The next step of a hand-over, when one is wanted or under way.
 pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Option<Decision> {
-    let wanted = view.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
     if let Some(HandOver { request, stopped: Some((at, lsn)), .. }) = world.memory.hand_over
         && world.local.process == Process::Absent
     {
@@ -40,7 +40,11 @@ pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Optio
         // It stopped for this request and had to start again: once more would be one more outage for nothing.
         return Some(world.act(Action::ClearRequest { revision }, Reason::HandOverTimeout));
     }
-    Some(begin(world, view, wanted?))
+    let wanted = view.failover.as_ref()?;
+    if wanted.value.scheduled_at.is_some() {
+        return schedule::switchover(world, wanted);
+    }
+    Some(begin(world, view, wanted))
 }
 
 /// The key of a reign that we gave up still shows. Its deletion was not answered, so it is asked for again; or it
@@ -67,6 +71,9 @@ fn begin(world: &World, view: &ClusterView, request: &Versioned<FailoverRecord>)
     }
     if record.member.as_ref() == Some(&world.me) {
         return clear(Reason::RequestForLeader);
+    }
+    if world.settings.pause && record.member.is_none() {
+        return clear(Reason::PausedWithoutCandidate);
     }
     prepare(world, view, Request::Operator(request.mod_revision), record.member.as_ref(), clear)
 }
@@ -107,7 +114,7 @@ fn finish(
 ) -> Decision {
     let named = match request {
         Request::Operator(_) => view.failover.as_ref().and_then(|f| f.value.member.clone()),
-        Request::Shutdown => None,
+        Request::Shutdown | Request::Restart(_) => None,
     };
     let confirmed = (world.peers.asked_at >= stopped_at)
         .then_some(shutdown_lsn)
@@ -121,10 +128,10 @@ fn finish(
     if late {
         return match request {
             // Nobody has it all: serving on loses nothing.
-            Request::Operator(_) if !world.memory.shutdown => {
+            Request::Operator(_) if !world.memory.shutdown && super::unfit::reason(world).is_none() => {
                 world.guarded(key.epoch, Action::StartPrimary, Reason::HandOverTimeout)
             }
-            Request::Operator(_) | Request::Shutdown => {
+            Request::Operator(_) | Request::Shutdown | Request::Restart(_) => {
                 let release = Action::Release { epoch: key.epoch, optime: shutdown_lsn };
                 world.act(release, Reason::HandOverTimeout)
             }

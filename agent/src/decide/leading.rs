@@ -3,8 +3,11 @@
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
-use super::hand_over;
 use super::world::{DataDir, Dcs, Guard, LocalRole, Process, World};
+use super::{hand_over, restart as wished};
+
+/// How often PostgreSQL may end while it starts before another member leads.
+const FAILED_STARTS: u32 = 2;
 
 /// The step of a leader.
 pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
@@ -19,11 +22,14 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
     if let Some(decision) = hand_over::check(world, view, key) {
         return decision;
     }
+    if let Some(decision) = super::unfit::step_down(world, key) {
+        return decision;
+    }
     match world.local.process {
         Process::Absent => restart(world, key),
         Process::Starting { since } => {
-            let spent = world.now.since(since) > world.settings.primary_start_timeout
-                && !world.settings.primary_start_timeout.is_zero();
+            let limit = wished::start_limit(world).unwrap_or(world.settings.primary_start_timeout);
+            let spent = world.now.since(since) > limit && !limit.is_zero();
             if spent && hand_over::somebody_else(world, view) {
                 let how = super::StopMode::Immediate;
                 return world.act(Action::Stop { how }, Reason::StartTimeout);
@@ -57,6 +63,9 @@ fn serve(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     if view.config.is_none() {
         return world.act(Action::WriteConfig, Reason::ConfigMissing);
     }
+    if let Some(decision) = wished::of_primary(world) {
+        return decision;
+    }
     world.wait(Reason::Leading)
 }
 
@@ -67,14 +76,22 @@ fn restart(world: &World, key: &LeaderKey) -> Decision {
         return world.wait(Reason::Busy(super::Slot::Postgres));
     }
     let limit = world.settings.primary_start_timeout;
-    let spent = world.memory.down_since.is_some_and(|since| world.now.since(since) >= limit);
+    let down_for_long = || world.memory.down_since.is_some_and(|since| world.now.since(since) >= limit);
+    let restarts = wished::is_spent(world);
+    let spent = restarts.unwrap_or_else(down_for_long);
     let others = match &world.dcs {
         // The first leader of a new cluster has nothing to hand over: it would only win the key again.
         Dcs::Known(view) => !super::data::is_virgin(view) && hand_over::somebody_else(world, view),
         Dcs::Unknown { .. } => false,
     };
     if spent && others {
-        return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartTimeout);
+        let reason = if restarts.is_some() { Reason::RestartFailed } else { Reason::StartTimeout };
+        let optime = wished::shutdown_lsn(world);
+        return world.act(Action::Release { epoch: key.epoch, optime }, reason);
+    }
+    // What ended while it started would most likely do so again, for as long as there is time.
+    if world.memory.failed_starts >= FAILED_STARTS && others {
+        return world.act(Action::Release { epoch: key.epoch, optime: None }, Reason::StartFailed);
     }
     match &world.local.data {
         DataDir::Present(control) if !control.standby => {

@@ -8,6 +8,10 @@ use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
 use pgvane_cluster::reigns::Descent;
 
 use super::action::{Action, Request};
+use super::bootstrap::Progress;
+use super::reinit::Reinit;
+use super::restart::{Restart, ScheduledRestart};
+use super::schedule::Wall;
 use super::world::{Dcs, Local, Process, Slot};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
@@ -87,6 +91,12 @@ pub struct Memory {
     pub may_bootstrap: bool,
     /// Since when a running standby has not streamed although a leader is there.
     pub not_streaming_since: Option<Tick>,
+    /// How far the bootstrap of a new cluster is, while one is under way here and after it failed.
+    pub bootstrap: Option<Progress>,
+    /// When the command that is run before a promotion last forbade it.
+    pub pre_promote_failed: Option<Tick>,
+    /// How often in a row PostgreSQL ended while it was started as the primary.
+    pub failed_starts: u32,
     /// What is known of the timelines of our data. Kept with the data, so that it survives this agent.
     pub descent: Descent,
     /// The reign whose leader our running server was found to have parted from, until something is done about it.
@@ -95,6 +105,16 @@ pub struct Memory {
     pub leader_since: Option<(Epoch, Tick)>,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
+    /// The restart under way.
+    pub restart: Option<Restart>,
+    /// The restart for later; our member record keeps it over the end of an agent.
+    pub scheduled_restart: Option<ScheduledRestart>,
+    /// The wish that this replica be made anew.
+    pub reinit: Option<Reinit>,
+    /// Whether we handed over at an operator's request and have to follow, in pause as well.
+    pub handed_over: bool,
+    /// The wall clock, as last read.
+    pub wall: Option<Wall>,
 }
 
 /// What an effect came to, as far as later decisions need it.
@@ -117,6 +137,17 @@ pub enum Outcome {
         /// Where the WAL ended, when the stop was clean.
         shutdown_lsn: Option<Lsn>,
     },
+    /// PostgreSQL stopped to be restarted.
+    StoppedToRestart {
+        /// The restart it was for.
+        id: u64,
+        /// Where the WAL ended, when the stop was clean.
+        shutdown_lsn: Option<Lsn>,
+    },
+    /// PostgreSQL could not be stopped for this restart.
+    NotRestarted(u64),
+    /// The data directory was replaced by a whole copy.
+    Cloned,
     /// The leader key of our reign is gone, or another's: the hand-over is complete.
     Released,
     /// All members vouch for us.
@@ -127,6 +158,14 @@ pub enum Outcome {
     PostgresEnded,
     /// The operator's request was cleared.
     RequestCleared,
+    /// The bootstrap of a new cluster is this far.
+    Bootstrapping(Progress),
+    /// It ended well.
+    Bootstrapped,
+    /// The command that is run before a promotion forbade it.
+    PrePromoteFailed,
+    /// PostgreSQL ended while it was started as the primary.
+    StartFailed,
     /// Our WAL was compared with that of the leader of this reign: it is another.
     Parted(Epoch),
 }
@@ -147,6 +186,7 @@ impl Memory {
             | Action::SetInitialize { .. }
             | Action::WriteConfig
             | Action::Clone { .. }
+            | Action::CloneAlone
             | Action::StartPrimary
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
@@ -159,8 +199,10 @@ impl Memory {
             | Action::Promote { .. }
             | Action::Checkpoint { .. }
             | Action::StopToHandOver { .. }
+            | Action::StopToRestart { .. }
             | Action::Stop { .. }
             | Action::ClearRequest { .. }
+            | Action::RequestNow { .. }
             | Action::Exit
             | Action::Halt => {}
         }
@@ -180,12 +222,37 @@ impl Memory {
                     self.parted = None;
                 }
             }
-            Outcome::Failed(slot) => self.pause(now, *slot),
+            Outcome::Failed(slot) => {
+                self.pause(now, *slot);
+                if let Some(restart) = self.restart.as_mut().filter(|_| *slot == Slot::Postgres) {
+                    restart.failed |= restart.stopped.is_some();
+                }
+            }
             Outcome::WonInitialize => self.may_bootstrap = true,
             Outcome::LostInitialize => {
                 self.may_bootstrap = false;
                 // Somebody else gets the first chance now.
                 self.pause(now, Slot::Store);
+            }
+            Outcome::Checkpointed(Request::Restart(id)) => {
+                if let Some(restart) = self.restart.as_mut().filter(|r| r.id == *id) {
+                    restart.checkpointed = true;
+                }
+            }
+            Outcome::StoppedToRestart { id, shutdown_lsn } => {
+                if let Some(restart) = self.restart.as_mut().filter(|r| r.id == *id) {
+                    restart.stopped = Some((now, *shutdown_lsn));
+                }
+            }
+            Outcome::NotRestarted(id) => {
+                if let Some(restart) = self.restart.as_mut().filter(|r| r.id == *id) {
+                    restart.failed = true;
+                }
+            }
+            Outcome::Cloned => {
+                if let Some(reinit) = &mut self.reinit {
+                    reinit.cloned = true;
+                }
             }
             Outcome::Checkpointed(request) => {
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped: None });
@@ -195,7 +262,8 @@ impl Memory {
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped });
             }
             Outcome::Released => {
-                self.hand_over = None;
+                let planned = |h: HandOver| matches!(h.request, Request::Operator(_));
+                self.handed_over = self.hand_over.take().is_some_and(planned);
                 self.released = self.released.map(|r| Released { done: true, ..r });
             }
             Outcome::RequestCleared => self.hand_over = None,
@@ -204,6 +272,10 @@ impl Memory {
             // Promises already given stay valid until their own end.
             Outcome::NotConsented => {}
             Outcome::PostgresEnded => self.crashed_at = self.crashed_at.or(Some(now)),
+            Outcome::Bootstrapping(progress) => self.bootstrap = Some(*progress),
+            Outcome::Bootstrapped => self.bootstrap = None,
+            Outcome::PrePromoteFailed => self.pre_promote_failed = Some(now),
+            Outcome::StartFailed => self.failed_starts = self.failed_starts.saturating_add(1),
         }
     }
 
@@ -232,9 +304,12 @@ impl Memory {
                 None => self.leaderless_since = self.leaderless_since.or(Some(now)),
             }
         }
+        self.note_wishes(dcs, local, me);
         if local.process == Process::Running {
             self.crashed_at = None;
             self.down_since = None;
+            self.handed_over = false;
+            self.failed_starts = 0;
         } else if let Dcs::Known(view) = dcs {
             let leads = view.leader.as_ref().is_some_and(|key| key.name == *me);
             self.down_since = if leads { self.down_since.or(Some(now)) } else { None };
@@ -251,6 +326,28 @@ impl Memory {
         self.not_streaming_since = if starved { self.not_streaming_since.or(Some(now)) } else { None };
         if self.vouch.as_ref().is_some_and(|v| v.until <= now) {
             self.vouch = None;
+        }
+    }
+
+    /// Ends wishes that have come true, or that have nobody left to be for.
+    fn note_wishes(&mut self, dcs: &Dcs, local: &Local, me: &NodeName) {
+        let runs = local.process == Process::Running;
+        let is_up = runs || matches!(local.process, Process::Starting { .. });
+        if runs {
+            self.restart = self.restart.filter(|r| r.stopped.is_none());
+            self.reinit = self.reinit.filter(|r| !r.cloned);
+        }
+        if let Some(Restart { stopped: Some((_, shutdown_lsn)), .. }) = &mut self.restart
+            && is_up
+        {
+            // It may write past this position.
+            *shutdown_lsn = None;
+        }
+        if let Dcs::Known(view) = dcs
+            && view.leader.as_ref().is_some_and(|key| key.name == *me)
+        {
+            // The leader's data is what the others are copied from.
+            self.reinit = None;
         }
     }
 

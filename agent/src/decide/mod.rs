@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod announce;
+pub mod bootstrap;
 pub mod candidate;
 pub mod consent;
 mod data;
@@ -17,9 +18,13 @@ pub mod lease;
 pub mod memory;
 mod paused;
 pub mod reign;
+pub mod reinit;
+pub mod restart;
 mod safety;
+pub mod schedule;
 mod stopping;
 mod storeless;
+mod unfit;
 mod unlocked;
 pub mod world;
 
@@ -35,7 +40,7 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// Decides the one next step.
 pub fn decide(world: &World) -> Decision {
-    let decision = settle(world, choose(world));
+    let decision = schedule::wake(world, settle(world, choose(world)));
     debug_assert!(promotes_safely(world, &decision), "S3 broken by {decision:?} in {world:?}");
     decision
 }
@@ -45,6 +50,9 @@ fn choose(world: &World) -> Decision {
         return decision;
     }
     if let Some(decision) = hand_over::given_up(world) {
+        return decision;
+    }
+    if let Some(decision) = bootstrap::failed(world) {
         return decision;
     }
     if world.memory.shutdown {
@@ -152,9 +160,9 @@ impl World {
         self.wait_until(self.now + SOON, reason)
     }
 
-    /// `action`, once the guard holds the deadline of `authority`'s reign.
+    /// `action`, once the guard holds the deadline of `authority`'s reign; in pause there is no guard.
     fn guarded(&self, epoch: pgvane_cluster::ids::Epoch, action: Action, reason: Reason) -> Decision {
-        if self.local.guard == (Guard::Armed { epoch }) {
+        if self.settings.pause || self.local.guard == (Guard::Armed { epoch }) {
             self.act(action, reason)
         } else {
             self.act(Action::ArmGuard { epoch }, Reason::GuardNotArmed)

@@ -24,7 +24,10 @@ pub(super) fn decide(world: &World, view: &ClusterView) -> Decision {
     match world.local.process {
         // The first leader of a new cluster starts its data as it is, on the first timeline.
         Process::Absent if data::is_virgin(view) && data::is_stopped_primary(world) => {
-            world.act(Action::Campaign, Reason::NewCluster)
+            match super::unfit::reason(world) {
+                Some(reason) => world.wait(reason),
+                None => world.act(Action::Campaign, Reason::NewCluster),
+            }
         }
         // A leader that has just stepped down leaves disk and race to the one that takes over; it follows as
         // soon as that one serves.

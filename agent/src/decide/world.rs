@@ -40,6 +40,19 @@ pub struct World {
     pub tags: Tags,
     /// The deadlines in force.
     pub timing: Timing,
+    /// What this node can do besides what its data allow.
+    pub abilities: Abilities,
+}
+
+/// What a node can do, and cannot, besides what its data allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Abilities {
+    /// Whether this node waits for another to begin the cluster (contract 8.1).
+    pub begins_nothing: bool,
+    /// Whether a replica can be made here without anybody to copy from (contract 8.2, `no_leader`).
+    pub clones_alone: bool,
+    /// Whether a watchdog is required and cannot be used.
+    pub watchdog_failed: bool,
 }
 
 /// What the store says.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, NodeName};
+use pgvane_cluster::records::Tags;
 use pgvane_cluster::store::Store;
 use pgvane_cluster::view::ClusterView;
 use tracing::{info, warn};
@@ -15,7 +16,7 @@ use crate::decide::memory::Consent;
 use crate::decide::world::{Peer, Peers, Slot};
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient};
-use crate::peers::{self, PeerAnswer};
+use crate::peers::PeerAnswer;
 
 /// How long the others get to tell their positions. Whoever leads decides on what came in by then.
 const POLL_LIMIT: Duration = Duration::from_millis(250);
@@ -32,7 +33,7 @@ pub(super) async fn poll<S: Store>(ctx: &Context<S>, view: Option<&ClusterView>)
         .filter(|(name, _)| **name != ctx.me)
         .filter_map(|(name, m)| Some((name.clone(), m.record.api_url.clone()?)))
         .collect();
-    let answers = peers::ask_all(&targets, POLL_LIMIT).await;
+    let answers = ctx.caller.ask_all(&targets, POLL_LIMIT).await;
     let answers = answers.into_iter().map(|(name, answer)| (name, peer(answer))).collect();
     ctx.report(Event::Peers(Peers { asked_at, answers }));
     vec![Outcome::Done(Slot::Peers)]
@@ -46,9 +47,15 @@ fn peer(answer: PeerAnswer) -> Peer {
             running: status.running,
             timeline: status.timeline,
             position: status.position,
-            tags: status.tags,
+            tags: if status.watchdog_failed { barred(status.tags) } else { status.tags },
         },
     }
+}
+
+/// A member whose watchdog is required and broken leads as little as one whose tags say so.
+fn barred(mut tags: Tags) -> Tags {
+    tags.0.insert("nofailover".to_owned(), true.into());
+    tags
 }
 
 /// Asks every other member that the failsafe list may name to vouch. One that does not is enough to refuse.
@@ -64,7 +71,7 @@ pub(super) async fn ask_failsafe<S: Store>(ctx: &Context<S>, epoch: Epoch, order
         ttl_ms: u64::try_from(order.timing.ttl.as_millis()).ok(),
     };
     let asked_at = Tick::now();
-    let refusals = peers::vouch_all(targets, &ask, VOUCH_LIMIT).await;
+    let refusals = ctx.caller.vouch_all(targets, &ask, VOUCH_LIMIT).await;
     if refusals.is_empty() {
         info!(members = targets.len(), "all members vouch for us while the store is away");
         let consent = Consent { asked_at, ttl: order.timing.ttl, epoch };

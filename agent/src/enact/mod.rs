@@ -1,6 +1,9 @@
 //! Actions become effects. Each is a future of its own that reports through events and ends in outcomes.
 
+mod before_stop;
+pub mod callbacks;
 pub mod members;
+mod promotion;
 mod rejoin;
 pub mod server;
 pub mod store;
@@ -11,7 +14,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::Observation;
-use pgvane_cluster::ids::{LeaseId, NodeName};
+use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::keyspace::Keyspace;
 use pgvane_cluster::records::{MemberRecord, StatusRecord};
 use pgvane_cluster::settings::ClusterSettings;
@@ -22,11 +25,15 @@ use tokio::sync::{mpsc, watch};
 
 use crate::decide::Outcome;
 use crate::decide::action::Action;
+use crate::decide::lease::Authority;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
+use crate::known_config::KnownConfig;
+use crate::peers::Caller;
 use crate::postgres::Instance;
 use crate::timing::Timing;
+use crate::watchdog::Watchdog;
 
 /// How long a write of ours may take to come back through the watch.
 const SEEN_WITHIN: Duration = Duration::from_millis(500);
@@ -46,14 +53,45 @@ pub struct Context<S> {
     pub instance: Instance,
     /// The first dynamic configuration of a new cluster.
     pub first_config: Value,
+    /// The dynamic configuration as it was last read.
+    pub known_config: Arc<KnownConfig>,
     /// What the store shows: an effect on it ends when its write is seen.
     pub observation: watch::Receiver<Observation>,
     /// Where effects report.
     pub events: mpsc::UnboundedSender<Event>,
+    /// How other members are asked.
+    pub caller: Arc<Caller>,
     /// How the guard reaches the store to give the lease back.
     pub store_access: StoreAccess,
     /// The member record as last written.
     pub published: watch::Sender<Option<MemberRecord>>,
+    /// This node's right to lead, as of the loop's last turn: for effects that take longer than a lease.
+    pub right: watch::Sender<Option<Right>>,
+    /// The operator's callbacks.
+    pub callbacks: Arc<callbacks::Runner>,
+    /// The kernel's watchdog.
+    pub watchdog: Arc<Watchdog>,
+}
+
+/// A right to lead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Right {
+    /// The reign.
+    pub epoch: Epoch,
+    /// When a clean stop must begin.
+    pub step_down_at: Tick,
+    /// When it ends.
+    pub until: Tick,
+}
+
+impl From<Authority> for Right {
+    fn from(authority: Authority) -> Right {
+        Right {
+            epoch: authority.epoch,
+            step_down_at: authority.step_down_at,
+            until: authority.guard_deadline,
+        }
+    }
 }
 
 /// What one effect works with: the world as it was decided on.
@@ -78,6 +116,9 @@ pub struct Order {
     pub arming: Option<(GuardClient, Arming)>,
     /// The guard, for [`Action::DisarmGuard`].
     pub guard: Option<GuardClient>,
+    /// For [`Action::WriteConfig`]: the dynamic configuration as last seen; where there is none, what a new cluster
+    /// begins with is written.
+    pub document: Option<Value>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
 }
@@ -92,7 +133,10 @@ impl<S: Store> Context<S> {
             Action::SetInitialize { system_identifier } => {
                 store::set_initialize(ctx, system_identifier).await
             }
-            Action::WriteConfig => store::write_config(ctx, &ctx.first_config).await,
+            Action::WriteConfig => {
+                let known = ctx.known_config.document().or_else(|| order.document.clone());
+                store::write_config(ctx, known.as_ref().unwrap_or(&ctx.first_config)).await
+            }
             Action::Campaign => match order.lease {
                 Some(lease) => store::campaign(ctx, lease).await,
                 None => vec![Outcome::Failed(Slot::Store)],
@@ -110,12 +154,18 @@ impl<S: Store> Context<S> {
                 store::release(ctx, *epoch, status, stopped).await
             }
             Action::ClearRequest { revision } => store::clear_request(ctx, *revision).await,
+            Action::RequestNow { revision } => {
+                let pending = order.view.as_ref().and_then(|v| v.failover.as_ref());
+                let request = pending.filter(|f| f.mod_revision == *revision).map(|f| &f.value);
+                store::request_now(ctx, *revision, request).await
+            }
             Action::ArmGuard { epoch } => members::arm(ctx, *epoch, order.arming).await,
             Action::DisarmGuard => members::disarm(ctx, order.guard).await,
             Action::PollPeers => members::poll(ctx, order.view.as_deref()).await,
             Action::AskFailsafe { epoch } => members::ask_failsafe(ctx, *epoch, &order).await,
             Action::Bootstrap => server::bootstrap(ctx, &order).await,
-            Action::Clone { from } => server::clone(ctx, &order, from).await,
+            Action::Clone { from } => server::clone(ctx, &order, Some(from)).await,
+            Action::CloneAlone => server::clone(ctx, &order, None).await,
             Action::StartPrimary => server::start_primary(ctx, &order).await,
             Action::StartStandby { upstream } => server::start_standby(ctx, &order, upstream.as_ref()).await,
             Action::Rejoin { leader } => rejoin::rejoin(ctx, &order, leader).await,
@@ -123,6 +173,7 @@ impl<S: Store> Context<S> {
             Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
             Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,
             Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,
+            Action::StopToRestart { id } => server::stop_to_restart(ctx, *id).await,
             Action::Stop { how } => server::stop(ctx, &order, *how).await,
         }
     }

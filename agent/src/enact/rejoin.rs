@@ -4,9 +4,7 @@ use pgvane_cluster::reigns::{Descent, Lineage, Reigns};
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
-use super::server::{
-    HAND_OVER_LIMIT, address, clone_from, ended, find, outcome, point, start_following, stop_and_report,
-};
+use super::server::{address, clone_from, ended, find, outcome, point, start_following, stop_and_report};
 use super::{Context, Order};
 use crate::config::HostPort;
 use crate::decide::Outcome;
@@ -19,7 +17,8 @@ use crate::postgres::lineage::{self, Content, Course, Ours};
 use crate::postgres::probe::Probe;
 use crate::postgres::rewind::{self, LeaderHistory, Rewound};
 use crate::postgres::wal::{self, Place};
-use crate::postgres::{PostgresError, descent};
+use crate::postgres::{PostgresError, descent, recovery};
+use crate::telemetry::patroni::patroni_info;
 
 /// The whole way.
 pub(super) async fn rejoin<S: Store>(ctx: &Context<S>, order: &Order, leader: &Upstream) -> Vec<Outcome> {
@@ -35,7 +34,7 @@ async fn try_rejoin<S: Store>(
     let source = address(leader);
     let theirs = rewind::leader_history(&ctx.instance, &source).await?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
-        stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await?;
+        stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
     }
     let ours = look(ctx, ControlData::read(&ctx.instance).await?);
     let list = leaders_list(order);
@@ -55,10 +54,18 @@ async fn try_rejoin<S: Store>(
             if theirs.checkpointed < theirs.timeline {
                 rewind::checkpoint_leader(&ctx.instance, &source).await?;
             }
-            reunite(ctx, order, leader, &ours.control, &source).await?;
+            let mut control = ours.control;
+            if may_rewind(ctx, order) && recovery::is_due(&ctx.instance, &control) {
+                match recovery::run(&ctx.instance, &order.settings.postgresql).await {
+                    Ok(()) => control = ControlData::read(&ctx.instance).await?,
+                    // pg_rewind says whether it can do without.
+                    Err(error) => warn!(%error, "single-user recovery failed"),
+                }
+            }
+            reunite(ctx, order, leader, &control, &source).await?;
         }
         Course::Clone(why) => {
-            let allowed = order.settings.postgresql.remove_data_directory_on_diverged_timelines;
+            let allowed = may_clone_on_divergence(ctx, order);
             replace(ctx, order, leader, &why, allowed).await?;
         }
     }
@@ -121,8 +128,10 @@ async fn reunite<S: Store>(
     ours: &ControlData,
     source: &HostPort,
 ) -> Result<(), PostgresError> {
-    let dynamic = &order.settings.postgresql;
-    let (why, allowed) = match rewind::run(&ctx.instance, ours, source, dynamic.use_pg_rewind).await {
+    if may_rewind(ctx, order) {
+        patroni_info!("running pg_rewind from {}", leader.name);
+    }
+    let (why, allowed) = match rewind::run(&ctx.instance, ours, source, may_rewind(ctx, order)).await {
         Rewound::Done => {
             info!(leader = %leader.name, "rewound to the leader's history");
             let known = leaders_list(order).cloned().unwrap_or_default();
@@ -131,10 +140,24 @@ async fn reunite<S: Store>(
             ctx.report(Event::Descent(descent));
             return Ok(());
         }
-        Rewound::Impossible(why) => (why, dynamic.remove_data_directory_on_diverged_timelines),
-        Rewound::Failed(error) => (error.to_string(), dynamic.remove_data_directory_on_rewind_failure),
+        Rewound::Impossible(why) => (why, may_clone_on_divergence(ctx, order)),
+        Rewound::Failed(error) => {
+            let of_cluster = order.settings.postgresql.remove_data_directory_on_rewind_failure;
+            let local = ctx.instance.on_divergence.clone_on_rewind_failure;
+            (error.to_string(), local.unwrap_or(of_cluster))
+        }
     };
     replace(ctx, order, leader, &format!("it cannot be rewound: {why}"), allowed).await
+}
+
+/// What this node's own settings say comes before the cluster's.
+fn may_rewind<S: Store>(ctx: &Context<S>, order: &Order) -> bool {
+    ctx.instance.on_divergence.use_pg_rewind.unwrap_or(order.settings.postgresql.use_pg_rewind)
+}
+
+fn may_clone_on_divergence<S: Store>(ctx: &Context<S>, order: &Order) -> bool {
+    let of_cluster = order.settings.postgresql.remove_data_directory_on_diverged_timelines;
+    ctx.instance.on_divergence.clone_on_divergence.unwrap_or(of_cluster)
 }
 
 /// Clones again where the settings allow that the data directory is thrown away.
@@ -153,7 +176,7 @@ async fn replace<S: Store>(
         )));
     }
     warn!(why, "this member's data parted from the leader's; cloning again");
-    clone_from(ctx, order, leader).await
+    clone_from(ctx, order, Some(leader)).await
 }
 
 /// Points a running standby elsewhere, unless a look at the WAL shows that it is on another history.

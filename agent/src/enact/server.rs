@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgvane_cluster::ids::{Epoch, Timeline};
+use pgvane_cluster::clock::Tick;
+use pgvane_cluster::ids::{Epoch, Lsn, Timeline};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::MemberState;
 use pgvane_cluster::reigns::{Descent, Reign};
@@ -13,10 +14,11 @@ use pgvane_cluster::store::Store;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::{Context, Order, store};
-use crate::config::HostPort;
+use super::{Context, Order, before_stop, promotion, store};
+use crate::config::{BootstrapMethod, HostPort};
 use crate::decide::Outcome;
 use crate::decide::action::{Request, StopMode};
+use crate::decide::bootstrap::Progress;
 use crate::decide::world::{Control, DataDir, Slot, Upstream};
 use crate::event::{Event, ServerEvent};
 use crate::history;
@@ -27,13 +29,12 @@ use crate::postgres::process::Postmaster;
 use crate::postgres::rewind;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::slot_name;
-use crate::postgres::{Instance, PostgresError, bootstrap as first, clone as copy, descent};
+use crate::postgres::{
+    Instance, PostgresError, bootstrap as first, clone as copy, data_dir, descent, process,
+};
 
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
 const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
-
-/// Bound on the clean stop of a hand-over; past it the stop becomes immediate and nothing is handed over.
-pub(super) const HAND_OVER_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long the announcement of a stop may take to reach the store.
 const ANNOUNCE_LIMIT: Duration = Duration::from_millis(500);
@@ -44,7 +45,7 @@ const ANNOUNCE_LEAD: Duration = Duration::from_millis(10);
 /// Looks at the data directory.
 pub async fn look(instance: &Instance) -> DataDir {
     let dir = &instance.data_dir;
-    if rewind::marker(instance).exists() {
+    if data_dir::is_marked(instance) {
         return DataDir::Spoiled;
     }
     match std::fs::read_dir(dir) {
@@ -77,52 +78,79 @@ fn present(instance: &Instance, control: &ControlData) -> DataDir {
 }
 
 pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
-    info!("creating a new cluster with initdb");
+    let custom = matches!(ctx.instance.bootstrap_method, BootstrapMethod::Custom { .. });
+    info!(custom, "creating a new cluster");
     let mut dynamic = order.settings.postgresql.clone();
     // The cluster's configuration does not exist yet: it is the one this node would begin with.
     if order.view.as_ref().is_none_or(|v| v.config.is_none()) {
         let (settings, _) = pgvane_cluster::settings::ClusterSettings::from_json(&ctx.first_config);
         dynamic = settings.postgresql;
     }
-    let made = first::create(&ctx.instance, &dynamic).await.map(|identifier| {
+    let tell = |stage| {
+        let progress = match stage {
+            first::Stage::Initdb => Progress::Initdb,
+            first::Stage::Command => Progress::Command,
+            first::Stage::Recovery => Progress::Recovery,
+        };
+        ctx.report(Event::Meanwhile(Outcome::Bootstrapping(progress)));
+    };
+    let made = first::create(&ctx.instance, &dynamic, &tell).await.map(|identifier| {
         info!(identifier, "the new cluster is ready to start");
     });
     if made.is_ok() {
-        return ended(ctx, "bootstrap", made).await;
+        let mut outcomes = ended(ctx, "bootstrap", made).await;
+        outcomes.push(Outcome::Bootstrapped);
+        return outcomes;
     }
     store::give_up_initialize(ctx).await;
     let mut outcomes = ended(ctx, "bootstrap", made).await;
-    outcomes.push(Outcome::LostInitialize);
+    let failed = Progress::Failed { custom, at: Tick::now() };
+    outcomes.extend([Outcome::LostInitialize, Outcome::Bootstrapping(failed)]);
     outcomes
 }
 
-pub(super) async fn clone<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) -> Vec<Outcome> {
+/// Makes the data directory from another member, or without one.
+pub(super) async fn clone<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    from: Option<&Upstream>,
+) -> Vec<Outcome> {
     let done = clone_from(ctx, order, from).await;
-    ended(ctx, "clone", done).await
+    let cloned = done.is_ok().then_some(Outcome::Cloned);
+    let outcomes = ended(ctx, "clone", done).await;
+    cloned.into_iter().chain(outcomes).collect()
 }
 
 pub(super) async fn clone_from<S: Store>(
     ctx: &Context<S>,
     order: &Order,
-    from: &Upstream,
+    from: Option<&Upstream>,
 ) -> Result<(), PostgresError> {
-    info!(source = %from.name, "cloning the data directory");
-    copy::basebackup(&ctx.instance, &address(from)).await?;
-    let _ = std::fs::remove_file(rewind::marker(&ctx.instance));
-    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, Some(from))))?;
+    let source = from.map_or("nobody", |from| from.name.as_str());
+    info!(source, "cloning the data directory");
+    copy::create(&ctx.instance, from.map(address).as_ref()).await?;
+    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, from)))?;
+    // A standby's from here on: nothing can take it for the primary it was copied from.
+    data_dir::unmark(&ctx.instance)?;
     let control = ControlData::read(&ctx.instance).await?;
     ctx.report(Event::Descent(descent::load(&ctx.instance, &control)));
-    info!(source = %from.name, "cloned the data directory");
+    info!(source, "cloned the data directory");
     Ok(())
 }
 
 pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
+    if let Err(outcomes) = promotion::arm_watchdog(ctx, order).await {
+        return outcomes;
+    }
     let done = async {
         settings::write(&ctx.instance, &order.settings.postgresql, None)?;
         start(ctx, order, true).await
     };
     let done = done.await;
-    ended(ctx, "start as primary", done).await
+    let did_not_start = matches!(done, Err(PostgresError::DidNotStart(_)));
+    let mut outcomes = ended(ctx, "start as primary", done).await;
+    outcomes.extend(did_not_start.then_some(Outcome::StartFailed));
+    outcomes
 }
 
 pub(super) async fn start_standby<S: Store>(
@@ -196,6 +224,7 @@ pub(super) async fn point<S: Store>(
     settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
         control::reload(&postmaster)?;
+        ctx.callbacks.reloaded(order.record.role.clone());
         // The postmaster hands the new setting to its processes in its own time.
         sleep(Duration::from_millis(100)).await;
         ask(ctx).await;
@@ -205,13 +234,17 @@ pub(super) async fn point<S: Store>(
 }
 
 pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch: Epoch) -> Vec<Outcome> {
+    let until = match promotion::prepare(&ctx, order, epoch).await {
+        Ok(until) => until,
+        Err(outcomes) => return outcomes,
+    };
     ctx.report(Event::Server(ServerEvent::Promoting));
     let reign = Reign { epoch, leader: ctx.me.clone() };
     // Before it happens: nobody else's timeline of that number can be taken for ours, whatever becomes of this agent.
     if let Err(error) = descent::promise(&ctx.instance, reign, order.record.timeline.unwrap_or_default()) {
         return outcome("promotion", Err(error));
     }
-    let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, order.right_until).await;
+    let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, until).await;
     if let Ok(probe) = &mut done {
         info!(%epoch, "promoted");
         let answer = probe.ask(&ctx.instance).await;
@@ -266,29 +299,49 @@ pub(super) async fn checkpoint<S: Store>(ctx: &Context<S>, request: Request) -> 
     }
 }
 
-/// Stops for a hand-over: first everybody is told, so that proxies hold new connections before the server
-/// would refuse them.
+/// Stops for a hand-over.
 pub(super) async fn stop_to_hand_over<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {
-    let mut published = ctx.published.subscribe();
-    let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == MemberState::Stopping));
-    if timeout(ANNOUNCE_LIMIT, announced).await.is_ok() {
-        sleep(ANNOUNCE_LEAD).await;
-    }
-    let stopped = async {
-        match find(&ctx.instance.data_dir)? {
-            Some(postmaster) => {
-                let stopped = stop_and_report(ctx, &postmaster, Shutdown::Fast, HAND_OVER_LIMIT).await?;
-                Ok(stopped.shutdown_lsn())
-            }
-            None => Ok(None),
-        }
-    };
-    match stopped.await {
+    match stop_announced(ctx, &MemberState::Stopping).await {
         Ok(shutdown_lsn) => {
             info!(?shutdown_lsn, "stopped to hand over");
             vec![Outcome::StoppedToHandOver { request, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
         }
         Err(error) => outcome("stop", Err(error)),
+    }
+}
+
+/// Stops for a restart.
+pub(super) async fn stop_to_restart<S: Store>(ctx: &Context<S>, id: u64) -> Vec<Outcome> {
+    match stop_announced(ctx, &MemberState::Restarting).await {
+        Ok(shutdown_lsn) => {
+            info!(?shutdown_lsn, "stopped to restart");
+            vec![Outcome::StoppedToRestart { id, shutdown_lsn }, Outcome::Done(Slot::Postgres)]
+        }
+        Err(error) => {
+            let failed = outcome("stop", Err(error));
+            [Outcome::NotRestarted(id)].into_iter().chain(failed).collect()
+        }
+    }
+}
+
+/// A clean stop that everybody is told of first, so that proxies hold new connections before the server would
+/// refuse them. Answers where the WAL ended.
+async fn stop_announced<S: Store>(
+    ctx: &Context<S>,
+    state: &MemberState,
+) -> Result<Option<Lsn>, PostgresError> {
+    let mut published = ctx.published.subscribe();
+    let announced = published.wait_for(|r| r.as_ref().is_some_and(|r| r.state == *state));
+    if timeout(ANNOUNCE_LIMIT, announced).await.is_ok() {
+        sleep(ANNOUNCE_LEAD).await;
+    }
+    match find(&ctx.instance.data_dir)? {
+        Some(postmaster) => {
+            let stopped =
+                stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
+            Ok(stopped.shutdown_lsn())
+        }
+        None => Ok(None),
     }
 }
 
@@ -300,7 +353,10 @@ pub(super) async fn stop<S: Store>(ctx: &Context<S>, order: &Order, how: StopMod
     let done = async {
         match find(&ctx.instance.data_dir)? {
             Some(postmaster) => stop_and_report(ctx, &postmaster, how, limit).await.map(drop),
-            None => Ok(()),
+            // Its data directory may be gone, and with it what tells of it.
+            None => process::sweep(ctx.instance.data_dir.clone(), limit)
+                .await
+                .map_err(|e| PostgresError::Other(e.to_string())),
         }
     };
     let done = done.await;
@@ -313,6 +369,9 @@ pub(super) async fn stop_and_report<S: Store>(
     how: Shutdown,
     limit: Duration,
 ) -> Result<Stopped, PostgresError> {
+    if how == Shutdown::Fast {
+        before_stop::run(ctx).await;
+    }
     ctx.report(Event::Server(ServerEvent::Stopping));
     let stopped = control::stop(&ctx.instance, postmaster, how, limit).await?;
     ctx.report(Event::Data(present(&ctx.instance, &stopped.control)));

@@ -134,6 +134,22 @@ pub async fn clear_request<S: Store>(ctx: &Context<S>, revision: Revision) -> Ve
     }
 }
 
+/// Makes the scheduled request of `revision` one for now; a newer one is left alone.
+pub async fn request_now<S: Store>(
+    ctx: &Context<S>,
+    revision: Revision,
+    request: Option<&FailoverRecord>,
+) -> Vec<Outcome> {
+    let Some(request) = request else { return vec![Outcome::Failed(Slot::Store)] };
+    let key = ctx.space.path(&Key::Failover);
+    let now = FailoverRecord { scheduled_at: None, ..request.clone() };
+    let txn = Txn {
+        when: vec![Compare::ModRevisionIs(key.clone(), revision)],
+        then: vec![Write::Put(key, now.to_json(), None)],
+    };
+    ended(ctx, "failover", ctx.store.txn(txn).await).await
+}
+
 /// Writes our member record under our lease.
 pub async fn publish<S: Store>(
     ctx: &Context<S>,

@@ -120,10 +120,18 @@ pub async fn wait_ready(instance: &Instance, postmaster: &Postmaster) -> Result<
             sleep((Tick::now().since(began) / 20).clamp(LOOK_FIRST, LOOK_LAST)).await;
         }
     };
-    tokio::select! {
+    let ready = tokio::select! {
         ready = connects => ready,
         _ = postmaster.ended() => Err(PostgresError::DidNotStart(log_tail(instance))),
+    };
+    if !process::belongs(postmaster.raw(), &instance.data_dir) && ready.is_ok() {
+        // Nobody would find it, neither the guard nor the next agent.
+        let _ = postmaster.signal(Signal::QUIT);
+        let program = instance.program("postgres");
+        let text = format!("the server that {} runs must be called postgres", program.display());
+        return Err(PostgresError::Other(text));
     }
+    ready
 }
 
 /// The end of the server's log.

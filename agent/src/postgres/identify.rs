@@ -16,20 +16,28 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
-use super::Instance;
+use super::{Instance, tls};
 use crate::config::Role;
 
 /// The timeline that the local server replays (a standby) or writes (a primary).
 pub async fn timeline(instance: &Instance) -> io::Result<Timeline> {
     let role = &instance.replication;
-    match &instance.socket_dir {
-        Some(dir) => {
-            let socket = dir.join(format!(".s.PGSQL.{}", instance.port));
-            ask(UnixStream::connect(socket).await?, role).await
+    if let Some(dir) = instance.socket_dir.as_ref().filter(|_| instance.use_unix_socket_repl) {
+        let socket = dir.join(format!(".s.PGSQL.{}", instance.port));
+        return ask(UnixStream::connect(socket).await?, role).await;
+    }
+    let (host, port) = (instance.local_host(), instance.port);
+    match ask(tls::stream(host, port, role, false).await?, role).await {
+        // Without TLS nobody is let in, perhaps.
+        Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
+            match tls::stream(host, port, role, true).await {
+                Ok(stream) => ask(stream, role).await,
+                Err(_) => Err(refused),
+            }
         }
-        None => ask(TcpStream::connect((instance.local_host(), instance.port)).await?, role).await,
+        answer => answer,
     }
 }
 
@@ -49,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<S> {
     async fn hear(&mut self) -> io::Result<Message> {
         loop {
             match Message::parse(&mut self.inbox)? {
-                Some(Message::ErrorResponse(body)) => return Err(io::Error::other(text(&body))),
+                Some(Message::ErrorResponse(body)) => return Err(refusal(&body)),
                 Some(message) => return Ok(message),
                 None if self.stream.read_buf(&mut self.inbox).await? == 0 => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -115,14 +123,18 @@ fn second_column(row: &DataRowBody) -> io::Result<Option<Range<usize>>> {
     Ok(columns.next()?.flatten())
 }
 
-fn text(error: &ErrorResponseBody) -> String {
+/// An error of the server's; `PermissionDenied` where pg_hba.conf lets nobody in this way.
+fn refusal(error: &ErrorResponseBody) -> io::Error {
+    let (mut text, mut kind) = ("an error without a message".to_owned(), io::ErrorKind::Other);
     let mut fields = error.fields();
     while let Ok(Some(field)) = fields.next() {
-        if field.type_() == b'M' {
-            return String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match (field.type_(), field.value_bytes()) {
+            (b'M', message) => text = String::from_utf8_lossy(message).into_owned(),
+            (b'C', b"28000") => kind = io::ErrorKind::PermissionDenied,
+            _ => {}
         }
     }
-    "an error without a message".to_owned()
+    io::Error::new(kind, text)
 }
 
 fn unexpected(what: &'static str) -> io::Error {

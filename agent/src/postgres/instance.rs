@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use pgvane_cluster::ids::NodeName;
 use tokio::process::Command;
 
-use crate::config::{HostPort, NewUser, Role};
+use super::settings;
+use crate::config::{BootstrapMethod, HostPort, NewUser, ReplicaMethod, Role, Script};
 
 /// The local PostgreSQL: paths, addresses, credentials.
 #[derive(Clone, Debug)]
@@ -50,6 +52,51 @@ pub struct Instance {
     pub users: Vec<NewUser>,
     /// Command run once for a new cluster.
     pub post_bootstrap: Option<String>,
+    /// Where the data of a new cluster come from.
+    pub bootstrap_method: BootstrapMethod,
+    /// Lines for the pg_hba.conf of a new cluster.
+    pub bootstrap_pg_hba: Vec<String>,
+    /// Lines of pg_ident.conf; none: the file is left alone.
+    pub pg_ident: Vec<String>,
+    /// Local recovery parameters.
+    pub recovery_conf: BTreeMap<String, String>,
+    /// Where the configuration files are; the data directory where absent.
+    pub config_dir: Option<PathBuf>,
+    /// `NAME.conf` is generated, `NAME.base.conf` is the operator's.
+    pub config_base_name: String,
+    /// Included instead of the base file.
+    pub custom_conf: Option<PathBuf>,
+    /// Programs that go by another name.
+    pub bin_names: BTreeMap<String, String>,
+    /// Whether our own replication connections go through the Unix socket.
+    pub use_unix_socket_repl: bool,
+    /// The service name of Kerberos.
+    pub krbsrvname: Option<String>,
+    /// How replicas are made, in order.
+    pub replica_methods: Vec<ReplicaMethod>,
+    /// Options of pg_basebackup, with their dashes.
+    pub basebackup: Vec<String>,
+    /// Options of pg_rewind, with their dashes.
+    pub rewind_options: Vec<String>,
+    /// Run before a promotion; one that fails forbids it.
+    pub pre_promote: Option<Script>,
+    /// Run before the server is stopped.
+    pub before_stop: Option<Script>,
+    /// How long a start or stop may take where nothing else bounds it.
+    pub pg_ctl_timeout: Duration,
+    /// What is set here about histories that parted; the dynamic configuration decides the rest.
+    pub on_divergence: OnDivergence,
+}
+
+/// What to do when this node's history parted from the leader's. `None`: as the dynamic configuration says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OnDivergence {
+    /// Whether to rewind.
+    pub use_pg_rewind: Option<bool>,
+    /// Whether to clone again after a rewind that failed.
+    pub clone_on_rewind_failure: Option<bool>,
+    /// Whether to clone again where no rewind can be tried.
+    pub clone_on_divergence: Option<bool>,
 }
 
 /// Why something could not be done to PostgreSQL.
@@ -98,10 +145,25 @@ impl From<tokio_postgres::Error> for PostgresError {
     }
 }
 
+impl From<super::tls::ConnectError> for PostgresError {
+    fn from(error: super::tls::ConnectError) -> PostgresError {
+        match error {
+            super::tls::ConnectError::Settings(why) => PostgresError::Other(why),
+            super::tls::ConnectError::Postgres(error) => error.into(),
+        }
+    }
+}
+
+impl From<crate::script::ScriptError> for PostgresError {
+    fn from(error: crate::script::ScriptError) -> PostgresError {
+        PostgresError::Other(error.to_string())
+    }
+}
+
 impl Instance {
     /// The path of a PostgreSQL program.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.bin_dir.join(name)
+        self.bin_dir.join(self.bin_names.get(name).map_or(name, String::as_str))
     }
 
     /// The server's own log, beside the data directory: it outlives a clone.
@@ -121,6 +183,9 @@ impl Instance {
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .kill_on_drop(true);
+        if settings::has_services(self) {
+            command.env("PGSERVICEFILE", settings::service_file(self));
+        }
         command
     }
 

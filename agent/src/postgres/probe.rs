@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
+use super::pending::Held;
+use super::tls::{self, ConnectError};
 use super::{Instance, identify};
 
 /// Bound on one answer (trap 12: slow SQL is not a dead primary; the last answer counts on).
@@ -44,8 +46,12 @@ pub struct SqlView {
     pub started_epoch: f64,
     /// `server_version_num`.
     pub version: i32,
-    /// Settings that wait for a restart.
-    pub pending_restart: Vec<String>,
+    /// Settings that wait for a restart by the server's own word, and those on its command line.
+    pub held: Vec<Held>,
+    /// Standby: the end of the upstream's WAL as it last told.
+    pub latest_end: Option<Lsn>,
+    /// Standby: whether WAL may come from an archive.
+    pub restores: bool,
     /// Who streams from here.
     pub replication: Vec<Walsender>,
     /// Replication slots: name and restart position.
@@ -126,7 +132,13 @@ SELECT r.in_recovery,
        pg_postmaster_start_time()::text AS started_at,
        extract(epoch FROM pg_postmaster_start_time())::float8 AS started_epoch,
        current_setting('server_version_num')::int AS version,
-       (SELECT coalesce(array_agg(name), '{}') FROM pg_settings WHERE pending_restart) AS pending_restart,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'shown', current_setting(name),
+                   'setting', setting, 'unit', unit, 'pending', pending_restart)), '[]')::text
+            FROM pg_settings WHERE pending_restart OR name IN ('max_connections', 'max_locks_per_transaction',
+                'max_worker_processes', 'max_prepared_transactions', 'wal_level', 'track_commit_timestamp',
+                'max_wal_senders', 'max_replication_slots', 'wal_log_hints')) AS held,
+       w.latest_end_lsn::text AS latest_end,
+       coalesce(current_setting('restore_command', true), '') <> '' AS restores,
        (SELECT coalesce(jsonb_agg(to_jsonb(s)), '[]')::text FROM (
             SELECT usename, application_name, client_addr::text, state, sync_state, sync_priority
             FROM pg_stat_replication) s) AS replication,
@@ -134,7 +146,7 @@ SELECT r.in_recovery,
             FROM pg_replication_slots WHERE NOT temporary) AS slots
 FROM (SELECT pg_is_in_recovery() AS in_recovery) r
 CROSS JOIN pg_control_checkpoint() c
-LEFT JOIN (SELECT status, received_tli, written_lsn FROM pg_stat_wal_receiver LIMIT 1) w ON true";
+LEFT JOIN (SELECT status, received_tli, written_lsn, latest_end_lsn FROM pg_stat_wal_receiver LIMIT 1) w ON true";
 
 impl Probe {
     /// One that has its connection already.
@@ -197,12 +209,10 @@ impl Probe {
 pub async fn connect(instance: &Instance) -> Result<Client, ProbeError> {
     let mut config = instance.local();
     config.options("-c statement_timeout=2s -c search_path=pg_catalog");
-    let (client, driver) = config.connect(NoTls).await.map_err(|e| error(&e))?;
-    tokio::spawn(async move {
-        // The client sees the same error.
-        let _ = driver.await;
-    });
-    Ok(client)
+    tls::connect(&config, &instance.superuser).await.map_err(|e| match e {
+        ConnectError::Settings(why) => ProbeError::Other(why),
+        ConnectError::Postgres(e) => error(&e),
+    })
 }
 
 fn error(e: &tokio_postgres::Error) -> ProbeError {
@@ -251,7 +261,9 @@ fn view(row: &Row, asked_at: Tick) -> Result<SqlView, tokio_postgres::Error> {
         started_at: row.try_get("started_at")?,
         started_epoch: row.try_get("started_epoch")?,
         version: row.try_get("version")?,
-        pending_restart: row.try_get("pending_restart")?,
+        held: serde_json::from_str(row.try_get("held")?).unwrap_or_default(),
+        latest_end: lsn("latest_end")?,
+        restores: row.try_get("restores")?,
         replication: walsenders(row.try_get("replication")?),
         slots: slots(row.try_get("slots")?),
     })

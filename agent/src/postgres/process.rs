@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -96,16 +97,23 @@ pub fn processes_of(data_dir: &Path) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
-fn belongs(pid: Pid, data_dir: &Path) -> bool {
+/// Whether process `pid` is postgres and works in `data_dir`.
+pub fn belongs(pid: Pid, data_dir: &Path) -> bool {
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
     let ours = match fs::read_link(format!("{proc}/cwd")) {
-        Ok(cwd) => cwd == data_dir || fs::canonicalize(data_dir).is_ok_and(|real| cwd == real),
+        Ok(cwd) => is_at(&cwd, data_dir) || fs::canonicalize(data_dir).is_ok_and(|real| is_at(&cwd, &real)),
         // On its way out it has no directory any more, and nobody can tell whose it was: it is waited for.
         Err(e) => e.kind() == io::ErrorKind::NotFound,
     };
     ours && fs::read_to_string(format!("{proc}/comm"))
         .is_ok_and(|comm| comm.trim_end().starts_with("postgres"))
         && !is_zombie(&proc)
+}
+
+/// Whether `cwd`, as /proc tells it, is `dir`: also one that was removed below the process, which serves on.
+fn is_at(cwd: &Path, dir: &Path) -> bool {
+    let (cwd, dir) = (cwd.as_os_str().as_bytes(), dir.as_os_str().as_bytes());
+    cwd.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest == b" (deleted)")
 }
 
 /// A zombie runs nothing any more; it only waits to be reaped.
@@ -152,6 +160,18 @@ mod tests {
         assert!(postmaster(dir.path()).expect("reads").is_none());
         assert!(processes_of(dir.path()).expect("reads /proc").is_empty());
         kill_everything(dir.path(), Tick::now()).expect("nothing to kill");
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_below_a_server_still_tells_whose_it_is() {
+        let is_at = |cwd: &str| is_at(Path::new(cwd), Path::new("/pg/data"));
+        assert!(is_at("/pg/data") && is_at("/pg/data (deleted)"));
+        assert!(
+            !is_at("/pg/data2")
+                && !is_at("/pg/data/base")
+                && !is_at("/pg")
+                && !is_at("/pg/data (deleted) (deleted)")
+        );
     }
 
     #[test]

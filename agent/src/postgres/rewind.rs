@@ -1,16 +1,18 @@
 //! Did our history part from the leader's, and if so: pg_rewind (contract 8.3).
 
-use std::fs;
 use std::path::PathBuf;
 
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::HistoryEntry;
-use tokio_postgres::NoTls;
 
 use super::controldata::ControlData;
-use super::{Instance, PostgresError};
+use super::files::Files;
+use super::{Instance, PostgresError, data_dir, recovery, settings, tls};
 use crate::config::HostPort;
 use crate::history;
+
+/// The version of pg_rewind from which on it can be told where the configuration is.
+const CONFIG_FILE_SINCE: u32 = 15;
 
 /// What is compared.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,12 +136,7 @@ pub async fn connect(
     if let Some(password) = &instance.rewind.password {
         config.password(password.expose());
     }
-    let (client, driver) = config.connect(NoTls).await?;
-    tokio::spawn(async move {
-        // The client sees the same error.
-        let _ = driver.await;
-    });
-    Ok(client)
+    Ok(tls::connect(&config, &instance.rewind).await?)
 }
 
 /// Rewinds the stopped server to the leader's history.
@@ -150,24 +147,21 @@ pub async fn run(instance: &Instance, local: &ControlData, leader: &HostPort, en
     if !local.checksums && !local.wal_log_hints {
         return Rewound::Impossible("neither data checksums nor wal_log_hints are on".to_owned());
     }
-    let marker = marker(instance);
-    if let Err(error) = fs::write(&marker, "") {
-        return Rewound::Failed(PostgresError::Io { what: format!("{}", marker.display()), error });
+    if let Err(error) = data_dir::mark(instance) {
+        return Rewound::Failed(error);
     }
-    let source = format!(
-        "host={} port={} user={} dbname={} passfile={} application_name=pgvane_rewind",
-        quote(&leader.host),
-        leader.port,
-        quote(&instance.rewind.username),
-        quote(&instance.database),
-        quote(&instance.pgpass.display().to_string()),
-    );
+    let mut source = settings::tool_connection(instance, &instance.rewind, leader, "pgvane_rewind");
+    source.push_str(&format!(" dbname={}", quote(&instance.database)));
     let mut command = instance.command("pg_rewind");
     command.arg("--target-pgdata").arg(&instance.data_dir).arg("--source-server").arg(source);
+    if !Files::are_in_place(instance) && recovery::version(instance).is_some_and(|v| v >= CONFIG_FILE_SINCE) {
+        command.arg("--config-file").arg(Files::of(instance).conf);
+    }
+    command.args(&instance.rewind_options);
     match instance.run("pg_rewind", command).await {
-        Ok(_) => match fs::remove_file(&marker) {
+        Ok(_) => match data_dir::unmark(instance) {
             Ok(()) => Rewound::Done,
-            Err(error) => Rewound::Failed(PostgresError::Io { what: format!("{}", marker.display()), error }),
+            Err(error) => Rewound::Failed(error),
         },
         Err(error) => Rewound::Failed(error),
     }
@@ -177,7 +171,8 @@ fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Present while pg_rewind runs; left behind, the directory is half rewound and must be cloned again.
+/// Present while pg_rewind runs or a copy is made; left behind, what is in the directory is half of something and
+/// must be cloned again.
 pub fn marker(instance: &Instance) -> PathBuf {
     let mut path = instance.data_dir.as_os_str().to_owned();
     path.push(".rewinding");
@@ -185,10 +180,15 @@ pub fn marker(instance: &Instance) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn local(state: &str, timeline: u32, checkpoint: u64, min_recovery: u64) -> ControlData {
+    pub(in crate::postgres) fn local(
+        state: &str,
+        timeline: u32,
+        checkpoint: u64,
+        min_recovery: u64,
+    ) -> ControlData {
         ControlData {
             system_identifier: "7".to_owned(),
             state: state.to_owned(),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pgvane_cluster::settings::PostgresqlSettings;
 
+use super::files::{self, Files};
 use super::{Instance, PostgresError};
-use crate::config::HostPort;
+use crate::config::{HostPort, Role};
 
 /// Settings that only the dynamic configuration may change; they go on the command line, where ALTER SYSTEM
 /// cannot override them (contract section 4): name, default, and the least number where there is one.
@@ -32,6 +33,15 @@ const OURS: [&str; 4] = ["listen_addresses", "port", "cluster_name", "hot_standb
 /// Settings of a standby that recovery reads; never taken from parameters.
 const RECOVERY: [&str; 3] = ["primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
 
+/// Targets of recovery: a standby has none, whatever the operator's base file says.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
 /// Whom a standby follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Following {
@@ -41,6 +51,15 @@ pub struct Following {
     pub slot: Option<String>,
 }
 
+/// What the settings that only the dynamic configuration may change are to be.
+pub fn controlled(dynamic: &PostgresqlSettings) -> BTreeMap<&'static str, String> {
+    let value = |(name, default, least): (&'static str, &str, Option<u64>)| {
+        let wanted = dynamic.parameters.get(name).filter(|v| is_allowed(name, v, least));
+        (name, wanted.cloned().unwrap_or_else(|| default.to_owned()))
+    };
+    CONTROLLED.map(value).into()
+}
+
 /// `-c name=value` for the server's command line. `floors`: what a standby must not have lower.
 pub fn arguments(
     instance: &Instance,
@@ -48,9 +67,7 @@ pub fn arguments(
     floors: &[(&'static str, u64)],
 ) -> Vec<String> {
     let mut values: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, default, least) in CONTROLLED {
-        let wanted = dynamic.parameters.get(name).filter(|v| is_allowed(name, v, least));
-        let mut value = wanted.cloned().unwrap_or_else(|| default.to_owned());
+    for (name, mut value) in controlled(dynamic) {
         let floor = floors.iter().find(|(n, _)| *n == name).map(|(_, floor)| *floor);
         if let (Some(floor), Ok(number)) = (floor, value.parse::<u64>()) {
             value = number.max(floor).to_string();
@@ -61,6 +78,9 @@ pub fn arguments(
     values.insert("port", instance.port.to_string());
     values.insert("cluster_name", instance.scope.clone());
     values.insert("hot_standby", "on".to_owned());
+    if !Files::are_in_place(instance) {
+        values.insert("config_file", Files::of(instance).conf.display().to_string());
+    }
     values.into_iter().flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]).collect()
 }
 
@@ -91,10 +111,15 @@ pub fn postgresql_conf(
     ordinary: &BTreeMap<String, String>,
     following: Option<&Following>,
 ) -> String {
-    let mut text = String::from(
+    let base = match &instance.custom_conf {
+        Some(file) => file.display().to_string(),
+        None => format!("{}.base.conf", instance.config_base_name),
+    };
+    let mut text = format!(
         "# Written by the agent; what is changed here is lost. Change the dynamic configuration instead\n\
-         # (pgvanectl edit-config), or postgresql.base.conf for settings of this node alone.\n\
-         include 'postgresql.base.conf'\n\n",
+         # (pgvanectl edit-config), or {base} for settings of this node alone.\n\
+         include {}\n\n",
+        quote(&base)
     );
     let mut parameters = BTreeMap::from([
         ("wal_keep_size".to_owned(), "128MB".to_owned()),
@@ -104,12 +129,18 @@ pub fn postgresql_conf(
     if let Some(dir) = &instance.socket_dir {
         parameters.insert("unix_socket_directories".to_owned(), dir.display().to_string());
     }
-    parameters.extend(ordinary.clone());
-    for (name, value) in &parameters {
-        text.push_str(&format!("{name} = {}\n", quote(value)));
+    if !Files::are_in_place(instance) {
+        let files = Files::of(instance);
+        parameters.insert("hba_file".to_owned(), files.hba.display().to_string());
+        parameters.insert("ident_file".to_owned(), files.ident.display().to_string());
     }
+    parameters.extend(ordinary.clone());
+    text.push_str(&lines(&parameters));
     if let Some(following) = following {
         text.push_str("\nrecovery_target_timeline = 'latest'\n");
+        for name in TARGETS {
+            text.push_str(&format!("{name} = ''\n"));
+        }
         if let Some(upstream) = &following.upstream {
             text.push_str(&format!("primary_conninfo = {}\n", quote(&conninfo(instance, upstream))));
         }
@@ -122,22 +153,85 @@ pub fn postgresql_conf(
 
 /// The connection string of a standby; its password stands in the password file.
 pub fn conninfo(instance: &Instance, upstream: &HostPort) -> String {
-    [
-        ("user", instance.replication.username.as_str()),
-        ("passfile", &instance.pgpass.display().to_string()),
-        ("host", &upstream.host),
-        ("port", &upstream.port.to_string()),
-        ("sslmode", "prefer"),
-        ("application_name", instance.member.as_str()),
+    let more = [
+        ("application_name", instance.member.as_str().to_owned()),
         // A dead upstream is noticed without waiting for the kernel's two hours.
-        ("keepalives_idle", "5"),
-        ("keepalives_interval", "2"),
-        ("keepalives_count", "3"),
-    ]
-    .iter()
-    .map(|(key, value)| format!("{key}={}", quote_conninfo(value)))
-    .collect::<Vec<_>>()
-    .join(" ")
+        ("keepalives_idle", "5".to_owned()),
+        ("keepalives_interval", "2".to_owned()),
+        ("keepalives_count", "3".to_owned()),
+    ];
+    connection_string(instance, &instance.replication, upstream, &more)
+}
+
+/// A connection string of libpq for `role` at `server`, with what the role's settings ask for. The password stands
+/// in the password file.
+pub fn connection_string(
+    instance: &Instance,
+    role: &Role,
+    server: &HostPort,
+    more: &[(&str, String)],
+) -> String {
+    let mut pairs: Vec<(&str, String)> = vec![
+        ("user", role.username.clone()),
+        ("passfile", instance.pgpass.display().to_string()),
+        ("host", server.host.clone()),
+        ("port", server.port.to_string()),
+    ];
+    if !role.connection.contains_key("sslmode") {
+        pairs.push(("sslmode", "prefer".to_owned()));
+    }
+    if let Some(name) = &instance.krbsrvname {
+        pairs.push(("krbsrvname", name.clone()));
+    }
+    pairs.extend(role.connection.iter().map(|(key, value)| (key.as_str(), value.clone())));
+    pairs.extend_from_slice(more);
+    let pair = |(key, value): &(&str, String)| format!("{key}={}", quote_conninfo(value));
+    pairs.iter().map(pair).collect::<Vec<_>>().join(" ")
+}
+
+/// [`connection_string`] for a program's command line, which everybody can read: what is secret in it stands in a
+/// service file (`PGSERVICEFILE`).
+pub fn tool_connection(instance: &Instance, role: &Role, server: &HostPort, application: &str) -> String {
+    let mut shown = role.clone();
+    let mut more = vec![("application_name", application.to_owned())];
+    if shown.connection.remove(SECRET).is_some() {
+        more.push(("service", service_name(role)));
+    }
+    connection_string(instance, &shown, server, &more)
+}
+
+/// The parameter of a connection that nobody else may see; the password itself has a file of its own.
+const SECRET: &str = "sslpassword";
+
+/// The service file of programs that are run for the agent.
+pub fn service_file(instance: &Instance) -> PathBuf {
+    super::data_dir::with_suffix(&instance.pgpass, "service")
+}
+
+/// Whether any role has something to keep in the service file.
+pub fn has_services(instance: &Instance) -> bool {
+    roles(instance).iter().any(|role| role.connection.contains_key(SECRET))
+}
+
+fn service_name(role: &Role) -> String {
+    format!("pgvane_{}", role.username)
+}
+
+fn services(instance: &Instance) -> String {
+    let secret = |role: &&Role| {
+        let value = role.connection.get(SECRET)?;
+        Some(format!("[{}]\n{SECRET}={value}\n", service_name(role)))
+    };
+    roles(instance).iter().filter_map(secret).collect()
+}
+
+fn roles(instance: &Instance) -> [&Role; 3] {
+    [&instance.replication, &instance.rewind, &instance.superuser]
+}
+
+/// Lines of a configuration file.
+pub(super) fn lines(parameters: &BTreeMap<String, String>) -> String {
+    parameters.iter().map(|(name, value)| format!("{name} = {}\n", quote(value))).collect()
 }
 
 fn quote_conninfo(value: &str) -> String {
@@ -153,7 +247,7 @@ pub(super) fn quote(value: &str) -> String {
 pub fn pgpass(instance: &Instance) -> String {
     let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
     let mut lines = Vec::new();
-    for role in [&instance.replication, &instance.rewind, &instance.superuser] {
+    for role in roles(instance) {
         if let Some(password) = &role.password {
             let line = format!("*:*:*:{}:{}\n", escape(&role.username), escape(password.expose()));
             if !lines.contains(&line) {
@@ -170,20 +264,14 @@ pub fn write(
     dynamic: &PostgresqlSettings,
     following: Option<&Following>,
 ) -> Result<bool, PostgresError> {
-    let dir = &instance.data_dir;
-    let base = dir.join("postgresql.base.conf");
-    let conf = dir.join("postgresql.conf");
-    if !base.exists() {
-        fs::copy(&conf, &base).map_err(PostgresError::io(format!("{}", base.display())))?;
-    }
-    let accepted = instance.vetted.accepted(instance, &ordinary(instance, dynamic));
-    let mut changed = replace(&conf, &postgresql_conf(instance, &accepted, following), 0o600)?;
-    let hba = dynamic.pg_hba.as_ref().filter(|_| instance.pg_hba.is_empty()).unwrap_or(&instance.pg_hba);
-    if !hba.is_empty() {
-        changed |= replace(&dir.join("pg_hba.conf"), &format!("{}\n", hba.join("\n")), 0o600)?;
-    }
-    write_pgpass(instance)?;
-    let signal = dir.join("standby.signal");
+    let wanted = ordinary(instance, dynamic);
+    let recovery = following.map(|_| recovery(instance, dynamic)).unwrap_or_default();
+    let all = wanted.iter().chain(&recovery).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut accepted = instance.vetted.accepted(instance, &all);
+    let recovery = accepted.extract_if(.., |name, _| recovery.contains_key(name)).collect();
+    let text = postgresql_conf(instance, &accepted, following) + &lines(&recovery);
+    let mut changed = write_files(instance, dynamic, &text)?;
+    let signal = instance.data_dir.join("standby.signal");
     match following {
         Some(_) if !signal.exists() => {
             replace(&signal, "", 0o600)?;
@@ -195,17 +283,64 @@ pub fn write(
         }
         Some(_) | None => {}
     }
+    if following.is_some() {
+        files::sanitize_auto_conf(instance)?;
+    }
+    if changed {
+        files::save(instance)?;
+    }
     Ok(changed)
+}
+
+/// Writes the configuration files with `conf` as the generated one; answers whether anything changed.
+pub(super) fn write_files(
+    instance: &Instance,
+    dynamic: &PostgresqlSettings,
+    conf: &str,
+) -> Result<bool, PostgresError> {
+    let files = Files::of(instance);
+    files::keep_base(instance)?;
+    let mut changed = replace(&files.conf, conf, 0o600)?;
+    // Where the server reads another file it is the operator's.
+    let is_ours = |parameter: &str| {
+        !instance.parameters.contains_key(parameter) && !dynamic.parameters.contains_key(parameter)
+    };
+    for (file, parameter, local, of_cluster) in [
+        (&files.hba, "hba_file", &instance.pg_hba, &dynamic.pg_hba),
+        (&files.ident, "ident_file", &instance.pg_ident, &dynamic.pg_ident),
+    ] {
+        let lines = of_cluster.as_ref().filter(|_| local.is_empty()).unwrap_or(local);
+        if !lines.is_empty() && is_ours(parameter) {
+            changed |= replace(file, format!("{}\n", lines.join("\n")), 0o600)?;
+        }
+    }
+    write_pgpass(instance)?;
+    Ok(changed)
+}
+
+/// The recovery parameters that an operator set and that are not ours; local ones win.
+fn recovery(instance: &Instance, dynamic: &PostgresqlSettings) -> BTreeMap<String, String> {
+    let all = dynamic.recovery_conf.iter().chain(&instance.recovery_conf);
+    let ours = |name: &str| RECOVERY.contains(&name) || name.starts_with("recovery_target");
+    // Words of recovery.conf that no server of today knows.
+    let gone = |name: &str| ["standby_mode", "trigger_file", "promote_trigger_file"].contains(&name);
+    let mine = all.filter(|(name, _)| !ours(name) && !gone(name));
+    mine.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Writes the password file alone, for tools that run before there is a data directory.
 pub fn write_pgpass(instance: &Instance) -> Result<(), PostgresError> {
-    replace(&instance.pgpass, &pgpass(instance), 0o600).map(drop)
+    replace(&instance.pgpass, pgpass(instance), 0o600)?;
+    if has_services(instance) {
+        replace(&service_file(instance), services(instance), 0o600)?;
+    }
+    Ok(())
 }
 
 /// Replaces a file in one step, durably; answers whether it was different.
-fn replace(path: &Path, text: &str, mode: u32) -> Result<bool, PostgresError> {
-    if fs::read_to_string(path).is_ok_and(|old| old == text) && path.exists() {
+pub(crate) fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<bool, PostgresError> {
+    let text = text.as_ref();
+    if fs::read(path).is_ok_and(|old| old == text) {
         return Ok(false);
     }
     let attempt = || -> io::Result<()> {
@@ -213,7 +348,7 @@ fn replace(path: &Path, text: &str, mode: u32) -> Result<bool, PostgresError> {
         name.push(".new");
         let fresh = Path::new(&name);
         let mut file = File::options().create(true).truncate(true).write(true).mode(mode).open(fresh)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(text)?;
         file.sync_all()?;
         fs::rename(fresh, path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
@@ -253,6 +388,23 @@ pub(super) mod tests {
             initdb: vec![],
             users: vec![],
             post_bootstrap: None,
+            bootstrap_method: crate::config::BootstrapMethod::Initdb,
+            bootstrap_pg_hba: vec![],
+            pg_ident: vec![],
+            recovery_conf: BTreeMap::new(),
+            config_dir: None,
+            config_base_name: "postgresql".to_owned(),
+            custom_conf: None,
+            bin_names: BTreeMap::new(),
+            use_unix_socket_repl: false,
+            krbsrvname: None,
+            replica_methods: vec![crate::config::ReplicaMethod::basebackup()],
+            basebackup: vec![],
+            rewind_options: vec![],
+            pre_promote: None,
+            before_stop: None,
+            pg_ctl_timeout: std::time::Duration::from_mins(1),
+            on_divergence: crate::postgres::instance::OnDivergence::default(),
         }
     }
 
@@ -289,6 +441,89 @@ pub(super) mod tests {
         assert!(!conf.contains("evil"), "{conf}");
         assert!(conf.contains("host=''::1''") && conf.contains("application_name=''pg-1''"), "{conf}");
         assert!(conf.contains("primary_slot_name = 'pg_1'"), "{conf}");
+    }
+
+    #[test]
+    fn connections_are_as_the_role_wants_them() {
+        let mut i = instance(Path::new("/x"));
+        assert!(conninfo(&i, &i.connect_address).contains("sslmode='prefer'"));
+        let connection = [("sslmode", "verify-full"), ("sslrootcert", "/etc/ca it's.pem")];
+        i.replication.connection = connection.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        i.krbsrvname = Some("pg".to_owned());
+        let info = conninfo(&i, &i.connect_address);
+        for expected in ["sslmode='verify-full'", "sslrootcert='/etc/ca it\\'s.pem'", "krbsrvname='pg'"] {
+            assert!(info.contains(expected), "{expected} in {info}");
+        }
+        assert!(!info.contains("prefer"), "{info}");
+        // Command lines are everybody's to read.
+        i.replication.connection.insert("sslpassword".to_owned(), "s3cret".to_owned());
+        let shown = tool_connection(&i, &i.replication, &i.connect_address, "a");
+        assert!(shown.contains("service='pgvane_rep'") && !shown.contains("s3cret"), "{shown}");
+        assert_eq!(services(&i), "[pgvane_rep]\nsslpassword=s3cret\n");
+    }
+
+    #[test]
+    fn recovery_parameters_are_a_standbys_and_the_local_ones_win() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut i = instance(dir.path());
+        fs::create_dir(&i.data_dir).expect("creates");
+        let mut d = dynamic(&[]);
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        d.recovery_conf = map(&[("restore_command", "cp a %f"), ("recovery_min_apply_delay", "1min")]);
+        i.recovery_conf =
+            map(&[("restore_command", "cp b %f"), ("recovery_target_time", "now"), ("standby_mode", "on")]);
+        let nobody = Following { upstream: None, slot: None };
+        write(&i, &d, Some(&nobody)).expect("writes");
+        let conf = fs::read_to_string(i.data_dir.join("postgresql.conf")).expect("reads");
+        for expected in [
+            "restore_command = 'cp b %f'",
+            "recovery_min_apply_delay = '1min'",
+            "recovery_target_time = ''\n",
+        ] {
+            assert!(conf.contains(expected), "{expected} in {conf}");
+        }
+        assert!(!conf.contains("standby_mode"), "{conf}");
+        write(&i, &d, None).expect("writes");
+        let conf = fs::read_to_string(i.data_dir.join("postgresql.conf")).expect("reads");
+        assert!(!conf.contains("restore_command"), "{conf}");
+    }
+
+    #[test]
+    fn files_lie_where_the_operator_wants_them() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut i = instance(dir.path());
+        let etc = dir.path().join("etc");
+        for d in [&i.data_dir, &etc] {
+            fs::create_dir(d).expect("creates");
+        }
+        fs::write(i.data_dir.join("postgresql.conf"), "# initdb's\n").expect("writes");
+        i.config_dir = Some(etc.clone());
+        i.config_base_name = "main".to_owned();
+        i.pg_hba = vec!["local all all peer".to_owned()];
+        i.pg_ident = vec!["m a b".to_owned()];
+        write(&i, &dynamic(&[]), None).expect("writes");
+        let read = |path: std::path::PathBuf| fs::read_to_string(path).expect("reads");
+        let conf = read(etc.join("main.conf"));
+        let hba_file = format!("hba_file = '{}'", etc.join("pg_hba.conf").display());
+        assert!(conf.contains("include 'main.base.conf'") && conf.contains(&hba_file), "{conf}");
+        assert_eq!(read(etc.join("main.base.conf")), "# initdb's\n");
+        assert_eq!(read(etc.join("pg_ident.conf")), "m a b\n");
+        assert_eq!(read(i.data_dir.join("pg_hba.conf.backup")), "local all all peer\n");
+        let args = arguments(&i, &dynamic(&[]), &[]).join(" ");
+        assert!(args.contains(&format!("config_file={}", etc.join("main.conf").display())), "{args}");
+
+        i.custom_conf = Some("/etc/pg/custom.conf".into());
+        i.parameters.insert("hba_file".to_owned(), "/etc/pg/hba".to_owned());
+        i.pg_hba = vec!["local all all trust".to_owned()];
+        write(&i, &dynamic(&[]), None).expect("writes");
+        let conf = read(etc.join("main.conf"));
+        assert!(
+            conf.contains("include '/etc/pg/custom.conf'") && conf.contains("hba_file = '/etc/pg/hba'"),
+            "{conf}"
+        );
+        assert_eq!(read(etc.join("pg_hba.conf")), "local all all peer\n", "the server reads the operator's");
     }
 
     #[test]

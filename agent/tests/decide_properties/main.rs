@@ -177,6 +177,23 @@ proptest! {
         }
     }
 
+    /// A check before the promotion that failed, or a required watchdog that cannot be used.
+    #[test]
+    fn what_forbids_to_lead_is_obeyed(mut world in world(), by_watchdog in any::<bool>()) {
+        if by_watchdog {
+            world.abilities.watchdog_failed = true;
+        } else {
+            world.memory.pre_promote_failed = Some(world.now);
+            world.settings.ttl = ms(3000);
+        }
+        let knows = matches!(world.dcs, Dcs::Known(_));
+        if world.settings.pause || !knows || world.may_write() {
+            return Ok(());
+        }
+        let decision = decide(&world);
+        prop_assert!(!seeks_to_lead(&decision.action), "{decision:?}");
+    }
+
     #[test]
     fn a_store_that_does_not_answer_is_not_written_to(mut world in world()) {
         store_away(&mut world);

@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_agent::decide::action::Request;
+use pgvane_agent::decide::bootstrap::Progress;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Pause, Released, Vouch};
+use pgvane_agent::decide::reinit::Reinit;
+use pgvane_agent::decide::restart::{Filters, Restart, ScheduledRestart};
+use pgvane_agent::decide::schedule::Wall;
 use pgvane_agent::decide::world::{
-    Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql, World,
+    Abilities, Control, DataDir, Dcs, Guard, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
+    World,
 };
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
@@ -25,16 +30,16 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, consent, control, edit, empty, following,
-    handed_over, lead, leaderless, leading, ms, nofailover, renewed, request, standby_at, stopped,
-    store_away, view as healthy,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SCHEDULED, SYSTEM, WALL, a_restart, consent,
+    control, edit, empty, following, handed_over, lead, leaderless, leading, ms, nofailover, renewed,
+    request, standby_at, stopped, store_away, view as healthy,
 };
 
 const NAMES: [&str; 4] = ["pg1", ME, "pg3", "pg9"];
 
 pub(crate) const SLOTS: [Slot; 5] = [Slot::Postgres, Slot::Store, Slot::Peers, Slot::Failsafe, Slot::Guard];
 
-pub(crate) const LABELS: [&str; 24] = [
+pub(crate) const LABELS: [&str; 26] = [
     "wait",
     "race_initialize",
     "bootstrap",
@@ -53,10 +58,12 @@ pub(crate) const LABELS: [&str; 24] = [
     "promote",
     "checkpoint",
     "stop_to_hand_over",
+    "stop_to_restart",
     "stop",
     "release",
     "ask_failsafe",
     "clear_request",
+    "request_now",
     "exit",
     "halt",
 ];
@@ -326,7 +333,11 @@ fn peers() -> BoxedStrategy<Peers> {
 }
 
 pub(crate) fn a_request() -> impl Strategy<Value = Request> {
-    prop_oneof![Just(Request::Shutdown), (79_i64..82).prop_map(|r| Request::Operator(Revision(r)))]
+    prop_oneof![
+        Just(Request::Shutdown),
+        (79_i64..82).prop_map(|r| Request::Operator(Revision(r))),
+        (1_u64..3).prop_map(Request::Restart),
+    ]
 }
 
 fn a_consent() -> impl Strategy<Value = Consent> {
@@ -345,6 +356,40 @@ fn hand_over() -> BoxedStrategy<HandOver> {
 
 fn released() -> impl Strategy<Value = Released> {
     (epoch(), any::<bool>()).prop_map(|(epoch, done)| Released { epoch, done })
+}
+
+/// What operators asked of the loop.
+fn wishes() -> BoxedStrategy<Memory> {
+    let restart = (tick(), of(ttl()), any::<bool>(), of((tick(), of(lsn()))), any::<bool>());
+    let restart = restart.prop_map(|(asked_at, timeout, checkpointed, stopped, failed)| Restart {
+        id: 1,
+        asked_at,
+        timeout,
+        checkpointed,
+        stopped,
+        failed,
+    });
+    let reinit = (tick(), any::<bool>(), any::<bool>());
+    let reinit = reinit.prop_map(|(asked_at, from_leader, cloned)| Reinit { asked_at, from_leader, cloned });
+    let schedule = select(vec!["2026-01-01T00:00:00Z", "2027-01-01T00:00:00+01:00", "soon"]);
+    let scheduled = schedule.prop_map(|schedule| ScheduledRestart {
+        schedule: schedule.to_owned(),
+        postmaster_start_time: None,
+        filters: Filters::default(),
+        timeout: None,
+    });
+    let wall =
+        (tick(), select(vec![WALL, WALL + 3_000, 0, i64::MAX])).prop_map(|(at, millis)| Wall { at, millis });
+    (of(restart), of(reinit), of(scheduled), of(wall), any::<bool>())
+        .prop_map(|(restart, reinit, scheduled_restart, wall, handed_over)| Memory {
+            restart,
+            reinit,
+            scheduled_restart,
+            wall,
+            handed_over,
+            ..Memory::default()
+        })
+        .boxed()
 }
 
 pub(crate) fn reigns() -> BoxedStrategy<Reigns> {
@@ -367,7 +412,7 @@ fn memory() -> BoxedStrategy<Memory> {
         of(tick()),
         of(name()),
         (of(tick()), of(tick())),
-        (of(hand_over()), of(released())),
+        (of(hand_over()), of(released()), wishes()),
         any::<bool>(),
         any::<bool>(),
         of(tick()),
@@ -381,7 +426,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 leaderless_since,
                 last_leader,
                 (crashed_at, down_since),
-                (hand_over, released),
+                (hand_over, released, wishes),
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
@@ -403,6 +448,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 descent,
                 parted,
                 leader_since,
+                ..wishes
             },
         )
         .boxed()
@@ -436,6 +482,22 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
         .boxed()
 }
 
+/// What keeps a node from leading besides its data.
+type Limits = (Abilities, Option<Tick>, u32, Option<Progress>);
+
+fn limits() -> BoxedStrategy<Limits> {
+    let abilities = (any::<bool>(), any::<bool>())
+        .prop_map(|(clones_alone, watchdog_failed)| Abilities { clones_alone, watchdog_failed });
+    let failed = (any::<bool>(), tick()).prop_map(|(custom, at)| Progress::Failed { custom, at });
+    let progress = prop_oneof![Just(Progress::Initdb), Just(Progress::Recovery), failed];
+    (abilities, of(tick()), 0_u32..4, of(progress)).boxed()
+}
+
+fn limit(world: &mut World, limits: Limits) {
+    (world.abilities, world.memory.pre_promote_failed, world.memory.failed_starts, world.memory.bootstrap) =
+        limits;
+}
+
 fn timing() -> impl Strategy<Value = Timing> {
     select(vec![ms(3000), ms(10_000), ms(60_000)])
         .prop_map(|ttl| Timing::derive(ttl, &TimingOverrides::default()).expect("fits"))
@@ -444,8 +506,8 @@ fn timing() -> impl Strategy<Value = Timing> {
 fn anything() -> BoxedStrategy<World> {
     let role = select(vec![LocalRole::Primary, LocalRole::Standby, LocalRole::Unknown]);
     let local = (data(), process(), role, of(sql()), ongoing(), guard());
-    (dcs(), own_lease(), local, peers(), memory(), settings(), tags(), timing())
-        .prop_map(|(dcs, lease, local, peers, memory, settings, tags, timing)| {
+    (dcs(), own_lease(), local, peers(), memory(), settings(), (tags(), limits()), timing())
+        .prop_map(|(dcs, lease, local, peers, memory, settings, (tags, limits), timing)| {
             let (data, process, role, sql, ongoing, guard) = local;
             let mut world = following();
             world.dcs = dcs;
@@ -461,6 +523,7 @@ fn anything() -> BoxedStrategy<World> {
             world.settings = settings;
             world.tags = tags;
             world.timing = timing;
+            limit(&mut world, limits);
             world
         })
         .boxed()
@@ -530,6 +593,7 @@ fn bases() -> Vec<World> {
     bootstrapping.memory.may_bootstrap = true;
     edit(&mut bootstrapping, |view| view.initialize = Some(String::new()));
     bases.push(bootstrapping);
+    bases.extend(wished());
     let mut leaving = following();
     stopped(&mut leaving, DataDir::Present(control(true, true)));
     leaving.memory.shutdown = true;
@@ -537,8 +601,40 @@ fn bases() -> Vec<World> {
     bases
 }
 
+/// What operators asked for, each on its way.
+fn wished() -> Vec<World> {
+    let mut all = Vec::new();
+    for mut world in [leading(), following()] {
+        world.memory.restart = Some(a_restart());
+        all.push(world.clone());
+        world.memory.restart = Some(Restart { checkpointed: true, ..a_restart() });
+        all.push(world.clone());
+        let standby = world.local.role == LocalRole::Standby;
+        stopped(&mut world, DataDir::Present(control(standby, true)));
+        let after = Restart { checkpointed: true, stopped: Some((NOW - ms(20), Some(HEAD))), ..a_restart() };
+        world.memory.restart = Some(after);
+        all.push(world.clone());
+        world.settings.pause = true;
+        world.local.guard = Guard::Idle;
+        all.push(world);
+    }
+    let mut renewed = following();
+    renewed.memory.reinit = Some(Reinit { asked_at: NOW - ms(10), from_leader: true, cloned: false });
+    all.push(renewed.clone());
+    stopped(&mut renewed, DataDir::Present(control(true, false)));
+    all.push(renewed);
+    let mut due = leading();
+    request(&mut due, Some(ME), Some("pg3"));
+    edit(&mut due, |view| {
+        view.failover.as_mut().expect("a request").value.scheduled_at = Some(SCHEDULED.to_owned());
+    });
+    due.memory.wall = Some(Wall { at: NOW, millis: WALL });
+    all.push(due);
+    all
+}
+
 /// How many parts [`replace`] knows.
-const PARTS: usize = 40;
+const PARTS: usize = 44;
 
 /// Replaces part number `part` of `world` by that of `other`.
 fn replace(world: &mut World, other: &World, part: usize) {
@@ -593,6 +689,21 @@ fn replace(world: &mut World, other: &World, part: usize) {
         37 => world.settings.ttl = other.settings.ttl,
         38 => world.tags = other.tags.clone(),
         39 => world.timing = other.timing,
+        40 => {
+            world.memory.restart = other.memory.restart;
+            world.memory.scheduled_restart.clone_from(&other.memory.scheduled_restart);
+            world.memory.wall = other.memory.wall;
+        }
+        41 => {
+            world.memory.reinit = other.memory.reinit;
+            world.memory.handed_over = other.memory.handed_over;
+        }
+        42 => world.abilities = other.abilities,
+        43 => {
+            let memory = &other.memory;
+            let limits = (memory.pre_promote_failed, memory.failed_starts, memory.bootstrap);
+            limit(world, (world.abilities, limits.0, limits.1, limits.2));
+        }
         _ => unreachable!("there are {PARTS} parts"),
     }
 }

@@ -1,6 +1,6 @@
 //! The data directory before any role: whose it is, whether it is there, whether it is whole.
 
-use pgvane_agent::decide::action::{Action, Reason};
+use pgvane_agent::decide::action::{Action, Reason, StopMode};
 use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, OwnLease, Process, Slot, World};
 use pgvane_cluster::records::{MemberRole, MemberState, Tags};
 
@@ -113,9 +113,9 @@ fn a_leader_without_data_gives_the_key_back() {
 fn a_leader_whose_directory_is_gone_keeps_the_key_while_its_server_runs() {
     let mut world = leading();
     world.local.data = DataDir::Absent;
-    check_wait(&world, &Reason::CannotServe);
+    check(&world, &Action::Stop { how: StopMode::Immediate }, &Reason::NoData);
     world.local.process = Process::Stopping;
-    check_wait(&world, &Reason::CannotServe);
+    check_wait(&world, &Reason::Busy(Slot::Postgres));
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! In pause nothing happens by itself; the operator's named wishes do.
 
-use pgvane_agent::decide::action::{Action, Reason};
-use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, OwnLease, Process, Slot, World};
+use pgvane_agent::decide::action::{Action, Reason, Request};
+use pgvane_agent::decide::memory::Outcome;
+use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, OwnLease, Peers, Process, Slot, World};
+use pgvane_cluster::ids::Epoch;
+use pgvane_cluster::records::MemberRole;
 
 use crate::decide_support::{
-    EPOCH, LEASE, ME, NOW, OTHER_LEASE, busy, check, check_wait, control, edit, following, lead, leaderless,
-    leading, ms, renewed, request, stopped, store_away, vouch,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, SYSTEM, busy, check, check_wait, control, edit,
+    following, handed_over, lead, leaderless, leading, member, ms, renewed, request, standby_at, stopped,
+    store_away, upstream, vouch,
 };
 
 const RELEASE: Action = Action::Release { epoch: EPOCH, optime: None };
@@ -155,7 +159,14 @@ fn a_primary_of_another_cluster_or_without_data_does_not() {
         view.leader = None;
         view.initialize = Some("1".to_owned());
     });
-    check_wait(&world, &Reason::Paused);
+    let foreign = Reason::ForeignData { cluster: "1".to_owned(), ours: SYSTEM.to_owned() };
+    check_wait(&world, &foreign);
+    // Nor does it keep the key once nothing can be written here.
+    edit(&mut world, |view| lead(view, ME, LEASE));
+    check_wait(&world, &foreign);
+    stopped(&mut world, DataDir::Present(control(false, true)));
+    check(&world, &RELEASE, &foreign);
+    edit(&mut world, |view| view.leader = None);
     for data in [DataDir::Absent, DataDir::Spoiled, DataDir::Unreadable(String::new())] {
         world.local.data = data;
         check_wait(&world, &Reason::Paused);
@@ -180,6 +191,63 @@ fn a_standby_races_only_when_it_was_named() {
     check(&world, &Action::Campaign, &Reason::Paused);
     world.local.process = Process::Starting { since: NOW };
     check_wait(&world, &Reason::Paused);
+}
+
+/// The leader, in pause, with a request for pg3 and its answer.
+fn asked_to_hand_over() -> World {
+    let mut world = pause(leading());
+    request(&mut world, Some(ME), Some("pg3"));
+    world.peers = Peers { asked_at: NOW - ms(100), answers: [("pg3".into(), standby_at(HEAD))].into() };
+    world
+}
+
+#[test]
+fn a_switchover_to_a_named_candidate_works() {
+    let by = Request::Operator(REQUESTED);
+    let mut world = asked_to_hand_over();
+    check(&world, &Action::Checkpoint { request: by }, &Reason::RequestedBy(by));
+    world.memory.absorb(NOW, &Outcome::Checkpointed(by));
+    check(&world, &Action::StopToHandOver { request: by }, &Reason::RequestedBy(by));
+    stopped(&mut world, DataDir::Present(control(false, true)));
+    world.memory.absorb(NOW - ms(150), &Outcome::StoppedToHandOver { request: by, shutdown_lsn: Some(HEAD) });
+    let release = Action::Release { epoch: EPOCH, optime: Some(HEAD) };
+    check(&world, &release, &Reason::CandidateReady("pg3".into()));
+    // It follows whom it handed over to: that is a part of the wish.
+    world.memory.begin(NOW, &release);
+    world.memory.absorb(NOW, &Outcome::Released);
+    edit(&mut world, |view| {
+        lead(view, "pg3", OTHER_LEASE);
+        view.leader.as_mut().expect("a leader").epoch = Epoch(EPOCH.0 + 1);
+    });
+    check_wait(&world, &Reason::LeaderNotServing("pg3".into()));
+    member(&mut world, "pg3", |record| record.role = MemberRole::Primary);
+    check(&world, &Action::Rejoin { leader: upstream("pg3") }, &Reason::NotRunning);
+}
+
+#[test]
+fn a_switchover_that_nobody_confirmed_starts_again_without_a_guard() {
+    let by = Request::Operator(REQUESTED);
+    let mut world = asked_to_hand_over();
+    stopped(&mut world, DataDir::Present(control(false, true)));
+    world.memory.hand_over = Some(handed_over(&world, by, ms(2500), Some(HEAD)));
+    world.peers = Peers::default();
+    check(&world, &Action::StartPrimary, &Reason::HandOverTimeout);
+    renewed(&mut world, ms(2200));
+    check_wait(&world, &Reason::RenewalLate);
+}
+
+#[test]
+fn a_switchover_to_nobody_in_particular_is_refused() {
+    let mut world = asked_to_hand_over();
+    request(&mut world, Some(ME), None);
+    check(&world, &Action::ClearRequest { revision: REQUESTED }, &Reason::PausedWithoutCandidate);
+}
+
+#[test]
+fn a_running_standby_is_pointed_to_the_new_leader() {
+    let mut world = pause(following());
+    edit(&mut world, |view| lead(view, "pg3", OTHER_LEASE));
+    check(&world, &Action::Follow { upstream: upstream("pg3") }, &Reason::WrongUpstream);
 }
 
 #[test]

@@ -9,9 +9,10 @@ use pgvane_agent::decide::action::{Action, Decision, Reason, Request};
 use pgvane_agent::decide::announce::{self, Identity};
 use pgvane_agent::decide::decide;
 use pgvane_agent::decide::memory::{Consent, HandOver, Memory, Vouch};
+use pgvane_agent::decide::restart::Restart;
 use pgvane_agent::decide::world::{
-    Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot, Sql,
-    Upstream, World,
+    Abilities, Control, DataDir, Dcs, Guard, Local, LocalRole, Ongoing, OwnLease, Peer, Peers, Process, Slot,
+    Sql, Upstream, World,
 };
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
@@ -52,6 +53,7 @@ pub fn identity(name: &str) -> Identity {
         conn_url: format!("postgres://{name}:5432/postgres"),
         api_url: format!("http://{name}:8008/patroni"),
         version: "0".to_owned(),
+        proxy_url: None,
     }
 }
 
@@ -175,6 +177,7 @@ pub fn following() -> World {
         settings: settings(),
         tags: Tags::default(),
         timing: Timing::derive(TTL, &TimingOverrides::default()).expect("3 s fit"),
+        abilities: Abilities::default(),
     }
 }
 
@@ -275,6 +278,24 @@ pub fn request(world: &mut World, leader: Option<&str>, candidate: Option<&str>)
 
 /// The revision of [`request`].
 pub const REQUESTED: Revision = Revision(80);
+
+/// When [`SCHEDULED`] is, in milliseconds since 1970.
+pub const WALL: i64 = 1_798_761_600_000;
+
+/// A time of the wall clock.
+pub const SCHEDULED: &str = "2027-01-01T00:00:00+00:00";
+
+/// A restart that was asked for a moment ago.
+pub fn a_restart() -> Restart {
+    Restart {
+        id: 1,
+        asked_at: NOW - ms(50),
+        timeout: None,
+        checkpointed: false,
+        stopped: None,
+        failed: false,
+    }
+}
 
 /// Another member's history of timelines: timeline 1 ended at `at`.
 pub fn ended_at(world: &mut World, at: Lsn) {

@@ -107,7 +107,7 @@ impl SynchronousMode {
 }
 
 /// Recovery parameters that the agent gives: those of `recovery_conf` are passed over (contract section 4).
-fn is_own_recovery_parameter(name: &str) -> bool {
+pub fn is_own_recovery_parameter(name: &str) -> bool {
     name.starts_with("recovery_target") || ["primary_conninfo", "primary_slot_name"].contains(&name)
 }
 

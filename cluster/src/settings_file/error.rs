@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::Source;
+use super::{Source, Syntax, mask};
 
 /// What is wrong with a settings file, where, and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ impl SettingsError {
         message: String,
         help: Option<String>,
     ) -> SettingsError {
-        let place = Some(Place::of(&source.text, span));
+        let place = Some(Place::of(&source.text, span, source.syntax));
         SettingsError { file: source.file.clone(), place, message, help }
     }
 
@@ -81,7 +81,7 @@ impl SettingsError {
 }
 
 impl Place {
-    fn of(text: &str, span: Range<usize>) -> Place {
+    fn of(text: &str, span: Range<usize>, syntax: Syntax) -> Place {
         // Spans come from the parser, but a caller may pass one of another text: never panic on it.
         let mut start = span.start.min(text.len());
         while !text.is_char_boundary(start) {
@@ -95,49 +95,10 @@ impl Place {
         Place {
             line: text[..start].matches('\n').count() + 1,
             column: before.chars().count() + 1,
-            text: if is_within_secret(&text[..line_start]) { "***".to_owned() } else { masked(line) },
+            text: mask::shown(&text[..line_start], line, syntax),
             width: width.max(1),
         }
     }
-}
-
-/// Keys that have one of these in their name are never shown with their value.
-const SECRETS: [&str; 3] = ["password", "secret", "token"];
-
-/// The line without what stands behind a password's `=`.
-fn masked(line: &str) -> String {
-    match secret_value(line) {
-        Some(at) if !line[at..].trim().is_empty() => format!("{} ***", &line[..at]),
-        _ => line.to_owned(),
-    }
-}
-
-/// Where the value begins on a line whose key is a secret's.
-fn secret_value(line: &str) -> Option<usize> {
-    let lower = line.to_ascii_lowercase();
-    let at = SECRETS.iter().filter_map(|word| lower.find(word)).min()?;
-    Some(at + lower[at..].find('=')? + 1)
-}
-
-/// Whether the line after `before` still belongs to the value of a secret: one that goes over several lines, or that
-/// somebody has forgotten to close.
-fn is_within_secret(before: &str) -> bool {
-    let mut open: Option<(&str, bool)> = None;
-    for line in before.lines() {
-        match open {
-            Some((end, _)) if line.contains(end) => open = None,
-            Some(_) => {}
-            None => {
-                let value = line.split_once('=').map_or("", |(_, value)| value.trim_start());
-                let ends = [("\"\"\"", "\"\"\""), ("'''", "'''"), ("[", "]"), ("{", "}")];
-                let begun = ends.into_iter().find(|(begin, _)| value.starts_with(begin));
-                open = begun
-                    .filter(|(begin, end)| !value[begin.len()..].contains(end))
-                    .map(|(_, end)| (end, secret_value(line).is_some()));
-            }
-        }
-    }
-    open.is_some_and(|(_, is_secret)| is_secret)
 }
 
 impl fmt::Display for SettingsError {

@@ -1,10 +1,12 @@
-//! Settings files in TOML, with errors that read like a compiler's.
+//! Settings files in TOML, with errors that read like a compiler's. Files of another syntax are read elsewhere and
+//! share the errors.
 //!
 //! The structs a file is read into belong to the programs; they carry `deny_unknown_fields` and keep
 //! [`toml::Spanned`] values where a later check may have to point at one. Nothing here knows a key.
 
 mod error;
 mod explain;
+mod mask;
 mod values;
 
 use std::ops::Range;
@@ -20,6 +22,16 @@ pub use self::values::{Interval, Secret, Size};
 pub struct Source {
     file: String,
     text: String,
+    syntax: Syntax,
+}
+
+/// How a settings file is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Syntax {
+    /// TOML.
+    Toml,
+    /// YAML.
+    Yaml,
 }
 
 /// A value with the text it was read from, so that checks of its meaning can point at their line.
@@ -33,17 +45,30 @@ pub struct Loaded<T> {
 
 /// Reads the file at `path`.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Loaded<T>, SettingsError> {
+    parse(&path.display().to_string(), &read(path)?)
+}
+
+/// The text of the file at `path`.
+pub fn read(path: &Path) -> Result<String, SettingsError> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|e| SettingsError::unreadable(&file, &e))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => parse(&file, &text),
-        Err(e) => Err(SettingsError::not_text(&file, e.utf8_error().valid_up_to(), e.as_bytes())),
-    }
+    String::from_utf8(bytes)
+        .map_err(|e| SettingsError::not_text(&file, e.utf8_error().valid_up_to(), e.as_bytes()))
+}
+
+/// Whether a key of this name holds a secret, whose value is never shown.
+pub fn is_secret(key: &str) -> bool {
+    mask::is_secret(key)
+}
+
+/// URLs in a text without the user and password in them.
+pub fn without_user_info(text: &str) -> String {
+    mask::without_user_info(text)
 }
 
 /// Reads `text`; errors name it `file`.
 pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<Loaded<T>, SettingsError> {
-    let source = Source { file: file.to_owned(), text: text.to_owned() };
+    let source = Source::new(file, text, Syntax::Toml);
     match toml::from_str(text) {
         Ok(value) => Ok(Loaded { value, source }),
         Err(e) => Err(explain::explain(&source, &e)),
@@ -51,6 +76,16 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<Loaded<T>, S
 }
 
 impl Source {
+    /// The `text` of `file`.
+    pub fn new(file: impl Into<String>, text: impl Into<String>, syntax: Syntax) -> Source {
+        Source { file: file.into(), text: text.into(), syntax }
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The file's name as it was given.
     pub fn file(&self) -> &str {
         &self.file

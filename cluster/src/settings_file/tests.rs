@@ -170,7 +170,7 @@ fn files_that_cannot_be_read() {
 proptest::proptest! {
     #[test]
     fn no_text_panics(text in "[a-z\\[\\]=\"{},.0-9\n\tü -]{0,80}", from in 0_usize..100, len in 0_usize..100) {
-        let source = Source { file: "f".to_owned(), text: text.clone() };
+        let source = Source::new("f", text.clone(), Syntax::Toml);
         let _ = source.error_at(from..from + len, "m", None).to_string();
         let _ = parse::<File>("f", &text).map_err(|e| e.to_string());
     }

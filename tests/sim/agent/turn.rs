@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgvane_agent::decide::announce;
 use pgvane_agent::decide::consent::Voters;
-use pgvane_agent::decide::world::{Dcs, Guard, Ongoing, OwnLease, Peer, Slot, World as Snapshot};
+use pgvane_agent::decide::world::{Abilities, Dcs, Guard, Ongoing, OwnLease, Peer, Slot, World as Snapshot};
 use pgvane_agent::decide::{Action, Decision, Outcome, Reason, decide};
 use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
 use pgvane_agent::timing::{Timing, TimingOverrides};
@@ -104,6 +104,7 @@ pub(crate) fn observe(w: &mut World, n: usize, now: Tick) -> Snapshot {
         settings: agent.settings.clone(),
         tags: Tags::default(),
         timing: agent.timing_in_force(),
+        abilities: Abilities::default(),
     };
     if hurry {
         w.nodes[n].hurry.raise();

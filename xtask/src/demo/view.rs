@@ -91,13 +91,14 @@ fn described(agent: &Agent, head: Option<u64>) -> Member {
         (_, Some(at), Some(head)) => bytes(head.saturating_sub(at)),
     };
     let seconds = |ms: u64| format!("{}.{} s left", ms / 1000, ms % 1000 / 100);
+    let own = agent.pgvane;
     Member {
         role: agent.role.clone(),
         state,
         timeline: agent.timeline.map_or_else(dash, |t| t.to_string()),
         lag,
-        lease: agent.pgvane.leader_for_ms.filter(|_| agent.pgvane.is_leader).map_or_else(dash, seconds),
-        leads: agent.pgvane.is_leader,
+        lease: own.filter(|own| own.is_leader).and_then(|own| own.leader_for_ms).map_or_else(dash, seconds),
+        leads: own.is_some_and(|own| own.is_leader),
         ..Member::default()
     }
 }

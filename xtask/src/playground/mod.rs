@@ -10,6 +10,7 @@ pub mod http;
 pub mod janitor;
 pub mod node;
 pub mod orphans;
+pub mod patroni;
 pub mod picture;
 pub mod ports;
 pub mod process;
@@ -26,11 +27,12 @@ use rustix::process::{Signal, set_child_subreaper};
 use self::account::Account;
 use self::etcd::Etcd;
 use self::home::Home;
-use self::node::{Node, NodeOptions};
+use self::node::{Daemon, Node, NodeOptions};
+use self::patroni::Patroni;
 use self::picture::{Picture, Sites};
 use self::ports::Ports;
 use self::proxy::{MoreSettings, Proxy, ProxyOptions};
-use crate::install::Servers;
+use crate::install::{self, Servers};
 use crate::programs::Programs;
 
 /// How long a cluster may take from nothing to healthy, and back to health after a fault.
@@ -57,11 +59,27 @@ pub struct Options {
     pub apis: Vec<SocketAddr>,
     /// PostgreSQL's `max_connections`.
     pub max_connections: u32,
+    /// Patroni, where a node is to run it.
+    pub patroni: Option<install::patroni::Patroni>,
+    /// What runs each node, `pg1` first; our agent unless given.
+    pub daemons: Vec<Daemon>,
+    /// User and password of the daemons' APIs; open to everybody unless given.
+    pub login: Option<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 3, proxies: 2, ttl: 10, keep: false, apis: vec![], max_connections: 100 }
+        Options {
+            nodes: 3,
+            proxies: 2,
+            ttl: 10,
+            keep: false,
+            apis: vec![],
+            max_connections: 100,
+            patroni: None,
+            daemons: vec![],
+            login: None,
+        }
     }
 }
 
@@ -115,6 +133,7 @@ pub struct Playground {
     pub proxies: Vec<Proxy>,
     /// The lease time, in seconds.
     pub ttl: u32,
+    patroni: Option<Patroni>,
     reaper: tokio::task::JoinHandle<()>,
     home: Home,
 }
@@ -147,8 +166,10 @@ impl Playground {
 
         let etcd = Etcd::start(&home, &servers.etcd, &mut ports).await?;
         say(&format!("etcd answers on {}", etcd.client()));
-        let mut playground =
-            Playground { etcd, nodes: Vec::new(), proxies: Vec::new(), ttl: options.ttl, reaper, home };
+        let patroni =
+            options.patroni.as_ref().map(|installed| Patroni::copy(&home, installed)).transpose()?;
+        let (nodes, proxies) = (Vec::new(), Vec::new());
+        let mut playground = Playground { etcd, nodes, proxies, ttl: options.ttl, patroni, reaper, home };
         playground.start_proxies(options, &mut ports)?;
         playground.start_nodes(options, servers, &mut ports, say).await?;
         playground.until_healthy(HEALTHY_WITHIN).await?;
@@ -197,6 +218,10 @@ impl Playground {
         say: &(dyn Fn(&str) + Sync),
     ) -> Result<(), PlaygroundError> {
         let (superuser_password, replication_password) = (home::secret()?, home::secret()?);
+        // What Patroni's rules make of such a ttl, or its floors; our agent derives its deadlines from ttl alone.
+        let slow = (options.ttl / 3).max(1);
+        let (loop_wait, retry_timeout) =
+            if options.daemons.contains(&Daemon::Patroni) { (1, 3) } else { (slow, slow) };
         for number in 1..=options.nodes {
             let rest = ports.free()?;
             let node = NodeOptions {
@@ -210,9 +235,13 @@ impl Playground {
                 superuser_password: superuser_password.clone(),
                 replication_password: replication_password.clone(),
                 ttl: options.ttl,
+                loop_wait,
+                retry_timeout,
+                login: options.login.clone(),
             };
-            let mut node = Node::prepare(&self.home, node)?;
-            node.start_agent(&self.home)?;
+            let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();
+            let mut node = Node::prepare(&self.home, node, daemon)?;
+            node.start_agent(&self.home, self.patroni.as_ref())?;
             self.nodes.push(node);
             if number == 1 {
                 self.until(HEALTHY_WITHIN, |picture| picture.leader().map(drop)).await?;
@@ -276,7 +305,13 @@ impl Playground {
     /// Starts the agent of `name` again.
     pub fn restart_agent(&mut self, name: &str) -> Result<(), PlaygroundError> {
         let node = self.nodes.iter_mut().find(|n| n.name == name).expect("a member of this playground");
-        node.start_agent(&self.home)
+        node.start_agent(&self.home, self.patroni.as_ref())
+    }
+
+    /// Starts `daemon` on the node `name`, whose last one has ended, and from now on.
+    pub fn start_daemon(&mut self, name: &str, daemon: Daemon) -> Result<(), PlaygroundError> {
+        self.node_mut(name).daemon = daemon;
+        self.restart_agent(name)
     }
 
     /// Starts etcd again on the same data.
@@ -298,7 +333,7 @@ impl Playground {
                     done.push(format!("{} continued", node.name));
                 }
             } else {
-                node.start_agent(&self.home)?;
+                node.start_agent(&self.home, self.patroni.as_ref())?;
                 done.push(format!("agent of {} started", node.name));
             }
         }

@@ -1,4 +1,4 @@
-//! One PostgreSQL node: its agent, and through the agent its server and guard.
+//! One PostgreSQL node: its agent (ours, or a Patroni daemon), and through the agent its server and guard.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::home::Home;
+use super::patroni::{self, Patroni};
 use super::picture::NodeSite;
 use super::process::Running;
 use super::sweep::postmaster_pid;
@@ -36,6 +37,22 @@ pub struct NodeOptions {
     pub ttl: u32,
     /// PostgreSQL's `max_connections`; counts on the node that bootstraps.
     pub max_connections: u32,
+    /// Seconds; counts on the node that bootstraps.
+    pub loop_wait: u32,
+    /// Seconds; counts on the node that bootstraps.
+    pub retry_timeout: u32,
+    /// User and password of the API, where it wants them.
+    pub login: Option<(String, String)>,
+}
+
+/// What runs a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Daemon {
+    /// Our agent.
+    #[default]
+    Pgvane,
+    /// Patroni.
+    Patroni,
 }
 
 /// A node whose agent can be stopped, killed, frozen and started again.
@@ -46,20 +63,58 @@ pub struct Node {
     options: NodeOptions,
     dir: PathBuf,
     agent: Option<Running>,
+    pub(super) daemon: Daemon,
 }
 
 impl Node {
-    pub(super) fn prepare(home: &Home, options: NodeOptions) -> Result<Node, PlaygroundError> {
+    pub(super) fn prepare(
+        home: &Home,
+        options: NodeOptions,
+        daemon: Daemon,
+    ) -> Result<Node, PlaygroundError> {
         let dir = home.create_dir(&options.name)?;
         home.write(&dir.join("agent.toml"), &settings(&options))?;
-        Ok(Node { name: options.name.clone(), options, dir, agent: None })
+        home.write(&dir.join("patroni.yml"), &patroni::settings(&options, &dir))?;
+        Ok(Node { name: options.name.clone(), options, dir, agent: None, daemon })
     }
 
     /// Starts the agent; what it finds of its predecessor it adopts.
-    pub(super) fn start_agent(&mut self, home: &Home) -> Result<(), PlaygroundError> {
-        let program = home.program(Path::new("pgvane-agent"));
-        self.agent = Some(Running::start(home, &self.name, &program, [self.config().into_os_string()])?);
+    pub(super) fn start_agent(
+        &mut self,
+        home: &Home,
+        patroni: Option<&Patroni>,
+    ) -> Result<(), PlaygroundError> {
+        self.agent = Some(match (self.daemon, patroni) {
+            (Daemon::Pgvane, _) => {
+                let program = home.program(Path::new("pgvane-agent"));
+                Running::start(home, &self.name, &program, [self.config().into_os_string()])?
+            }
+            (Daemon::Patroni, Some(patroni)) => {
+                let log = format!("{}-patroni", self.name);
+                let args = Patroni::args(&self.patroni_config());
+                Running::start_with(home, &log, patroni.program(), args, patroni.environment())?
+            }
+            (Daemon::Patroni, None) => {
+                let why = format!("{} is to run Patroni, which was not given", self.name);
+                return Err(PlaygroundError::Refused(why));
+            }
+        });
         Ok(())
+    }
+
+    /// What runs it.
+    pub fn daemon(&self) -> Daemon {
+        self.daemon
+    }
+
+    /// Its directory: settings, data, passwords.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Patroni's settings file.
+    pub fn patroni_config(&self) -> PathBuf {
+        self.dir.join("patroni.yml")
     }
 
     /// The agent's settings file, for `pgvanectl -c`.
@@ -158,9 +213,11 @@ impl Node {
 fn settings(options: &NodeOptions) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
     let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
+    let NodeOptions { loop_wait, retry_timeout, login, .. } = options;
     let bin_dir = options.bin_dir.display();
-    // What Patroni's rules make of such a ttl; the agent derives its own deadlines from ttl alone.
-    let wait = (ttl / 3).max(1);
+    let login = login.as_ref().map_or(String::new(), |(user, password)| {
+        format!("username = \"{user}\"\npassword = \"{password}\"\n")
+    });
     format!(
         r#"name = "{name}"
 scope = "{SCOPE}"
@@ -171,7 +228,7 @@ endpoints = ["http://{etcd}"]
 [restapi]
 listen = "{rest}"
 connect_address = "{rest_shown}"
-
+{login}
 [postgresql]
 data_dir = "data"
 bin_dir = "{bin_dir}"
@@ -198,8 +255,8 @@ initdb = ["encoding=UTF8", "data-checksums"]
 
 [bootstrap.dcs]
 ttl = {ttl}
-loop_wait = {wait}
-retry_timeout = {wait}
+loop_wait = {loop_wait}
+retry_timeout = {retry_timeout}
 
 [bootstrap.dcs.postgresql.parameters]
 max_connections = {max_connections}

@@ -60,8 +60,8 @@ pub struct Agent {
     pub replication_state: Option<String>,
     /// Positions in the WAL.
     pub xlog: Option<Xlog>,
-    /// What pgvane's agents add.
-    pub pgvane: Own,
+    /// What pgvane's agents add; a Patroni daemon has none.
+    pub pgvane: Option<Own>,
 }
 
 /// Positions in the WAL, by role.
@@ -88,8 +88,9 @@ impl Agent {
         xlog.location.or_else(|| xlog.received_location.max(xlog.replayed_location))
     }
 
+    /// Patroni does not say here whether it holds the key; what it runs as a primary it holds the key for.
     fn leads(&self) -> bool {
-        self.pgvane.is_leader && self.role == "primary" && self.state == "running"
+        self.pgvane.is_none_or(|own| own.is_leader) && self.role == "primary" && self.state == "running"
     }
 
     fn streams(&self) -> bool {

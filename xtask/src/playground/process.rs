@@ -44,6 +44,17 @@ impl Running {
         program: &Path,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<Running, PlaygroundError> {
+        Running::start_with(home, name, program, args, [])
+    }
+
+    /// [`Running::start`] with more in its environment.
+    pub fn start_with(
+        home: &Home,
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (&'static str, OsString)>,
+    ) -> Result<Running, PlaygroundError> {
         let log = home.log(name);
         let output = File::options()
             .create(true)
@@ -57,7 +68,7 @@ impl Running {
         // Nothing of the caller's environment (PGHOST, ETCD_NAME, NOTIFY_SOCKET, ...) may reach the servers.
         let kept = ["PATH", "LD_LIBRARY_PATH", "PGVANE_LOG"].map(|key| (key, std::env::var_os(key)));
         command.env_clear().envs(kept.into_iter().filter_map(|(key, value)| Some((key, value?))));
-        command.env("HOME", home.dir()).env("LC_ALL", "C.UTF-8");
+        command.env("HOME", home.dir()).env("LC_ALL", "C.UTF-8").envs(environment);
         if cfg!(target_arch = "aarch64") {
             // etcd 3.4 refuses to run there unless told so.
             command.env("ETCD_UNSUPPORTED_ARCH", "arm64");

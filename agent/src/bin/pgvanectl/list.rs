@@ -1,133 +1,180 @@
-//! `list`: the members as a table in patronictl's columns (contract section 7), or as JSON.
+//! `list` and `topology`: the members as a table in patronictl's columns (contract section 7).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
-use std::sync::Arc;
-use std::time::Duration;
 
-use comfy_table::{CellAlignment, ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
 use pgvane_agent::api::cluster_body;
-use pgvane_cluster::follow::{self, Contact, FollowOptions};
-use pgvane_cluster::store::etcd::EtcdStore;
+use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::view::ClusterView;
 use serde_json::{Map, Value};
 
+use crate::output::{Cell, Column, Format, Paper, Sheet};
 use crate::target::Target;
-use crate::{Failed, fail, say};
+use crate::terminal::Colour;
+use crate::{Failed, say};
 
-/// How to show the list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// A table.
-    Pretty,
-    /// An array of objects.
-    Json,
+/// What a list shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Shape {
+    /// All columns, also those that say nothing.
+    pub(crate) extended: bool,
+    /// Members below those they replicate from.
+    pub(crate) tree: bool,
 }
 
 /// Shows the list once.
-pub(crate) async fn once(target: &Target, format: Format, extended: bool) -> Result<(), Failed> {
+pub(crate) async fn once(target: &Target, format: Format, shape: Shape) -> Result<(), Failed> {
     let view = target.view().await?;
-    say(&show(&view, &target.scope, format, extended))
-}
-
-/// Shows the list at every change, until interrupted.
-pub(crate) async fn follow(target: &Target, format: Format, extended: bool) -> Result<(), Failed> {
-    let options = FollowOptions {
-        reread_every: Duration::from_secs(5),
-        retry_first: Duration::from_millis(100),
-        retry_max: Duration::from_secs(2),
-        ask_leader_lease: false,
-    };
-    // A store that is away or a cluster that is not there is told at once, as it is without --watch.
-    target.view().await?;
-    let store = Arc::new(EtcdStore::new(target.options.clone()));
-    let (follower, task) = follow::follow(store, target.space.clone(), options);
-    let task = tokio::spawn(task);
-    let mut seen = follower.observation();
-    let mut last = String::new();
-    while seen.changed().await.is_ok() {
-        let observation = seen.borrow_and_update().clone();
-        let mut text = match &observation.view {
-            Some(view) => show(view, &target.scope, format, extended),
-            None => String::new(),
-        };
-        if let Contact::Down { why, .. } = &observation.contact {
-            let _ = writeln!(text, "the store does not answer: {why}");
-        }
-        if text != last {
-            // Clear the screen, cursor to the corner.
-            let clear = if io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
-            say(&format!("{clear}{text}"))?;
-            last = text;
-        }
-    }
-    task.abort();
-    fail("the store is not followed any more")
+    say(&show(&view, &target.scope, format, shape, Paper::stdout()))
 }
 
 /// The list as text, with a newline at its end.
-pub(crate) fn show(view: &ClusterView, scope: &str, format: Format, extended: bool) -> String {
+pub(crate) fn show(view: &ClusterView, scope: &str, format: Format, shape: Shape, paper: Paper) -> String {
+    sheet(view, scope, format, shape).show(format, paper)
+}
+
+/// The list for people, as questions show it.
+pub(crate) fn pretty(target: &Target, view: &ClusterView) -> String {
+    show(view, &target.scope, Format::Pretty, Shape::default(), Paper::stdout())
+}
+
+fn sheet(view: &ClusterView, scope: &str, format: Format, shape: Shape) -> Sheet {
     let body = cluster_body(view, scope);
-    let members: Vec<&Map<String, Value>> =
-        body["members"].as_array().into_iter().flatten().filter_map(Value::as_object).collect();
-    let columns = columns(&members, extended);
+    let members: BTreeMap<String, &Map<String, Value>> = body["members"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(|m| (plain(&m["name"]), m))
+        .collect();
+    let order = if shape.tree { tree(view) } else { members.keys().map(|name| (0, name.clone())).collect() };
+    let said = |field: &str| members.values().any(|m| m.contains_key(field));
+    let mut columns = COLUMNS.to_vec();
+    columns.extend(MORE.iter().filter(|(_, field)| shape.extended || said(field)).map(|(column, _)| *column));
+    if format != Format::Pretty {
+        columns.insert(0, Column::text("Cluster"));
+    }
     let with_port = ports_matter(&members);
-    let rows: Vec<Vec<String>> =
-        members.iter().map(|m| columns.iter().map(|c| cell(m, c, with_port)).collect()).collect();
-    match format {
-        Format::Json => json(scope, &members, &columns, &rows),
-        Format::Pretty => pretty(view, scope, &body, &columns, rows),
+    let row = |(depth, name): &(usize, String)| {
+        let member = members.get(name)?;
+        let cell = |column: &Column| match column.name {
+            "Cluster" => Cell::text(scope),
+            "Member" if *depth > 0 && format == Format::Pretty => {
+                Cell::text(format!("{}+ {name}", "  ".repeat(depth - 1)))
+            }
+            column => cell(member, column, with_port),
+        };
+        Some(columns.iter().map(cell).collect())
+    };
+    Sheet {
+        title: Some(title(view, scope)),
+        rows: order.iter().filter_map(row).collect(),
+        footer: footer(&body),
+        columns,
     }
 }
 
-const COLUMNS: [&str; 9] =
-    ["Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"];
+const STATE: Column = Column {
+    colour: |state| match state {
+        "" | "State" => None,
+        "running" | "streaming" => Some(Colour::Green),
+        "stopped" | "crashed" => Some(Colour::Red),
+        failed if failed.ends_with("failed") => Some(Colour::Red),
+        _ => Some(Colour::Yellow),
+    },
+    ..Column::text("State")
+};
 
-fn columns(members: &[&Map<String, Value>], extended: bool) -> Vec<&'static str> {
-    let more = [
-        ("Pending restart", "pending_restart"),
-        ("Pending restart reason", "pending_restart_reason"),
-        ("Scheduled restart", "scheduled_restart"),
-        ("Tags", "tags"),
-    ];
-    let said = |field: &str| members.iter().any(|m| m.contains_key(field));
-    let more = more.into_iter().filter(|(_, field)| extended || said(field)).map(|(column, _)| column);
-    COLUMNS.into_iter().chain(more).collect()
+const ROLE: Column = Column {
+    colour: |role| ["Leader", "Standby Leader"].contains(&role).then_some(Colour::Bold),
+    ..Column::text("Role")
+};
+
+const COLUMNS: [Column; 9] = [
+    Column::text("Member"),
+    Column::text("Host"),
+    ROLE,
+    STATE,
+    Column::number("TL"),
+    Column::text("Receive LSN"),
+    Column { shown: "Lag", ..Column::number("Receive Lag") },
+    Column::text("Replay LSN"),
+    Column { shown: "Lag", ..Column::number("Replay Lag") },
+];
+
+/// Columns that are there when a member has the field.
+const MORE: [(Column, &str); 4] = [
+    (
+        Column { colour: |mark| (mark == "*").then_some(Colour::Yellow), ..Column::text("Pending restart") },
+        "pending_restart",
+    ),
+    (Column::text("Pending restart reason"), "pending_restart_reason"),
+    (Column::text("Scheduled restart"), "scheduled_restart"),
+    (Column::text("Tags"), "tags"),
+];
+
+/// Members with their depth: each below the one it replicates from, the leader first.
+fn tree(view: &ClusterView) -> Vec<(usize, String)> {
+    let leader = view.leader.as_ref().map(|l| &l.name).filter(|name| view.members.contains_key(*name));
+    let parent = |name: &NodeName| {
+        let named = view.members[name].record.tags.replicate_from();
+        let named = named.filter(|up| view.members.contains_key(up) && up != name);
+        named.or_else(|| leader.cloned()).filter(|_| Some(name) != leader)
+    };
+    let parents: BTreeMap<&NodeName, Option<NodeName>> =
+        view.members.keys().map(|name| (name, parent(name))).collect();
+    let mut shown = Vec::new();
+    let mut next: Vec<(usize, &NodeName)> =
+        parents.iter().rev().filter(|(_, up)| up.is_none()).map(|(name, _)| (0, *name)).collect();
+    while let Some((depth, name)) = next.pop() {
+        shown.push((depth, name.to_string()));
+        let below = parents.iter().rev().filter(|(_, up)| up.as_ref() == Some(name));
+        next.extend(below.map(|(name, _)| (depth + 1, *name)));
+    }
+    // Members that replicate from each other in a circle have no place; they are shown all the same.
+    let lost = parents.keys().map(ToString::to_string);
+    let lost: Vec<_> = lost.filter(|name| !shown.iter().any(|(_, s)| s == name)).collect();
+    shown.extend(lost.into_iter().map(|name| (0, name)));
+    shown
 }
 
 /// Hosts need their ports when one is not PostgreSQL's own or two members share a host.
-fn ports_matter(members: &[&Map<String, Value>]) -> bool {
-    let mut hosts: Vec<&Value> = members.iter().filter_map(|m| m.get("host")).collect();
+fn ports_matter(members: &BTreeMap<String, &Map<String, Value>>) -> bool {
+    let mut hosts: Vec<&Value> = members.values().filter_map(|m| m.get("host")).collect();
     let all = hosts.len();
     hosts.sort_by_key(ToString::to_string);
     hosts.dedup();
-    hosts.len() < all || members.iter().any(|m| m.get("port").is_some_and(|p| *p != 5432))
+    hosts.len() < all || members.values().any(|m| m.get("port").is_some_and(|p| *p != 5432))
 }
 
-fn cell(m: &Map<String, Value>, column: &str, with_port: bool) -> String {
+fn cell(m: &Map<String, Value>, column: &str, with_port: bool) -> Cell {
     let field = |name: &str| m.get(name).unwrap_or(&Value::Null);
     match column {
-        "Member" => plain(field("name")),
+        "Member" => Cell::text(plain(field("name"))),
         "Host" if with_port && m.contains_key("port") => {
-            format!("{}:{}", plain(field("host")), plain(field("port")))
+            Cell::text(format!("{}:{}", plain(field("host")), plain(field("port"))))
         }
-        "Host" => plain(field("host")),
-        "Role" => title(&plain(field("role"))),
-        "State" => plain(field("state")),
-        "TL" => plain(field("timeline")),
-        "Receive LSN" => plain(field("receive_lsn")),
+        "Host" => Cell::text(plain(field("host"))),
+        "Role" => Cell::text(words(&plain(field("role")))),
+        "State" => Cell::text(plain(field("state"))),
+        "TL" => Cell::number(field("timeline").as_u64()),
+        "Receive LSN" => Cell::text(plain(field("receive_lsn"))),
         "Receive Lag" => megabytes(field("receive_lag")),
-        "Replay LSN" => plain(field("replay_lsn")),
+        "Replay LSN" => Cell::text(plain(field("replay_lsn"))),
         "Replay Lag" => megabytes(field("replay_lag")),
-        "Pending restart" => if field("pending_restart") == &Value::Bool(true) { "*" } else { "" }.to_owned(),
-        "Pending restart reason" => reasons(field("pending_restart_reason")),
-        "Scheduled restart" => plain(&field("scheduled_restart")["schedule"]),
-        "Tags" => lines(field("tags"), |k, v| format!("{k}: {}", plain(v))),
-        _ => String::new(),
+        "Pending restart" if field("pending_restart") == &Value::Bool(true) => Cell::text("*"),
+        "Pending restart reason" => Cell::text(reasons(field("pending_restart_reason"))),
+        "Scheduled restart" => Cell::text(plain(&field("scheduled_restart")["schedule"])),
+        "Tags" => Cell {
+            text: lines(field("tags"), |k, v| format!("{k}: {}", plain(v))),
+            value: field("tags").clone(),
+        },
+        _ => Cell::default(),
     }
 }
 
-fn plain(value: &Value) -> String {
+/// A value as text; nothing for null.
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(s) => s.clone(),
@@ -136,7 +183,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// `sync_standby` as `Sync Standby`.
-fn title(role: &str) -> String {
+fn words(role: &str) -> String {
     let words = role.split('_').map(|w| {
         let mut chars = w.chars();
         chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect::<String>())
@@ -145,9 +192,9 @@ fn title(role: &str) -> String {
 }
 
 /// A lag in whole MB; what is not known stays empty.
-fn megabytes(bytes: &Value) -> String {
+fn megabytes(bytes: &Value) -> Cell {
     const MB: u64 = 1 << 20;
-    bytes.as_u64().map_or_else(String::new, |b| ((b + MB / 2) / MB).to_string())
+    Cell::number(bytes.as_u64().map(|b| (b + MB / 2) / MB))
 }
 
 fn reasons(value: &Value) -> String {
@@ -162,59 +209,18 @@ fn lines(value: &Value, line: impl Fn(&str, &Value) -> String) -> String {
     pairs.map(|(k, v)| line(k, v)).collect::<Vec<_>>().join("\n")
 }
 
-fn json(scope: &str, members: &[&Map<String, Value>], columns: &[&str], rows: &[Vec<String>]) -> String {
-    let row = |(member, cells): (&&Map<String, Value>, &Vec<String>)| {
-        let mut object = Map::new();
-        object.insert("Cluster".to_owned(), scope.into());
-        for (column, text) in columns.iter().zip(cells).filter(|(_, text)| !text.is_empty()) {
-            let value = match *column {
-                "Tags" => member.get("tags").cloned().unwrap_or_default(),
-                "TL" | "Receive Lag" | "Replay Lag" => {
-                    text.parse::<u64>().map_or_else(|_| text.clone().into(), Value::from)
-                }
-                _ => text.clone().into(),
-            };
-            object.insert((*column).to_owned(), value);
-        }
-        Value::Object(object)
-    };
-    let rows: Vec<Value> = members.iter().zip(rows).map(row).collect();
-    format!("{}\n", Value::from(rows))
-}
-
-/// A table in prettytable's look: rules of dashes; between rows only when some are `tall`er than one line.
-pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>, tall: bool) -> Table {
-    let mut table = Table::new();
-    let (rule, cells) = (LineStyle::new('+', '-', '+', '+'), ContentLineStyle::new('|', '|', '|'));
-    let style = TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule);
-    let style = style.header_lines(cells).content_lines(cells);
-    table.load_style(if tall { style.row_separator(rule) } else { style });
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table
-}
-
-fn pretty(view: &ClusterView, scope: &str, body: &Value, columns: &[&str], rows: Vec<Vec<String>>) -> String {
+/// What a table of this cluster is headed with.
+pub(crate) fn title(view: &ClusterView, scope: &str) -> String {
     let identity = match view.initialize.as_deref() {
         None => "uninitialized",
         Some("") => "initializing",
         Some(id) => id,
     };
-    let tall = rows.iter().flatten().any(|cell| cell.contains('\n'));
-    let mut table = table(columns.iter().map(|c| if c.ends_with(" Lag") { "Lag" } else { c }), tall);
-    for row in rows {
-        table.add_row(row);
-    }
-    for (index, column) in columns.iter().enumerate() {
-        if (*column == "TL" || column.ends_with(" Lag"))
-            && let Some(column) = table.column_mut(index)
-        {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    let drawn = table.to_string();
-    let mut text = with_title(&drawn, &format!(" Cluster: {scope} ({identity}) "));
-    text.push('\n');
+    format!(" Cluster: {scope} ({identity}) ")
+}
+
+fn footer(body: &Value) -> String {
+    let mut text = String::new();
     if body["pause"] == Value::Bool(true) {
         text.push_str(" Maintenance mode: on\n");
     }
@@ -227,15 +233,6 @@ fn pretty(view: &ClusterView, scope: &str, body: &Value, columns: &[&str], rows:
         }
     }
     text
-}
-
-/// The table with `title` written over its first rule.
-fn with_title(table: &str, title: &str) -> String {
-    let (first, rest) = table.split_once('\n').unwrap_or((table, ""));
-    let room = first.chars().count().saturating_sub(2);
-    let title: String = title.chars().take(room).collect();
-    let rule: String = first.chars().skip(1 + title.chars().count()).collect();
-    format!("+{title}{rule}\n{rest}")
 }
 
 #[cfg(test)]

@@ -39,9 +39,32 @@ pub(crate) const PAIR: &[(&str, &str)] = &[
     ),
 ];
 
+fn drawn(view: &ClusterView, format: Format) -> String {
+    show(view, "demo", format, Shape::default(), Paper::default())
+}
+
+#[tokio::test]
+async fn the_tree_hangs_members_below_their_upstreams() {
+    let replica =
+        |from: &str| format!(r#"{{"state":"running","role":"replica","tags":{{"replicatefrom":"{from}"}}}}"#);
+    let (below, beside, circle) = (replica("pg2"), replica("nobody"), replica("pg6"));
+    let mut keys = PAIR[..5].to_vec();
+    keys.extend([("members/pg3", below.as_str()), ("members/pg4", beside.as_str())]);
+    keys.extend([
+        ("members/pg5", circle.as_str()),
+        ("members/pg6", r#"{"state":"running","role":"replica","tags":{"replicatefrom":"pg5"}}"#),
+    ]);
+    let names: Vec<(usize, String)> = tree(&view(&keys).await);
+    let expected = [(0, "pg1"), (1, "pg2"), (2, "pg3"), (1, "pg4"), (0, "pg5"), (0, "pg6")];
+    assert_eq!(names, expected.map(|(depth, name)| (depth, name.to_owned())));
+    let shape = Shape { tree: true, extended: false };
+    let shown = show(&view(&keys).await, "demo", Format::Pretty, shape, Paper::default());
+    assert!(shown.contains("| + pg2 ") && shown.contains("|   + pg3 "), "{shown}");
+}
+
 #[tokio::test]
 async fn the_table() {
-    let shown = show(&view(PAIR).await, "demo", Format::Pretty, false);
+    let shown = drawn(&view(PAIR).await, Format::Pretty);
     assert_eq!(
         shown,
         "\
@@ -65,7 +88,7 @@ async fn the_table_with_everything() {
         ("failover", r#"{"leader":"pg1","member":"pg2","scheduled_at":"2027-01-01T00:00:00+00:00"}"#),
         ("members/pg2", r#"{"state":"running","role":"replica","conn_url":"postgres://10.0.0.1:5433/postgres","tags":{"clonefrom":true,"nosync":false},"pending_restart":true,"pending_restart_reason":{"max_connections":{"old_value":"100","new_value":"200"}}}"#),
     ]);
-    let shown = show(&view(&keys).await, "demo", Format::Pretty, false);
+    let shown = drawn(&view(&keys).await, Format::Pretty);
     for expected in [
         "| 10.0.0.1:5433 | Sync Standby |",
         "| Pending restart | Pending restart reason    | Tags            |",
@@ -79,7 +102,7 @@ async fn the_table_with_everything() {
 
 #[tokio::test]
 async fn json_keeps_the_full_names() {
-    let shown = show(&view(PAIR).await, "demo", Format::Json, false);
+    let shown = drawn(&view(PAIR).await, Format::Json);
     let rows: Vec<Value> = serde_json::from_str(&shown).expect("is JSON");
     assert_eq!(
         rows[1],

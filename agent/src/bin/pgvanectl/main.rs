@@ -3,13 +3,28 @@
 //! Reads come from the store, changes of leadership go through the agents' REST API, changes of the dynamic
 //! configuration are a compare-and-swap in the store. Exit codes: 0 done, 1 failed or declined, 2 wrong usage.
 
+mod at;
+mod call;
 mod diff;
 mod document;
+mod dsn;
+mod flush;
+mod following;
+mod history;
 mod leader;
 mod list;
+mod members;
+mod output;
+mod pause;
 mod prompt;
 mod proxy;
+mod remove;
+mod restart;
+mod standby;
 mod target;
+mod terminal;
+mod version;
+mod watch;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -19,6 +34,9 @@ use clap::{Parser, Subcommand};
 use pgvane_cluster::store::StoreError;
 
 use self::document::PARAMETERS;
+use self::list::Shape;
+use self::members::MembersArgs;
+use self::output::Format;
 use self::target::{Target, TargetArgs};
 
 /// Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons.
@@ -39,29 +57,19 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or declined, 2 wrong usag
 #[derive(Subcommand)]
 enum Command {
     /// Show the members.
-    List {
-        /// `pretty` for people, `json` for programs.
+    List(ListArgs),
+    /// Show the members below those they replicate from.
+    Topology(ListArgs),
+    /// Show what happens, one line per change; on a terminal with the members above.
+    Watch,
+    /// Show the changes of leader so far.
+    History {
+        /// How to show them.
         #[arg(short, long, value_enum, default_value = "pretty")]
-        format: list::Format,
-        /// Show all columns, also those that say nothing.
-        #[arg(short, long)]
-        extended: bool,
-        /// Go on showing: once per change in the store.
-        #[arg(short, long)]
-        watch: bool,
+        format: Format,
     },
     /// Hand leadership over without losing a commit.
-    Switchover {
-        /// Who must lead now, lest somebody else was faster.
-        #[arg(long)]
-        leader: Option<String>,
-        /// Who shall lead; the best placed member unless given.
-        #[arg(long)]
-        candidate: Option<String>,
-        /// Do not ask.
-        #[arg(long)]
-        force: bool,
-    },
+    Switchover(leader::SwitchoverArgs),
     /// Make a member leader although it may lack commits.
     Failover {
         /// Who shall lead.
@@ -71,6 +79,27 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Restart PostgreSQL.
+    Restart(restart::RestartArgs),
+    /// Have agents and PostgreSQL read their settings again.
+    Reload(restart::ReloadArgs),
+    /// Remove a replica's data and copy it again.
+    Reinit(restart::ReinitArgs),
+    /// Turn maintenance mode on: nothing is started, stopped, promoted or demoted by itself.
+    Pause {
+        /// Return only when every member has seen it.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Turn maintenance mode off.
+    Resume {
+        /// Return only when every member has seen it.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Drop what is scheduled.
+    #[command(subcommand)]
+    Flush(flush::FlushCommand),
     /// Show the dynamic configuration, as indented JSON.
     ShowConfig,
     /// Change the dynamic configuration: in $EDITOR (as JSON), by `--set` and `--pg`, or from a file.
@@ -88,8 +117,44 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Show where a member's PostgreSQL is, as a connection string.
+    Dsn(dsn::MemberArgs),
+    /// Ask a member's PostgreSQL.
+    Query(dsn::QueryArgs),
+    /// Show the versions of this program, of agents and of PostgreSQL.
+    Version {
+        #[command(flatten)]
+        which: MembersArgs,
+        /// How to show them.
+        #[arg(short, long, value_enum, default_value = "pretty")]
+        format: Format,
+    },
+    /// Have the cluster follow another one, as a standby cluster.
+    DemoteCluster(standby::DemoteArgs),
+    /// Have a standby cluster accept writes.
+    PromoteCluster {
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Forget a cluster: its keys are deleted, its servers are left alone.
+    Remove,
     /// Look at and change the pgvane on this host: status, sessions, drain, disable, enable, kill, reload, upgrade.
     Proxy(proxy::ProxyArgs),
+}
+
+/// What `list` and `topology` take.
+#[derive(clap::Args)]
+struct ListArgs {
+    /// How to show them.
+    #[arg(short, long, value_enum, default_value = "pretty")]
+    format: Format,
+    /// Show all columns, also those that say nothing.
+    #[arg(short, long)]
+    extended: bool,
+    /// Go on showing: once per change in the store.
+    #[arg(short, long)]
+    watch: bool,
 }
 
 /// Why a command came to nothing; the text is for the operator.
@@ -141,18 +206,39 @@ async fn run(cli: Cli) -> Result<(), Failed> {
     let target = || Target::find(cli.target);
     match cli.command {
         Command::Proxy(args) => proxy::run(args).await,
-        Command::List { format, extended, watch: false } => list::once(&target()?, format, extended).await,
-        Command::List { format, extended, watch: true } => list::follow(&target()?, format, extended).await,
-        Command::Switchover { leader, candidate, force } => {
-            leader::switchover(&target()?, leader, candidate, force).await
-        }
+        Command::List(args) => members(&target()?, &args, false).await,
+        Command::Topology(args) => members(&target()?, &args, true).await,
+        Command::Watch => watch::run(&target()?, Format::Pretty, Shape::default(), false).await,
+        Command::History { format } => history::show(&target()?, format).await,
+        Command::Switchover(args) => leader::switchover(&target()?, args).await,
         Command::Failover { candidate, force } => leader::failover(&target()?, &candidate, force).await,
+        Command::Restart(args) => restart::restart(&target()?, args).await,
+        Command::Reload(args) => restart::reload(&target()?, args).await,
+        Command::Reinit(args) => restart::reinit(&target()?, args).await,
+        Command::Pause { wait } => pause::set(&target()?, true, wait).await,
+        Command::Resume { wait } => pause::set(&target()?, false, wait).await,
+        Command::Flush(command) => flush::run(&target()?, command).await,
+        Command::Dsn(which) => dsn::dsn(&target()?, which).await,
+        Command::Query(args) => dsn::query(&target()?, args).await,
+        Command::Version { which, format } => version::show(&target()?, &which, format).await,
+        Command::DemoteCluster(args) => standby::demote(&target()?, args).await,
+        Command::PromoteCluster { force } => standby::promote(&target()?, force).await,
+        Command::Remove => remove::remove(&target()?).await,
         Command::ShowConfig => document::show(&target()?).await,
         Command::EditConfig { set, pg, apply, force } => {
             let pg = pg.iter().map(|pair| format!("{PARAMETERS}{pair}"));
             let pairs: Vec<String> = set.into_iter().chain(pg).collect();
             document::edit(&target()?, &pairs, apply.as_deref(), force).await
         }
+    }
+}
+
+async fn members(target: &Target, args: &ListArgs, tree: bool) -> Result<(), Failed> {
+    let shape = Shape { extended: args.extended, tree };
+    if args.watch {
+        watch::run(target, args.format, shape, true).await
+    } else {
+        list::once(target, args.format, shape).await
     }
 }
 

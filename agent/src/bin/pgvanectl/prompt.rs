@@ -4,6 +4,26 @@ use std::io::{self, BufRead};
 
 use crate::{Failed, fail, say};
 
+/// Asks for a word; what was typed, without blanks around it.
+pub(crate) fn answer(question: &str) -> Result<String, Failed> {
+    say(&format!("{question}: "))?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    if line.is_empty() {
+        say("\n")?;
+        return fail("nobody answers on standard input, so nothing was changed");
+    }
+    Ok(line.trim().to_owned())
+}
+
+/// Asks for these very words.
+pub(crate) fn confirm_words(words: &str) -> Result<(), Failed> {
+    if answer(&format!("Please type \"{words}\" to confirm"))? == words {
+        return Ok(());
+    }
+    fail("declined; nothing was changed")
+}
+
 /// Asks; anything but yes ends the command.
 pub(crate) fn confirm(question: &str) -> Result<(), Failed> {
     say(&format!("{question} [y/N]: "))?;

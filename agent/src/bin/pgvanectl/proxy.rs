@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use crate::list::{self, Format};
+use crate::output::{self, Format};
 use crate::{Failed, fail, say};
 
 /// Which proxy, and what to do with it.
@@ -29,7 +29,7 @@ pub(crate) struct ProxyArgs {
 enum ProxyCommand {
     /// Show clusters, servers and listeners as this proxy sees them.
     Status {
-        /// `pretty` for people, `json` for programs.
+        /// How to show it.
         #[arg(short, long, value_enum, default_value = "pretty")]
         format: Format,
     },
@@ -38,7 +38,7 @@ enum ProxyCommand {
         /// Only those on this server.
         #[arg(long)]
         target: Option<String>,
-        /// `pretty` for people, `json` for programs.
+        /// How to show it.
         #[arg(short, long, value_enum, default_value = "pretty")]
         format: Format,
     },
@@ -74,20 +74,14 @@ pub(crate) async fn run(args: ProxyArgs) -> Result<(), Failed> {
     match args.command {
         ProxyCommand::Status { format } => {
             let status = proxy.document("/topology").await?;
-            say(&match format {
-                Format::Json => indented(&status),
-                Format::Pretty => show_status(&status),
-            })
+            say(&output::document(&status, format, show_status))
         }
         ProxyCommand::Sessions { target, format } => {
             let mut sessions = proxy.document("/sessions").await?;
             if let (Some(target), Some(all)) = (&target, sessions.as_array_mut()) {
                 all.retain(|session| session["target"] == target.as_str());
             }
-            say(&match format {
-                Format::Json => indented(&sessions),
-                Format::Pretty => show_sessions(&sessions),
-            })
+            say(&output::document(&sessions, format, show_sessions))
         }
         ProxyCommand::Drain(which) => proxy.admit(which, "drain").await,
         ProxyCommand::Disable(which) => proxy.admit(which, "disable").await,
@@ -154,10 +148,6 @@ fn only_cluster(status: &Value) -> Result<String, Failed> {
     }
 }
 
-fn indented(document: &Value) -> String {
-    serde_json::to_string_pretty(document).unwrap_or_default() + "\n"
-}
-
 fn array<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value[key].as_array().into_iter().flatten()
 }
@@ -187,7 +177,7 @@ fn show_status(status: &Value) -> String {
     for cluster in array(status, "clusters") {
         text.push_str(&show_cluster(cluster));
     }
-    let mut table = list::table(["Listener", "Cluster", "Role", "Sessions", "Held", "Listens at"], false);
+    let mut table = output::table(["Listener", "Cluster", "Role", "Sessions", "Held", "Listens at"], false);
     for listener in array(status, "listeners") {
         let at = array(listener, "listen").map(cell).collect::<Vec<_>>().join(" ");
         let mut row: Vec<_> =
@@ -227,7 +217,7 @@ fn show_cluster(cluster: &Value) -> String {
         );
     }
     let mut table =
-        list::table(["Member", "Host", "Role", "State", "Lag", "Sessions", "Admission", "Reads"], false);
+        output::table(["Member", "Host", "Role", "State", "Lag", "Sessions", "Admission", "Reads"], false);
     for member in array(cluster, "members") {
         let host = match (member["host"].as_str(), member["port"].as_u64()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
@@ -253,7 +243,7 @@ fn show_cluster(cluster: &Value) -> String {
 }
 
 fn show_sessions(sessions: &Value) -> String {
-    let mut table = list::table(["Session", "Client", "Listener", "Target", "State", "Age"], false);
+    let mut table = output::table(["Session", "Client", "Listener", "Target", "State", "Age"], false);
     for session in sessions.as_array().into_iter().flatten() {
         table.add_row([
             cell(&session["session"]),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pgvane_agent::config::{self, Login, Secret};
+use pgvane_agent::config::{self, Login, Role, Secret};
 use pgvane_agent::timing::TimingOverrides;
 use pgvane_cluster::fold;
 use pgvane_cluster::keyspace::Keyspace;
@@ -59,6 +59,8 @@ pub(crate) struct Target {
     pub(crate) login: Option<Login>,
     /// Deadlines set by hand on this node.
     pub(crate) timing: TimingOverrides,
+    /// Who may ask PostgreSQL, where an agent's settings tell.
+    pub(crate) superuser: Option<Role>,
 }
 
 impl Target {
@@ -109,7 +111,11 @@ impl Target {
         let scope = checked_scope(scope.unwrap_or(config.scope))?;
         let namespace = namespace.unwrap_or(config.namespace);
         let login = rest_login.or(config.restapi.login);
-        Ok(Target::new(config.etcd.options(), &namespace, scope, login, config.timing))
+        let superuser = Some(config.postgresql.superuser);
+        Ok(Target {
+            superuser,
+            ..Target::new(config.etcd.options(), &namespace, scope, login, config.timing)
+        })
     }
 
     fn new(
@@ -120,7 +126,15 @@ impl Target {
         timing: TimingOverrides,
     ) -> Target {
         let space = Keyspace::new(namespace, &scope);
-        Target { store: EtcdStore::new(options.clone()), options, space, scope, login, timing }
+        Target {
+            store: EtcdStore::new(options.clone()),
+            options,
+            space,
+            scope,
+            login,
+            timing,
+            superuser: None,
+        }
     }
 
     /// The cluster as it is now; an error where there is none under this name.

@@ -1,6 +1,13 @@
 //! Files that work, files that do not, and what is said of them.
 
+use std::path::Path;
+
+use pgvane_cluster::settings::ClusterSettings;
+
+use super::postgresql::find_bin_dir;
 use super::*;
+use crate::config::{BootstrapMethod, Line, LogFormat, VerifyClient, WatchdogMode, parse};
+use crate::timing::Timing;
 
 const SMALL: &str = r#"
 name = "pg1"
@@ -14,6 +21,69 @@ data_dir = "data"
 connect_address = "10.0.0.1"
 superuser.password = "s"
 replication.password = "r"
+"#;
+
+/// What `SMALL` does not say, in native words.
+const EVERYTHING: &str = r#"
+name = "pg1"
+scope = "demo"
+etcd.endpoints = ["127.0.0.1:2379"]
+
+[restapi]
+connect_address = "10.0.0.1:8008"
+username = "admin"
+password = "p"
+certfile = "cert.pem"
+cafile = "ca.pem"
+keyfile_password = "k"
+verify_client = "Optional"
+allowlist = ["10.0.0.0/8", "mon", "::1"]
+allowlist_include_members = true
+server_tokens = "minimal"
+http_extra_headers.X-A = "b"
+
+[ctl]
+insecure = true
+
+[postgresql]
+data_dir = "data"
+connect_address = "10.0.0.1"
+proxy_address = "10.0.0.1:6432"
+superuser.password = "s"
+replication.password = "r"
+rewind = { username = "rw", sslmode = "require", sslpassword = "hunter2" }
+config_base_name = "pg"
+basebackup = ["max-rate=1M", "--verbose"]
+pre_promote = "/bin/fence 'a b'"
+pg_ctl_timeout = "2min"
+use_pg_rewind = true
+callbacks.on_start = "/bin/cb"
+recovery_conf.restore_command = "cp"
+
+[[postgresql.replica_methods]]
+name = "pgbackrest"
+command = "pgbackrest restore"
+keep_data = true
+parameters.stanza = "main"
+
+[[postgresql.replica_methods]]
+name = "basebackup"
+
+[watchdog]
+mode = "required"
+safety_margin = -1
+driver = "testing"
+
+[bootstrap.method]
+name = "restore"
+command = "/bin/restore"
+recovery_conf.recovery_target_time = "x"
+parameters.deep = true
+
+[log]
+format = "patroni"
+level = "WARNING"
+line_format = "%(levelname)-8s %(message)s"
 "#;
 
 fn read(text: &str) -> Result<Config, String> {
@@ -65,13 +135,43 @@ fn what_cannot_work_is_refused_by_key() {
         ("[postgresql]", "parameters.work_mem = [1]", "postgresql.parameters.work_mem"),
         ("[postgresql]", "pg_hba = []", "without a line nobody could connect"),
         ("[postgresql]", "bin_dir = \"/nowhere\"", "there is no postgres in /nowhere"),
+        ("[postgresql]", "basebackup = [\"pgdata=/x\"]", "postgresql.basebackup: \"pgdata=/x\" is set by"),
+        (
+            "[postgresql]",
+            "superuser.sslmode = \"maybe\"",
+            "postgresql.superuser.sslmode: \"maybe\" is not one of",
+        ),
+        ("[postgresql]", "config_base_name = \"a/b\"", "a file's name without directory"),
+        ("[postgresql]", "parameters.\"a b\" = 1", "a parameter's name has letters"),
+        ("[restapi]", "allowlist = [\"10.0.0.0/33\"]", "restapi.allowlist: \"10.0.0.0/33\" is not"),
+        ("[restapi]", "verify_client = \"required\"", "restapi.verify_client needs restapi.certfile"),
+        ("[restapi]", "server_tokens = \"x\"", "not one of original, productonly, minimal"),
+        ("[restapi]", "http_extra_headers.\"a b\" = \"x\"", "is not an HTTP header"),
     ];
     for (section, line, expected) in refused {
         let message = read(&with(section, line)).expect_err(line);
         assert!(message.contains(expected), "{line}: {message}");
         assert!(message.starts_with("agent.toml:"), "{line}: {message}");
+        assert!(!message.contains("hunter2"), "{message}");
     }
     let appended = [
+        ("[postgresql.callbacks]\non_start = \"'\"", "postgresql.callbacks.on_start: \"'\" is not a command"),
+        ("[postgresql.callbacks]\non_strat = \"x\"", "did you mean `on_start`?"),
+        ("[postgresql.bin_names]\npsql = \"x\"", "postgresql.bin_names.psql: there is no such program"),
+        ("[postgresql.recovery_conf]\nprimary_conninfo = \"x\"", "the agent gives it itself"),
+        ("[[postgresql.replica_methods]]\nname = \"basebackup\"\ncommand = \"x\"", "basebackup is built in"),
+        ("[bootstrap.method]\nname = \"restore\"", "the key `command` is missing in [bootstrap.method]"),
+        ("[ctl]\nkeyfile = \"k.pem\"", "ctl.keyfile needs ctl.certfile"),
+        (
+            "[watchdog]\nmode = \"sometimes\"",
+            "watchdog.mode: \"sometimes\" is not one of off, automatic, required",
+        ),
+        ("[watchdog]\nsafety_margin = -2", "watchdog.safety_margin: -2 is neither"),
+        ("[log]\ndir = \"/nowhere\"", "log.dir: /nowhere is not a directory"),
+        ("[log]\nline_format = \"100%\"", "log.line_format: \"100%\" has a %"),
+        ("[log]\nline_format = \"%(threadName)s\"", "%(threadName)s is not known"),
+        ("[log]\ndate_format = \"%!\"", "is not a format of strftime"),
+        ("[log]\nstatic_fields.a = 1", "only lines of JSON have such fields"),
         ("[tags]\nnofailover = \"maybe\"", "tags.nofailover: true or false is expected"),
         ("[tags]\nfailover_priority = 1.5", "a whole number is expected"),
         ("[timing]\nguard_budget = \"soon\"", "a duration such as"),
@@ -95,7 +195,45 @@ fn what_cannot_work_is_refused_by_key() {
 }
 
 #[test]
+fn every_setting_has_a_native_form() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for file in ["cert.pem", "ca.pem"] {
+        std::fs::write(dir.path().join(file), "").expect("writes");
+    }
+    let c = parse(EVERYTHING, "agent.toml", dir.path()).unwrap_or_else(|e| panic!("{e}"));
+    let tls = c.restapi.tls.as_ref().expect("TLS");
+    assert_eq!((tls.verify_client, &tls.keyfile), (VerifyClient::Optional, &dir.path().join("cert.pem")));
+    assert_eq!((c.restapi.access.allowlist.len(), c.restapi.access.include_members), (3, true));
+    assert_eq!(c.api_url(), "https://10.0.0.1:8008/patroni");
+    // The tools fall back to what the API expects.
+    assert_eq!(c.ctl.login, c.restapi.login);
+    assert_eq!(c.ctl.cafile, tls.cafile);
+    assert!(c.ctl.insecure);
+    let pg = &c.postgresql;
+    assert_eq!(pg.proxy_address.as_ref().map(|a| a.port), Some(6432));
+    assert_eq!((pg.rewind.username.as_str(), pg.rewind.connection["sslmode"].as_str()), ("rw", "require"));
+    assert_eq!(pg.basebackup, ["--max-rate=1M", "--verbose"]);
+    assert_eq!(
+        pg.pre_promote.as_ref().map(|s| s.words.clone()),
+        Some(vec!["/bin/fence".into(), "a b".into()])
+    );
+    assert_eq!(pg.pg_ctl_timeout, std::time::Duration::from_mins(2));
+    let names: Vec<_> = pg.replica_methods.iter().map(|m| (m.name.as_str(), m.keep_data)).collect();
+    assert_eq!(names, [("pgbackrest", true), ("basebackup", false)]);
+    assert_eq!(pg.replica_methods[0].parameters, [("stanza".to_owned(), "main".to_owned())]);
+    assert_eq!((c.watchdog.mode, c.watchdog.safety_margin), (WatchdogMode::Required, None));
+    assert!(matches!(&c.bootstrap.method, BootstrapMethod::Custom { name, .. } if name == "restore"));
+    assert_eq!((c.log.format, c.log.level.as_str()), (LogFormat::Patroni, "warn"));
+    assert!(matches!(&c.log.line, Line::Plain(pieces) if pieces.len() == 3));
+    assert!(!format!("{c:?}").contains("hunter2"));
+}
+
+#[test]
 fn addresses_that_others_cannot_reach_are_not_published() {
+    let secret = SMALL.replace("127.0.0.1:2379", "http://root:hunter2@x");
+    let message = read(&secret).expect_err("refused");
+    assert!(message.contains("etcd.endpoints: \"http://***@x\" is not"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
     let unreachable = SMALL.replace("connect_address = \"10.0.0.1\"", "connect_address = \"0.0.0.0:5432\"");
     assert!(read(&unreachable).expect_err("refused").contains("that others can reach"));
     let absent = SMALL.replace("connect_address = \"10.0.0.1\"\n", "");
@@ -140,16 +278,8 @@ fn the_server_programs_follow_the_version_of_the_data() {
         std::fs::write(bin.join("postgres"), "").expect("writes");
     }
     let data = root.path().join("data");
-    assert_eq!(find_bin_dir(&data, root.path()), Some(root.path().join("15/bin")));
+    assert_eq!(find_bin_dir(&data, root.path(), "postgres"), Some(root.path().join("15/bin")));
     std::fs::create_dir(&data).expect("creates");
     std::fs::write(data.join("PG_VERSION"), "14\n").expect("writes");
-    assert_eq!(find_bin_dir(&data, root.path()), Some(root.path().join("14/bin")));
-}
-
-#[test]
-fn readable_passwords_are_warned_about() {
-    let config = read(SMALL).expect("valid");
-    assert_eq!(permission_warning(&config, 0o100_600), None);
-    let warning = permission_warning(&config, 0o100_644).expect("a warning");
-    assert_eq!(warning, "holds passwords and its mode is 0644; chmod 600 keeps others out");
+    assert_eq!(find_bin_dir(&data, root.path(), "postgres"), Some(root.path().join("14/bin")));
 }

@@ -1,0 +1,61 @@
+//! Requests to the members' REST APIs.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use pgvane_agent::peers::{Answer, at, request};
+use pgvane_cluster::ids::NodeName;
+use pgvane_cluster::view::ClusterView;
+use serde_json::Value;
+
+use crate::target::Target;
+use crate::{Failed, fail};
+
+/// An agent that lives answers a simple question in this time.
+pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Asks the agent of `member`. An agent that hangs is found out before anything is asked of it that may take long.
+pub(crate) async fn ask(
+    target: &Target,
+    view: &ClusterView,
+    member: &NodeName,
+    (method, path, body): (Method, &str, Option<&Value>),
+    limit: Duration,
+) -> Result<Answer, Failed> {
+    let url = view.members.get(member).and_then(|m| m.record.api_url.as_deref());
+    let Some(url) = url else {
+        return fail(format!("{member} tells no address of its REST API; is its agent alive?"));
+    };
+    let alive = at(url, "/liveness");
+    match tokio::time::timeout(ALIVE_WITHIN, request(Method::GET, &alive, None, None)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(why)) => return fail(format!("the agent of {member} was not reached: {why}")),
+        Err(_) => return fail(format!("the agent of {member} does not answer at {url}")),
+    }
+    let url = at(url, path);
+    let asked = request(method, &url, body, target.login.as_ref());
+    match tokio::time::timeout(limit, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(why)) => {
+            fail(format!("the agent of {member} did not answer: {why}; see `list` for what came of it"))
+        }
+        Err(_) => fail(format!(
+            "the agent of {member} did not answer within {limit:?}; see `list` for what came of it"
+        )),
+    }
+}
+
+/// What an answer says to an operator; anything but success is a failure.
+pub(crate) fn text_of(answer: &Answer) -> Result<String, Failed> {
+    if answer.status.is_success() {
+        return Ok(answer.text());
+    }
+    let hint = match answer.status {
+        StatusCode::UNAUTHORIZED => {
+            "; a login is needed: restapi.username in the settings, or --rest-username"
+        }
+        StatusCode::FORBIDDEN => "; this host may not change things there (allowlist or client certificate)",
+        _ => "",
+    };
+    fail(format!("{} (status {}{hint})", answer.text(), answer.status.as_u16()))
+}

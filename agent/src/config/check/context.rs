@@ -1,0 +1,175 @@
+//! What every check works with: in which form the settings were written, where its relative paths begin, what was
+//! found odd.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+/// In which form settings were written. Their meaning is the same; names and some defaults are not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::config) enum Dialect {
+    /// agent.toml.
+    Native,
+    /// patroni.yml.
+    Patroni,
+}
+
+/// Finds the address of a host name that is to be listened on.
+pub(in crate::config) type Resolve = fn(&str, u16) -> Option<SocketAddr>;
+
+/// What is wrong, and where in the text.
+#[derive(Debug)]
+pub(in crate::config) struct Problem {
+    pub(in crate::config) at: Option<Range<usize>>,
+    pub(in crate::config) text: String,
+}
+
+/// What is odd without being wrong, and where.
+#[derive(Debug)]
+pub(in crate::config) struct Remark {
+    pub(in crate::config) at: Option<Range<usize>>,
+    pub(in crate::config) text: String,
+}
+
+pub(in crate::config) type Checked<T> = Result<T, Problem>;
+
+/// What every check works with.
+pub(in crate::config) struct Check<'a> {
+    dialect: Dialect,
+    base: &'a Path,
+    resolve: Resolve,
+    pub(in crate::config) remarks: Vec<Remark>,
+}
+
+impl Check<'_> {
+    /// Relative paths are taken from `base`, the directory of the file.
+    pub(in crate::config) fn new(dialect: Dialect, base: &Path, resolve: Resolve) -> Check<'_> {
+        Check { dialect, base, resolve, remarks: vec![] }
+    }
+
+    pub(in crate::config) fn is_patroni(&self) -> bool {
+        match self.dialect {
+            Dialect::Native => false,
+            Dialect::Patroni => true,
+        }
+    }
+
+    /// A key as the operator has written it.
+    pub(in crate::config) fn key<'k>(&self, native: &'k str) -> Cow<'k, str> {
+        match self.dialect {
+            Dialect::Native => Cow::Borrowed(native),
+            Dialect::Patroni => patroni_key(native),
+        }
+    }
+
+    pub(in crate::config) fn path(&self, path: &Spanned<PathBuf>) -> PathBuf {
+        self.base.join(path.get_ref())
+    }
+
+    pub(super) fn resolve(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        (self.resolve)(host, port)
+    }
+
+    /// A value that is refused; `key` is its native name.
+    pub(super) fn wrong<T, V>(&self, value: &Spanned<V>, key: &str, text: impl AsRef<str>) -> Checked<T> {
+        let text = format!("{}: {}", self.key(key), text.as_ref());
+        Err(Problem { at: Some(value.span()), text })
+    }
+
+    /// A value that is refused, with a text that names its key.
+    pub(super) fn refuse<T, V>(&self, value: &Spanned<V>, text: impl Into<String>) -> Checked<T> {
+        Err(Problem { at: Some(value.span()), text: text.into() })
+    }
+
+    /// Something that is not there and must be.
+    pub(super) fn missing<T>(&self, text: impl Into<String>) -> Checked<T> {
+        Err(Problem { at: None, text: text.into() })
+    }
+
+    /// A value that Patroni would pass over with a message, and that a file of our own must not have.
+    pub(super) fn leave_out<V>(&mut self, value: &Spanned<V>, key: &str, text: &str) -> Checked<()> {
+        match self.dialect {
+            Dialect::Native => self.wrong(value, key, text),
+            Dialect::Patroni => {
+                let text = format!("{}: {text}; it is ignored", self.key(key));
+                self.remarks.push(Remark { at: Some(value.span()), text });
+                Ok(())
+            }
+        }
+    }
+
+    /// A file that must be there for us to read.
+    pub(super) fn readable(&self, file: &Spanned<PathBuf>, key: &str) -> Checked<PathBuf> {
+        let path = self.path(file);
+        match std::fs::File::open(&path) {
+            Ok(_) => Ok(path),
+            Err(e) => self.wrong(file, key, format!("{}: {e}", path.display())),
+        }
+    }
+}
+
+/// What a native key is called in patroni.yml.
+pub(in crate::config) fn patroni_key(native: &str) -> Cow<'_, str> {
+    let renamed = [
+        ("etcd.endpoints", "etcd3.hosts"),
+        ("ctl.cafile", "ctl.cacert"),
+        ("postgresql.replica_methods", "postgresql.create_replica_methods"),
+        ("postgresql.rewind_options", "postgresql.rewind"),
+        ("postgresql.superuser", "postgresql.authentication.superuser"),
+        ("postgresql.replication", "postgresql.authentication.replication"),
+        ("postgresql.rewind", "postgresql.authentication.rewind"),
+        ("restapi.login", "restapi.authentication"),
+        ("ctl.login", "ctl.authentication"),
+        ("log.line_format", "log.format"),
+        ("log.date_format", "log.dateformat"),
+        ("log.deduplicate_heartbeats", "log.deduplicate_heartbeat_logs"),
+    ];
+    if let Some((_, patroni)) = renamed.iter().find(|(key, _)| *key == native) {
+        return Cow::Borrowed(patroni);
+    }
+    let moved = [
+        ("etcd.", "etcd3."),
+        ("restapi.username", "restapi.authentication.username"),
+        ("restapi.password", "restapi.authentication.password"),
+        ("ctl.username", "ctl.authentication.username"),
+        ("ctl.password", "ctl.authentication.password"),
+        ("postgresql.superuser.", "postgresql.authentication.superuser."),
+        ("postgresql.replication.", "postgresql.authentication.replication."),
+        ("postgresql.rewind.", "postgresql.authentication.rewind."),
+        ("postgresql.bin_names.", "postgresql.bin_name."),
+        ("timing.", "pgvane.timing."),
+        ("guard.", "pgvane.guard."),
+    ];
+    match moved.iter().find_map(|(from, to)| Some((to, native.strip_prefix(from)?))) {
+        Some((to, rest)) => Cow::Owned(format!("{to}{rest}")),
+        None => Cow::Borrowed(native),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_called_as_they_were_written() {
+        for (native, patroni) in [
+            ("etcd.endpoints", "etcd3.hosts"),
+            ("etcd.cert", "etcd3.cert"),
+            ("restapi.username", "restapi.authentication.username"),
+            ("postgresql.superuser.password", "postgresql.authentication.superuser.password"),
+            ("postgresql.rewind_options", "postgresql.rewind"),
+            ("postgresql.superuser", "postgresql.authentication.superuser"),
+            ("postgresql.replication", "postgresql.authentication.replication"),
+            ("postgresql.rewind", "postgresql.authentication.rewind"),
+            ("restapi.login", "restapi.authentication"),
+            ("ctl.login", "ctl.authentication"),
+            ("guard.socket", "pgvane.guard.socket"),
+            ("restapi.listen", "restapi.listen"),
+        ] {
+            assert_eq!(patroni_key(native), patroni);
+        }
+    }
+}
