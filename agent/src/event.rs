@@ -3,7 +3,7 @@
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId};
 use pgvane_cluster::records::MemberRecord;
-use pgvane_cluster::reigns::Reigns;
+use pgvane_cluster::reigns::Descent;
 use tokio::sync::oneshot;
 
 use crate::api::{FailsafeAnswer, FailsafeAsk};
@@ -28,8 +28,8 @@ pub enum Event {
     Server(ServerEvent),
     /// The data directory was looked at.
     Data(DataDir),
-    /// Who began the timelines of our data.
-    Reigns(Reigns),
+    /// What is known of the timelines of our data.
+    Descent(Descent),
     /// The server was asked.
     Probed(Box<Result<SqlView, ProbeError>>),
     /// The other members were asked.

@@ -21,13 +21,11 @@ use crate::decide::reign;
 use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
 use crate::enact::{Context, store};
 use crate::event::Event;
-use crate::postgres::control;
-use crate::postgres::outgrown;
 use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
-use crate::postgres::reigns;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::{self, Kept, slot_name};
+use crate::postgres::{control, descent, outgrown};
 use crate::walsenders;
 
 /// Time between two looks at the slots.
@@ -221,13 +219,13 @@ impl Keeper {
         tokio::task::spawn_blocking(move || {
             let _done = done;
             let kept = match (learned, promoted) {
-                (Some(known), _) => reigns::save(&ctx.instance, &known).map(|()| known),
-                (None, Some(timeline)) => reigns::keep(&ctx.instance, timeline),
+                (Some(descent), _) => descent::save(&ctx.instance, &descent).map(|()| descent),
+                (None, Some(timeline)) => descent::keep(&ctx.instance, timeline),
                 (None, None) => return,
             };
             match kept {
-                Ok(known) => ctx.report(Event::Reigns(known)),
-                Err(error) => warn!(%error, "the list of reigns was not kept"),
+                Ok(descent) => ctx.report(Event::Descent(descent)),
+                Err(error) => warn!(%error, "who began our timelines was not kept"),
             }
         });
     }

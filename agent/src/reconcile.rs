@@ -12,7 +12,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, Observation};
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::records::{MemberRecord, MemberState, NativeMember, Tags};
-use pgvane_cluster::reigns::Reigns;
+use pgvane_cluster::reigns::Descent;
 use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
 use pgvane_cluster::store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -118,8 +118,8 @@ pub struct Start {
     pub lease: OwnLease,
     /// A promise that still holds.
     pub vouch: Option<Vouch>,
-    /// Who began the timelines of our data.
-    pub reigns: Reigns,
+    /// What is known of the timelines of our data.
+    pub descent: Descent,
     /// The server as it was found.
     pub server: ServerState,
     /// The guard as it was found.
@@ -195,7 +195,7 @@ impl<S: Store> Reconciler<S> {
         sinks: Sinks,
         start: Start,
     ) -> Reconciler<S> {
-        let memory = Memory { vouch: start.vouch, reigns: start.reigns, ..Memory::default() };
+        let memory = Memory { vouch: start.vouch, descent: start.descent, ..Memory::default() };
         let guard = match (start.guard.report.doing, start.guard.report.epoch) {
             (Doing::Armed, Some(epoch)) => Guard::Armed { epoch: Epoch(epoch) },
             (doing, _) => guard_reached(doing),
@@ -630,7 +630,7 @@ impl<S: Store> Reconciler<S> {
             }
             Event::Server(change) => self.server_changed(now, &change),
             Event::Data(data) => self.server.data = data,
-            Event::Reigns(reigns) => self.memory.reigns = reigns,
+            Event::Descent(descent) => self.memory.descent = descent,
             Event::Probed(answer) => {
                 let promoting = self.effects.what(Slot::Postgres) == Some(action::PROMOTE);
                 self.server.probed(*answer, promoting);

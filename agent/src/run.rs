@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{FollowOptions, Observation, follow};
 use pgvane_cluster::ids::LeaseId;
-use pgvane_cluster::reigns::Reigns;
+use pgvane_cluster::reigns::Descent;
 use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::store::etcd::EtcdStore;
 use tokio::net::TcpListener;
@@ -26,7 +26,7 @@ use crate::namesake::Namesake;
 use crate::parts::Parts;
 use crate::postgres::controldata::ControlData;
 use crate::postgres::process::{self, Postmaster};
-use crate::postgres::{Instance, reigns};
+use crate::postgres::{Instance, descent};
 use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
 use crate::reload::Reloader;
 use crate::server::ServerState;
@@ -117,7 +117,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     });
 
     let server = found_server(&ctx).await?;
-    let reigns = found_reigns(&ctx.instance, &server).await?;
+    let descent = found_descent(&ctx.instance, &server).await?;
     let (timing, timing_seen) = watch::channel(first_timing);
     let (probe, wanted) = watch::channel(server.process != Process::Absent);
     let hurry = Arc::new(Notify::new());
@@ -151,7 +151,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     let start = Start {
         lease,
         vouch: promise,
-        reigns,
+        descent,
         server,
         guard,
         guard_options,
@@ -258,13 +258,13 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
     })
 }
 
-/// Who began the timelines of the data that were found.
-async fn found_reigns(instance: &Instance, server: &ServerState) -> Result<Reigns, String> {
+/// What is known of the timelines of the data that were found.
+async fn found_descent(instance: &Instance, server: &ServerState) -> Result<Descent, String> {
     if !matches!(server.data, DataDir::Present(_)) {
-        return Ok(Reigns::default());
+        return Ok(Descent::default());
     }
     let control = ControlData::read(instance).await.map_err(|e| e.to_string())?;
-    Ok(reigns::load(instance, &control))
+    Ok(descent::load(instance, &control))
 }
 
 fn first_snapshot(config: &Config, observation: Observation, ttl: Duration) -> ApiSnapshot {

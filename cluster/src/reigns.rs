@@ -32,6 +32,21 @@ impl std::fmt::Display for Reign {
 #[serde(transparent)]
 pub struct Reigns(pub BTreeMap<Timeline, Reign>);
 
+/// What a server knows of the timelines of its own data.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Descent {
+    /// Who began them.
+    #[serde(rename = "timelines")]
+    pub known: Reigns,
+    /// Whom it followed: from which timeline on, and in which reign. A timeline that came to it while it followed a
+    /// reign was begun in that reign or before, whoever tells of it later.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub followed: BTreeMap<Timeline, Epoch>,
+}
+
+/// How many of those that were followed are remembered.
+const REMEMBERED: usize = 8;
+
 /// How the data of one server relate to another's, by their lists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lineage {
@@ -43,21 +58,40 @@ pub enum Lineage {
     Unknown,
 }
 
-impl Reigns {
-    /// Compares a server with this list, that is on timeline `at`, with one that has `other`.
+impl Descent {
+    /// Compares a server with these data, that is on timeline `at`, with one that has `other`.
     pub fn compare(&self, at: Timeline, other: &Reigns) -> Lineage {
-        let up_to = self.0.range(..=at);
-        let mut both = up_to.filter_map(|(timeline, ours)| Some((timeline, ours, other.0.get(timeline)?)));
-        if let Some((timeline, ..)) = both.clone().find(|(_, ours, theirs)| ours != theirs) {
+        let is_other = |timeline: &Timeline, theirs: &Reign| match self.known.0.get(timeline) {
+            Some(ours) => ours != theirs,
+            None => self.latest(*timeline).is_some_and(|latest| theirs.epoch > latest),
+        };
+        if let Some((timeline, _)) =
+            other.0.range(..=at).find(|(timeline, theirs)| is_other(timeline, theirs))
+        {
             return Lineage::Parted(*timeline);
         }
-        if at <= Timeline(1) || both.any(|(timeline, ..)| *timeline == at) {
-            Lineage::Same
-        } else {
-            Lineage::Unknown
-        }
+        let is_known = self.known.0.contains_key(&at) && other.0.contains_key(&at);
+        if at <= Timeline(1) || is_known { Lineage::Same } else { Lineage::Unknown }
     }
 
+    /// The last reign that a timeline which nothing else is known of can have begun in.
+    fn latest(&self, timeline: Timeline) -> Option<Epoch> {
+        self.followed.range(..timeline).next_back().map(|(_, epoch)| *epoch)
+    }
+
+    /// The same once the server, on timeline `at`, follows the reign of `epoch`.
+    #[must_use]
+    pub fn following(&self, at: Timeline, epoch: Epoch) -> Descent {
+        let mut followed: BTreeMap<_, _> = self.followed.range(..at).map(|(t, e)| (*t, *e)).collect();
+        followed.insert(at, epoch);
+        while followed.len() > REMEMBERED {
+            followed.pop_first();
+        }
+        Descent { known: self.known.up_to(at), followed }
+    }
+}
+
+impl Reigns {
     /// The part of the list up to timeline `at`.
     #[must_use]
     pub fn up_to(&self, at: Timeline) -> Reigns {
@@ -118,8 +152,32 @@ mod tests {
             (reigns(&[(3, 20, "b")]), 3, Lineage::Same),
             (reigns(&[(2, 10, "a"), (4, 30, "a")]), 4, Lineage::Unknown),
         ] {
+            let ours = Descent { known: ours, ..Descent::default() };
             assert_eq!(ours.compare(Timeline(at), &a), expected, "{ours:?} at {at}");
         }
+    }
+
+    #[test]
+    fn what_came_while_a_reign_was_followed_was_not_begun_later() {
+        let theirs = reigns(&[(2, 10, "a"), (3, 20, "b")]);
+        let ours = Descent { known: reigns(&[(2, 10, "a")]), ..Descent::default() };
+        assert_eq!(ours.compare(Timeline(3), &theirs), Lineage::Unknown);
+        // On timeline 2 it followed the reign before, and then had a timeline 3.
+        let before = ours.following(Timeline(2), Epoch(15));
+        assert_eq!(before.compare(Timeline(3), &theirs), Lineage::Parted(Timeline(3)));
+        assert_eq!(before.compare(Timeline(2), &theirs), Lineage::Same);
+        // Following another now does not change whose that timeline 3 was.
+        let after = before.following(Timeline(3), Epoch(20));
+        assert_eq!(after.compare(Timeline(3), &theirs), Lineage::Parted(Timeline(3)));
+        // It was still on timeline 2 when it followed the reign that began timeline 3.
+        let with = before.following(Timeline(2), Epoch(20));
+        assert_eq!(with.compare(Timeline(3), &theirs), Lineage::Unknown);
+        assert_eq!(
+            with.following(Timeline(1), Epoch(21)),
+            Descent::default().following(Timeline(1), Epoch(21))
+        );
+        let many = (1..20).fold(ours, |ours, t| ours.following(Timeline(t), Epoch(t.into())));
+        assert_eq!(many.followed.len(), REMEMBERED);
     }
 
     #[test]

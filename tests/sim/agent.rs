@@ -193,7 +193,7 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             server,
             lease,
             peers: Peers::default(),
-            memory: Memory { vouch, reigns: pg.reigns(), ..Memory::default() },
+            memory: Memory { vouch, descent: pg.descent(), ..Memory::default() },
             guard: match (report.doing, report.watch) {
                 (Doing::Armed, Some(watch)) => Guard::Armed { epoch: watch.epoch },
                 (doing, _) => reached(&w, doing),

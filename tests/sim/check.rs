@@ -37,6 +37,8 @@ struct Node {
     consent_until: u64,
     /// Who had to promise: who is not in the failsafe list may not lead.
     listed: [bool; MAX_NODES],
+    /// Took WAL of another history, from whom.
+    mixed: Option<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -141,6 +143,7 @@ impl Checker {
                 if *on {
                     self.holds_all(now, *node, wal);
                     self.last_writer = Some((*node, wal.clone()));
+                    self.is_whole(now, *node);
                 }
             }
             Fact::Synchronous { on: false } => self.confirmed.clear(),
@@ -156,9 +159,10 @@ impl Checker {
                 self.nodes[*node].listed = *listed;
             }
             Fact::ForeignWal { node, from } => {
-                let what = format!("{} streams from {}, whose history is another", host(*node), host(*from));
-                self.broken(now, "D1", what);
+                // Its server does that by itself while its agent sees nothing; what counts is what becomes of it.
+                self.nodes[*node].mixed = self.nodes[*node].mixed.or(Some(*from));
             }
+            Fact::Cloned { node } => self.nodes[*node].mixed = None,
             Fact::Decided { node, action: "stop", reason } if self.class == Class::Planned => {
                 if *reason != Reason::Shutdown {
                     self.broken(now, "L2", format!("nothing is wrong and {} stops: {reason}", host(*node)));
@@ -254,8 +258,17 @@ impl Checker {
         }
     }
 
-    /// The end of a run: what clients were told is in the WAL of the last primary.
+    /// Whether the data of `n` are of one history.
+    fn is_whole(&mut self, now: u64, n: usize) {
+        if let Some(from) = self.nodes[n].mixed {
+            let what = format!("{} streamed from {}, whose history is another", host(n), host(from));
+            self.broken(now, "D1", what);
+        }
+    }
+
+    /// The end of a run: nobody's data mix two histories, and what clients were told is in the WAL of the last primary.
     pub(crate) fn finish(&mut self, now: u64, node: usize, primary: &Wal) {
+        (0..MAX_NODES).for_each(|n| self.is_whole(now, n));
         self.holds_all(now, node, primary);
     }
 

@@ -96,6 +96,9 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             ctx.ended(done)
         }
         Action::StartStandby { upstream } => {
+            if upstream.is_some() {
+                ctx.note_reign(&order);
+            }
             let done = ctx.start(false, upstream.as_ref(), None).await;
             ctx.ended(done)
         }

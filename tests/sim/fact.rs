@@ -89,6 +89,10 @@ pub(crate) enum Fact {
         node: usize,
         from: usize,
     },
+    /// Its data were made anew.
+    Cloned {
+        node: usize,
+    },
     Guard {
         node: usize,
         doing: Doing,
@@ -200,6 +204,7 @@ impl fmt::Display for Fact {
             Fact::ForeignWal { node, from } => {
                 write!(f, "{}    takes WAL of another history from {}", host(*node), host(*from))
             }
+            Fact::Cloned { node } => write!(f, "{}    is cloned", host(*node)),
             Fact::Guard { node, doing } => write!(f, "{}    guard {doing:?}", host(*node)),
             Fact::Suspended { node, on } => {
                 write!(f, "{}    machine {}", host(*node), if *on { "suspended" } else { "runs again" })

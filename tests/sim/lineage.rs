@@ -7,7 +7,7 @@ use pgvane_agent::decide::world::{Upstream, World as Snapshot};
 use pgvane_agent::postgres::lineage::{self, Content, Course, Ours};
 use pgvane_agent::postgres::rewind::LeaderHistory;
 use pgvane_cluster::ids::{Epoch, Timeline};
-use pgvane_cluster::reigns::{Lineage, Reign, Reigns};
+use pgvane_cluster::reigns::{Descent, Lineage, Reign, Reigns};
 
 use crate::agent::{name, tell};
 use crate::effects::{Ctx, Order};
@@ -18,21 +18,21 @@ use crate::wal::Wal;
 use crate::world::{Mutation, World};
 
 impl Postgres {
-    /// The list of reigns in the data directory, with a promotion that was noted and did happen.
-    pub(crate) fn reigns(&self) -> Reigns {
-        let mut known = self.known.clone();
+    /// What is known of the data, with a promotion that was noted and did happen.
+    pub(crate) fn descent(&self) -> Descent {
+        let mut descent = self.descent.clone();
         if let Some((reign, after)) = &self.promising
             && !self.standby_signal
             && self.wal.timeline > *after
         {
-            known.0.entry(Timeline(self.wal.timeline)).or_insert(reign.clone());
+            descent.known.0.entry(Timeline(self.wal.timeline)).or_insert(reign.clone());
         }
-        known
+        descent
     }
 
-    /// Replaces the list.
-    pub(crate) fn keep(&mut self, known: Reigns) {
-        self.known = known;
+    /// Replaces it.
+    pub(crate) fn keep(&mut self, descent: Descent) {
+        self.descent = descent;
         self.promising = None;
     }
 }
@@ -69,7 +69,7 @@ impl Ctx<'_> {
             control: pg.control(),
             checkpoint_end: None,
             ended: Some(pg.entries()),
-            reigns: pg.reigns(),
+            descent: pg.descent(),
         };
         let list = list(&w, self.n, order);
         let seen = content(&pg.wal, &w.nodes[source].pg.wal);
@@ -89,11 +89,12 @@ impl Ctx<'_> {
         let pg = &w.nodes[self.n].pg;
         let timeline = Timeline(pg.wal.timeline);
         let word = list(&w, self.n, order).map_or(Word::None, Word::Told);
-        let parted = match reign::lineage(&pg.known, timeline, word) {
+        let known = pg.descent();
+        let parted = match reign::lineage(&known, timeline, word) {
             Lineage::Same => false,
             Lineage::Parted(_) => true,
             Lineage::Unknown => {
-                !reign::is_same_by_record(view, &pg.known, timeline, &upstream.name)
+                !reign::is_same_by_record(view, &known, timeline, &upstream.name)
                     && reached
                     && content(&pg.wal, &w.nodes[source].pg.wal) == Content::Differs
             }
@@ -105,19 +106,30 @@ impl Ctx<'_> {
     pub(crate) async fn promise(&self, epoch: Epoch) {
         self.pause(MS, 10 * MS).await;
         let mut w = self.sim.w();
-        let known = w.nodes[self.n].pg.reigns();
         let pg = &mut w.nodes[self.n].pg;
-        pg.known = known;
+        pg.descent = pg.descent();
         pg.promising = Some((Reign { epoch, leader: name(self.n) }, pg.wal.timeline));
     }
 
     /// Tells the loop whose the data are now.
-    pub(crate) fn tell_reigns(&self) {
+    pub(crate) fn tell_descent(&self) {
         let known = {
             let w = self.sim.w();
-            if is_blind(&w) { Reigns::default() } else { w.nodes[self.n].pg.reigns() }
+            if is_blind(&w) { Descent::default() } else { w.nodes[self.n].pg.descent() }
         };
-        tell(self.sim, self.n, self.proc, |agent, _| agent.memory.reigns = known);
+        tell(self.sim, self.n, self.proc, |agent, _| agent.memory.descent = known);
+    }
+
+    /// Notes in which reign the standby is pointed at somebody.
+    pub(crate) fn note_reign(&self, order: &Order) {
+        let Some(epoch) = order.view.as_ref().and_then(|v| Some(v.leader.as_ref()?.epoch)) else { return };
+        {
+            let mut w = self.sim.w();
+            let pg = &mut w.nodes[self.n].pg;
+            let descent = pg.descent().following(Timeline(pg.wal.timeline), epoch);
+            pg.keep(descent);
+        }
+        self.tell_descent();
     }
 }
 
@@ -132,6 +144,6 @@ pub(crate) fn learn(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
         let takes = inner.w().rng.range(MS, 10 * MS);
         inner.sleep(proc, Duration::from_nanos(takes)).await;
         inner.w().nodes[n].pg.keep(known.clone());
-        tell(&inner, n, proc, |agent, _| agent.memory.reigns = known);
+        tell(&inner, n, proc, |agent, _| agent.memory.descent = known);
     });
 }

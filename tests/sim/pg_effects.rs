@@ -16,6 +16,7 @@ use crate::agent::{self, tell};
 use crate::chores::{self, server_event};
 use crate::effects::{Ctx, Order};
 use crate::etcd::node_of;
+use crate::fact::Fact;
 use crate::network::End;
 use crate::postgres::{Data, State, Stop};
 use crate::runtime::MS;
@@ -65,11 +66,12 @@ impl Ctx<'_> {
         }
         let mut w = self.sim.w();
         w.count.clones += 1;
-        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.reigns());
+        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.descent());
         w.nodes[self.n].pg.copy(&wal);
         w.nodes[self.n].pg.keep(known);
+        w.fact(Fact::Cloned { node: self.n });
         drop(w);
-        self.tell_reigns();
+        self.tell_descent();
         Ok(())
     }
 
@@ -81,6 +83,11 @@ impl Ctx<'_> {
     ) -> Done {
         self.pause(5 * MS, 30 * MS).await;
         self.in_time(until)?;
+        if !as_primary {
+            let mut w = self.sim.w();
+            let descent = w.nodes[self.n].pg.descent();
+            w.nodes[self.n].pg.keep(descent);
+        }
         let upstream = upstream.map(|u| node_of(u.name.as_str()));
         let pid = server::start(self.sim, self.n, as_primary, upstream).ok_or(Failed)?;
         let now = self.sim.tick(self.n);
@@ -166,6 +173,7 @@ impl Ctx<'_> {
             Course::Rewind => self.reunite(leader, source, order.use_rewind).await?,
             Course::Clone(_) => self.clone_from(leader).await?,
         }
+        self.note_reign(order);
         self.start(false, Some(leader), None).await
     }
 
@@ -190,11 +198,11 @@ impl Ctx<'_> {
         }
         let mut w = self.sim.w();
         w.count.rewinds += 1;
-        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.reigns());
+        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.descent());
         w.nodes[self.n].pg.copy(&wal);
         w.nodes[self.n].pg.keep(known);
         drop(w);
-        self.tell_reigns();
+        self.tell_descent();
         Ok(())
     }
 
@@ -202,6 +210,7 @@ impl Ctx<'_> {
         if let Some(epoch) = self.parted(upstream, order).await {
             return vec![Outcome::Done(Slot::Postgres), Outcome::Parted(epoch)];
         }
+        self.note_reign(order);
         server::point(&mut self.sim.w(), self.n, node_of(upstream.name.as_str()));
         self.sim.sleep(self.proc, Duration::from_millis(100)).await;
         self.ask().await;
@@ -225,7 +234,7 @@ impl Ctx<'_> {
             return outcome(Err(Failed));
         }
         self.sim.w().count.promotions += 1;
-        self.tell_reigns();
+        self.tell_descent();
         self.ask().await;
         let (inner, n, proc) = (self.sim.clone(), self.n, self.proc);
         self.sim.spawn(proc, async move {

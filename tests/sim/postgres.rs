@@ -10,7 +10,7 @@ use pgvane_agent::postgres::rewind::LeaderHistory;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::HistoryEntry;
-use pgvane_cluster::reigns::{Reign, Reigns};
+use pgvane_cluster::reigns::{Descent, Reign};
 
 use crate::replication::{Names, Sender};
 use crate::runtime::{Proc, Signal, SignalMaker};
@@ -100,8 +100,8 @@ pub(crate) struct Postgres {
     /// Raised whenever commits may have been confirmed.
     pub(crate) acknowledged: Signal,
     pub(crate) pids: i32,
-    /// Who began the timelines, as the agent's file in the data directory says.
-    pub(crate) known: Reigns,
+    /// What is known of the timelines, as the agent's file in the data directory says.
+    pub(crate) descent: Descent,
     /// A promotion that was noted, and the timeline it is to end.
     pub(crate) promising: Option<(Reign, u32)>,
 }
@@ -123,7 +123,7 @@ impl Postgres {
             changed: maker.make(),
             acknowledged: maker.make(),
             pids: 100,
-            known: Reigns::default(),
+            descent: Descent::default(),
             promising: None,
         }
     }

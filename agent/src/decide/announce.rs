@@ -45,7 +45,12 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     record.pgvane = Some(NativeMember {
         version: identity.version.clone(),
         serving_epoch: serving_epoch(world).map(|e| e.0),
-        reign: world.local.sql.as_ref().and_then(|sql| world.memory.reigns.0.get(&sql.timeline)).cloned(),
+        reign: world
+            .local
+            .sql
+            .as_ref()
+            .and_then(|sql| world.memory.descent.known.0.get(&sql.timeline))
+            .cloned(),
     });
     if let (Process::Running, Some(sql)) = (world.local.process, &world.local.sql) {
         record.xlog_location = Some(sql.position);
@@ -148,7 +153,7 @@ pub fn reigns(world: &World) -> Option<(Epoch, PublishedReigns)> {
     let Dcs::Known(view) = &world.dcs else { return None };
     let epoch = serving_epoch(world)?;
     let timeline = world.local.sql.as_ref().filter(|sql| !sql.in_recovery)?.timeline;
-    let list = PublishedReigns { epoch, timelines: world.memory.reigns.up_to(timeline) };
+    let list = PublishedReigns { epoch, timelines: world.memory.descent.known.up_to(timeline) };
     (view.reigns.as_ref() != Some(&list)).then_some((epoch, list))
 }
 

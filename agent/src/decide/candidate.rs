@@ -124,7 +124,7 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql, overrides: bool) -> O
     if !overrides && !Rule::of(world, view).admits(&world.me) {
         return Some(Reason::NotSynchronous);
     }
-    let parted = reign::parted_from_cluster(view, &world.memory.reigns, sql.timeline);
+    let parted = reign::parted_from_cluster(view, &world.memory.descent, sql.timeline);
     (parted || has_diverged(view, sql.timeline, sql.position)).then_some(Reason::Diverged)
 }
 
@@ -241,7 +241,7 @@ fn epochs(
 ) -> (Option<Epoch>, Option<Epoch>) {
     let is_of_record = view.members.get(name).is_some_and(|m| m.record.timeline == Some(timeline));
     let theirs = reign::told(view, name).filter(|_| is_of_record && timeline == sql.timeline);
-    match (world.memory.reigns.0.get(&sql.timeline), theirs) {
+    match (world.memory.descent.known.0.get(&sql.timeline), theirs) {
         (Some(ours), Some(theirs)) => (Some(ours.epoch), Some(theirs.epoch)),
         (Some(_) | None, _) => (None, None),
     }

@@ -59,7 +59,7 @@ fn follow(
     leader_serves: bool,
 ) -> Decision {
     let told = reign::word(&world.settings, view, key);
-    let ours = &world.memory.reigns;
+    let ours = &world.memory.descent;
     let parted = matches!(reign::lineage(ours, sql.timeline, told), Lineage::Parted(_))
         || world.memory.parted == Some(key.epoch)
         || candidate::has_diverged(view, sql.timeline, sql.position);

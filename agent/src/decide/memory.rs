@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
-use pgvane_cluster::reigns::Reigns;
+use pgvane_cluster::reigns::Descent;
 
 use super::action::{Action, Request};
 use super::bootstrap::Progress;
@@ -100,8 +100,8 @@ pub struct Memory {
     pub pre_promote_failed: Option<Tick>,
     /// How often in a row PostgreSQL ended while it was started as the primary.
     pub failed_starts: u32,
-    /// Who began the timelines of our data. Kept with the data, so that it survives this agent.
-    pub reigns: Reigns,
+    /// What is known of the timelines of our data. Kept with the data, so that it survives this agent.
+    pub descent: Descent,
     /// The reign whose leader our running server was found to have parted from, until something is done about it.
     pub parted: Option<Epoch>,
     /// The last reign that was seen, and since when.

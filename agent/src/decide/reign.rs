@@ -2,7 +2,7 @@
 //! each other; PostgreSQL compares the numbers, and a standby would stream on from the wrong one.
 
 use pgvane_cluster::ids::{NodeName, Timeline};
-use pgvane_cluster::reigns::{Lineage, Reign, Reigns};
+use pgvane_cluster::reigns::{Descent, Lineage, Reign, Reigns};
 use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
@@ -32,37 +32,37 @@ pub fn word<'a>(settings: &ClusterSettings, view: &'a ClusterView, key: &LeaderK
     }
 }
 
-/// How a server on `timeline` with the list `ours` relates to the leader that gave `word`.
-pub fn lineage(ours: &Reigns, timeline: Timeline, word: Word<'_>) -> Lineage {
+/// How a server on `timeline` of `ours` relates to the leader that gave `word`.
+pub fn lineage(ours: &Descent, timeline: Timeline, word: Word<'_>) -> Lineage {
     match word {
         Word::Told(theirs) => ours.compare(timeline, theirs),
         Word::Expected | Word::None => Lineage::Unknown,
     }
 }
 
-/// Whether what was published last says that a server on `timeline` with the list `ours` parted from the cluster,
+/// Whether what was published last says that a server on `timeline` of `ours` parted from the cluster,
 /// while nobody leads. A list from before the newest reign that was seen may be outdated.
-pub fn parted_from_cluster(view: &ClusterView, ours: &Reigns, timeline: Timeline) -> bool {
+pub fn parted_from_cluster(view: &ClusterView, ours: &Descent, timeline: Timeline) -> bool {
     let newest = view.reigns.as_ref().filter(|published| published.epoch >= view.newest_epoch);
     newest.is_some_and(|p| matches!(ours.compare(timeline, &p.timelines), Lineage::Parted(_)))
 }
 
 /// Whether a running standby on `timeline` may be pointed at the new leader `name` before that one serves. Not while
 /// it is on a timeline that the leader may be about to begin once more.
-pub fn may_follow_early(view: &ClusterView, ours: &Reigns, timeline: Timeline, name: &NodeName) -> bool {
+pub fn may_follow_early(view: &ClusterView, ours: &Descent, timeline: Timeline, name: &NodeName) -> bool {
     let Some(theirs) = view.members.get(name).and_then(|m| m.record.timeline) else { return false };
     match timeline.cmp(&theirs) {
         std::cmp::Ordering::Less => true,
         // Who does not know of a promotion has not followed it.
-        std::cmp::Ordering::Equal => ours.0.get(&timeline) == told(view, name),
+        std::cmp::Ordering::Equal => ours.known.0.get(&timeline) == told(view, name),
         std::cmp::Ordering::Greater => false,
     }
 }
 
-/// Whether the records alone show that a server on `timeline` with the list `ours` is on the line of `name`.
-pub fn is_same_by_record(view: &ClusterView, ours: &Reigns, timeline: Timeline, name: &NodeName) -> bool {
+/// Whether the records alone show that a server on `timeline` of `ours` is on the line of `name`.
+pub fn is_same_by_record(view: &ClusterView, ours: &Descent, timeline: Timeline, name: &NodeName) -> bool {
     let theirs = view.members.get(name).and_then(|m| m.record.timeline);
-    let known = ours.0.get(&timeline);
+    let known = ours.known.0.get(&timeline);
     timeline <= Timeline(1) || (theirs == Some(timeline) && known.is_some() && known == told(view, name))
 }
 
@@ -83,20 +83,20 @@ pub fn is_on_line(view: &ClusterView, name: &NodeName, word: Word<'_>) -> bool {
 }
 
 /// What this standby learned of its own timelines by streaming from the leader, if it is news to be kept.
-pub fn learned(world: &World) -> Option<Reigns> {
+pub fn learned(world: &World) -> Option<Descent> {
     let Dcs::Known(view) = &world.dcs else { return None };
     let Holder::Other(key) = world.holder(view) else { return None };
     let Word::Told(leader) = word(&world.settings, view, key) else { return None };
     let sql = world.local.sql.as_ref().filter(|sql| is_fed_by(world, view, key, sql))?;
-    let ours = &world.memory.reigns;
+    let ours = &world.memory.descent;
     if matches!(ours.compare(sql.timeline, leader), Lineage::Parted(_))
         || world.memory.parted == Some(key.epoch)
     {
         return None;
     }
-    let mut known = ours.up_to(sql.timeline);
+    let mut known = ours.known.up_to(sql.timeline);
     known.0.extend(leader.up_to(sql.timeline).0);
-    (known != *ours).then_some(known)
+    (known != ours.known).then(|| Descent { known, ..ours.clone() })
 }
 
 /// Whether `sql` shows a standby that streams from the holder of `key`, or from a member of its line. An answer from
@@ -116,6 +116,6 @@ fn is_fed_by(world: &World, view: &ClusterView, key: &LeaderKey, sql: &Sql) -> b
 /// The timeline of a primary of ours that nothing is known of: an earlier agent may have noted its promotion.
 pub fn unsettled(world: &World) -> Option<Timeline> {
     let sql = world.local.sql.as_ref().filter(|sql| !sql.in_recovery)?;
-    let is_known = sql.timeline <= Timeline(1) || world.memory.reigns.0.contains_key(&sql.timeline);
+    let is_known = sql.timeline <= Timeline(1) || world.memory.descent.known.0.contains_key(&sql.timeline);
     (!is_known && world.free(Slot::Postgres)).then_some(sql.timeline)
 }

@@ -1,6 +1,6 @@
 //! The way back to the leader: stop, compare histories, rewind or clone where they parted, start as its standby.
 
-use pgvane_cluster::reigns::{Lineage, Reigns};
+use pgvane_cluster::reigns::{Descent, Lineage, Reigns};
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
@@ -17,7 +17,7 @@ use crate::postgres::lineage::{self, Content, Course, Ours};
 use crate::postgres::probe::Probe;
 use crate::postgres::rewind::{self, LeaderHistory, Rewound};
 use crate::postgres::wal::{self, Place};
-use crate::postgres::{PostgresError, recovery, reigns};
+use crate::postgres::{PostgresError, descent, recovery};
 use crate::telemetry::patroni::patroni_info;
 
 /// The whole way.
@@ -75,12 +75,11 @@ async fn try_rejoin<S: Store>(
 /// What is known of our stopped server.
 fn look<S: Store>(ctx: &Context<S>, control: ControlData) -> Ours {
     let pg_wal = ctx.instance.data_dir.join("pg_wal");
-    let reigns = reigns::load(&ctx.instance, &control);
     let (timeline, _) = rewind::reached(&control);
     Ours {
         checkpoint_end: wal::end_of_record(&pg_wal, control.timeline, control.checkpoint),
         ended: lineage::ended_before(&ctx.instance.data_dir, timeline),
-        reigns,
+        descent: descent::load(&ctx.instance, &control),
         control,
     }
 }
@@ -136,8 +135,9 @@ async fn reunite<S: Store>(
         Rewound::Done => {
             info!(leader = %leader.name, "rewound to the leader's history");
             let known = leaders_list(order).cloned().unwrap_or_default();
-            reigns::save(&ctx.instance, &known)?;
-            ctx.report(Event::Reigns(known));
+            let descent = Descent { known, ..Descent::default() };
+            descent::save(&ctx.instance, &descent)?;
+            ctx.report(Event::Descent(descent));
             return Ok(());
         }
         Rewound::Impossible(why) => (why, may_clone_on_divergence(ctx, order)),
@@ -197,7 +197,7 @@ async fn parted<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) 
     };
     let Some(key) = &view.leader else { return false };
     let Ok(sql) = Probe::default().ask(&ctx.instance).await else { return false };
-    let known = reigns::known(&ctx.instance);
+    let known = descent::of_standby(&ctx.instance);
     match reign::lineage(&known, sql.timeline, reign::word(&order.settings, view, key)) {
         Lineage::Same => return false,
         Lineage::Parted(_) => return true,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Epoch, Lsn};
+use pgvane_cluster::ids::{Epoch, Lsn, Timeline};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::MemberState;
-use pgvane_cluster::reigns::Reign;
+use pgvane_cluster::reigns::{Descent, Reign};
 use pgvane_cluster::store::Store;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -26,10 +26,11 @@ use crate::postgres::control::{self, Shutdown, Stopped};
 use crate::postgres::controldata::ControlData;
 use crate::postgres::probe::Probe;
 use crate::postgres::process::Postmaster;
+use crate::postgres::rewind;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::slot_name;
 use crate::postgres::{
-    Instance, PostgresError, bootstrap as first, clone as copy, data_dir, process, reigns,
+    Instance, PostgresError, bootstrap as first, clone as copy, data_dir, descent, process,
 };
 
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
@@ -133,7 +134,7 @@ pub(super) async fn clone_from<S: Store>(
     // A standby's from here on: nothing can take it for the primary it was copied from.
     data_dir::unmark(&ctx.instance)?;
     let control = ControlData::read(&ctx.instance).await?;
-    ctx.report(Event::Reigns(reigns::load(&ctx.instance, &control)));
+    ctx.report(Event::Descent(descent::load(&ctx.instance, &control)));
     info!(source, "cloned the data directory");
     Ok(())
 }
@@ -168,8 +169,27 @@ pub(super) async fn start_following<S: Store>(
     order: &Order,
     upstream: Option<&Upstream>,
 ) -> Result<(), PostgresError> {
+    let control = ControlData::read(&ctx.instance).await?;
+    let before = descent::settle(&ctx.instance, &control)?;
+    if upstream.is_some() {
+        let (timeline, _) = rewind::reached(&control);
+        note_reign(ctx, order, &before, timeline)?;
+    }
     settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, upstream)))?;
     start(ctx, order, false).await
+}
+
+/// Notes, before WAL can come from there, in which reign a standby on `timeline` is pointed at somebody.
+fn note_reign<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    before: &Descent,
+    timeline: Timeline,
+) -> Result<(), PostgresError> {
+    if let Some(key) = order.view.as_ref().and_then(|v| v.leader.as_ref()) {
+        ctx.report(Event::Descent(descent::follow(&ctx.instance, before, timeline, key.epoch)?));
+    }
+    Ok(())
 }
 
 /// Starts the server as its configuration says and waits until it accepts connections.
@@ -200,6 +220,8 @@ pub(super) async fn point<S: Store>(
     order: &Order,
     upstream: &Upstream,
 ) -> Result<(), PostgresError> {
+    let timeline = order.record.timeline.unwrap_or_default();
+    note_reign(ctx, order, &descent::of_standby(&ctx.instance), timeline)?;
     let following = following(ctx, order, Some(upstream));
     settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
@@ -221,7 +243,7 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
     ctx.report(Event::Server(ServerEvent::Promoting));
     let reign = Reign { epoch, leader: ctx.me.clone() };
     // Before it happens: nobody else's timeline of that number can be taken for ours, whatever becomes of this agent.
-    if let Err(error) = reigns::promise(&ctx.instance, reign, order.record.timeline.unwrap_or_default()) {
+    if let Err(error) = descent::promise(&ctx.instance, reign, order.record.timeline.unwrap_or_default()) {
         return outcome("promotion", Err(error));
     }
     let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, until).await;
@@ -229,7 +251,7 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
         info!(%epoch, "promoted");
         let answer = probe.ask(&ctx.instance).await;
         if let Ok(view) = &answer {
-            ctx.report(Event::Reigns(reigns::promised(&ctx.instance, view.timeline)));
+            ctx.report(Event::Descent(descent::promised(&ctx.instance, view.timeline)));
         }
         ctx.report(Event::Probed(Box::new(answer)));
         let (order, after) = (order.clone(), Arc::clone(&ctx));
@@ -242,9 +264,9 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
 
 async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) {
     match Probe::default().ask(&ctx.instance).await {
-        Ok(view) => match reigns::keep(&ctx.instance, view.timeline) {
-            Ok(known) => ctx.report(Event::Reigns(known)),
-            Err(error) => warn!(%error, "the list of reigns was not kept"),
+        Ok(view) => match descent::keep(&ctx.instance, view.timeline) {
+            Ok(descent) => ctx.report(Event::Descent(descent)),
+            Err(error) => warn!(%error, "who began the new timeline was not kept"),
         },
         Err(error) => warn!(%error, "the new timeline is not known"),
     }

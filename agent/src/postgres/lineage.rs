@@ -8,7 +8,7 @@ use std::path::Path;
 
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::HistoryEntry;
-use pgvane_cluster::reigns::{Lineage, Reigns};
+use pgvane_cluster::reigns::{Descent, Lineage, Reigns};
 
 use super::controldata::ControlData;
 use super::rewind::{self, LeaderHistory, Verdict};
@@ -24,8 +24,8 @@ pub struct Ours {
     pub checkpoint_end: Option<Lsn>,
     /// The timelines before its own, where their history file is there.
     pub ended: Option<Vec<HistoryEntry>>,
-    /// Who began them.
-    pub reigns: Reigns,
+    /// What is known of them.
+    pub descent: Descent,
 }
 
 /// Whether our WAL is the leader's where both have it.
@@ -68,7 +68,7 @@ impl Ours {
     /// Whether nothing but the WAL itself can tell if ours is the leader's.
     pub fn needs_a_look(&self, theirs: Option<&Reigns>, leader: &LeaderHistory) -> bool {
         let timeline = self.timeline();
-        let lineage = theirs.map_or(Lineage::Unknown, |theirs| self.reigns.compare(timeline, theirs));
+        let lineage = theirs.map_or(Lineage::Unknown, |theirs| self.descent.compare(timeline, theirs));
         (timeline > Timeline(1) && lineage == Lineage::Unknown) || self.was_another_primary(leader)
     }
 
@@ -82,14 +82,12 @@ impl Ours {
 /// our timeline came to.
 pub fn judge(ours: &Ours, leader: &LeaderHistory, theirs: Option<&Reigns>, content: Content) -> Course {
     let timeline = ours.timeline();
-    let by_list = theirs.map_or(Lineage::Unknown, |theirs| ours.reigns.compare(timeline, theirs));
+    let by_list = theirs.map_or(Lineage::Unknown, |theirs| ours.descent.compare(timeline, theirs));
     if let Lineage::Parted(at) = by_list {
-        let begun = |list: &Reigns| list.0.get(&at).map(ToString::to_string).unwrap_or_default();
-        let why = format!(
-            "timeline {at} was begun by {} here and by {} there",
-            begun(&ours.reigns),
-            theirs.map(begun).unwrap_or_default()
-        );
+        let begun = |list: &Reigns| list.0.get(&at).map_or("somebody else".to_owned(), ToString::to_string);
+        let there = theirs.map(begun).unwrap_or_default();
+        let why =
+            format!("timeline {at} was begun by {} here and by {there} there", begun(&ours.descent.known));
         return parted(ours, leader, at, &why);
     }
     if let Some(at) = first_other_end(ours.ended.as_deref().unwrap_or_default(), &leader.ended) {
@@ -166,7 +164,8 @@ pub fn ended_before(data_dir: &Path, timeline: Timeline) -> Option<Vec<HistoryEn
 pub fn foreign_files(names: &[String], ours: &Ours, theirs: &Reigns) -> Vec<String> {
     let is_foreign = |name: &&String| {
         let timeline = Segments::timeline_of(name).filter(|t| *t > ours.timeline());
-        timeline.is_some_and(|t| ours.reigns.0.get(&t).is_none_or(|reign| theirs.0.get(&t) != Some(reign)))
+        timeline
+            .is_some_and(|t| ours.descent.known.0.get(&t).is_none_or(|reign| theirs.0.get(&t) != Some(reign)))
     };
     names.iter().filter(is_foreign).cloned().collect()
 }

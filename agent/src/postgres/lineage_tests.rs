@@ -31,6 +31,10 @@ fn reigns(epochs: &[i64]) -> Reigns {
     Reigns((2..).map(Timeline).zip(epochs.iter().map(reign)).collect())
 }
 
+fn descent(epochs: &[i64]) -> Descent {
+    Descent { known: reigns(epochs), ..Descent::default() }
+}
+
 fn ours(state: &str, at: u64, ends: &[u64], known: &[i64]) -> Ours {
     let (standby, timeline) =
         (state.ends_with("recovery"), Timeline(1 + u32::try_from(ends.len()).expect("few")));
@@ -48,7 +52,7 @@ fn ours(state: &str, at: u64, ends: &[u64], known: &[i64]) -> Ours {
         },
         checkpoint_end: (!standby).then_some(Lsn(at + 120)),
         ended: Some(ended(ends)),
-        reigns: reigns(known),
+        descent: descent(known),
     }
 }
 
@@ -141,6 +145,15 @@ fn without_lists_the_history_files_tell_and_then_the_wal() {
 }
 
 #[test]
+fn a_timeline_that_came_before_the_leaders_began_is_another() {
+    let mut here = ours(STANDBY, 200, &[100], &[]);
+    here.descent = here.descent.following(Timeline(1), Epoch(9));
+    assert_eq!(course(&here, &leader(&[100]), Some(&[10]), Same), Is::Clone);
+    here.descent = here.descent.following(Timeline(1), Epoch(10));
+    assert_eq!(course(&here, &leader(&[100]), Some(&[10]), Same), Is::Follow);
+}
+
+#[test]
 fn without_a_history_file_nothing_is_left_to_pg_rewind() {
     let mut here = ours(CRASHED, 200, &[90], &[10]);
     let there = leader(&[100, 300]);
@@ -174,9 +187,9 @@ fn wal_of_a_timeline_that_was_not_the_leaders_is_not_replayed() {
     .into();
     let mut here = ours(STANDBY, 90, &[], &[]);
     assert_eq!(foreign_files(&names, &here, &reigns(&[11])), names[1..5]);
-    here.reigns = reigns(&[11]);
+    here.descent = descent(&[11]);
     assert_eq!(foreign_files(&names, &here, &reigns(&[11])), names[4..5]);
-    here.reigns = reigns(&[10]);
+    here.descent = descent(&[10]);
     assert_eq!(foreign_files(&names, &here, &reigns(&[11])), names[1..5]);
 }
 

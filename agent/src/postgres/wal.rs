@@ -60,6 +60,12 @@ impl Segments {
         u32::from_str_radix(number, 16).ok().map(Timeline)
     }
 
+    /// The newest timeline that `pg_wal` has WAL of.
+    pub fn newest_timeline(pg_wal: &Path) -> Option<Timeline> {
+        let files = fs::read_dir(pg_wal).ok()?.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        files.filter(|name| is_segment(name)).filter_map(|name| Segments::timeline_of(&name)).max()
+    }
+
     /// The last bytes before `at`, at most a page of them, all in one file: where they begin and how many.
     fn before(self, at: Lsn) -> Option<(Lsn, u64)> {
         let last = at.0.checked_sub(1)?;

@@ -23,7 +23,7 @@ use pgvane_cluster::records::{
     FailoverRecord, FailsafeRecord, HistoryEntry, HistoryRecord, MemberRecord, MemberRole, MemberState,
     NativeMember, StatusRecord, SyncRecord, Tags,
 };
-use pgvane_cluster::reigns::{PublishedReigns, Reign, Reigns};
+use pgvane_cluster::reigns::{Descent, PublishedReigns, Reign, Reigns};
 use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
@@ -450,6 +450,12 @@ pub(crate) fn reigns() -> BoxedStrategy<Reigns> {
     btree_map(timeline(), reign, 0..3).prop_map(Reigns).boxed()
 }
 
+fn descent() -> BoxedStrategy<Descent> {
+    (reigns(), btree_map(timeline(), epoch(), 0..3))
+        .prop_map(|(known, followed)| Descent { known, followed })
+        .boxed()
+}
+
 fn memory() -> BoxedStrategy<Memory> {
     let pause = (soon(), 1_u32..40).prop_map(|(until, failures)| Pause { until, failures });
     (
@@ -465,7 +471,7 @@ fn memory() -> BoxedStrategy<Memory> {
         of(tick()),
         (
             btree_map(select(&SLOTS[..]), pause, 0..3),
-            reigns(),
+            descent(),
             of(epoch()),
             of((epoch(), tick())),
             sync_memory(),
@@ -483,7 +489,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 shutdown,
                 gave_up_bootstrap,
                 not_streaming_since,
-                (pauses, reigns, parted, leader_since, sync),
+                (pauses, descent, parted, leader_since, sync),
             )| Memory {
                 consent,
                 consent_asked_at,
@@ -499,7 +505,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 gave_up_bootstrap,
                 not_streaming_since,
                 pauses,
-                reigns,
+                descent,
                 parted,
                 leader_since,
                 sync,

@@ -6,7 +6,7 @@ use pgvane_agent::decide::world::{DataDir, Peer, Slot, World};
 use pgvane_agent::decide::{announce, reign};
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Timeline};
 use pgvane_cluster::records::{MemberRole, Tags};
-use pgvane_cluster::reigns::{PublishedReigns, Reign, Reigns};
+use pgvane_cluster::reigns::{Descent, PublishedReigns, Reign, Reigns};
 
 use crate::decide_support::{
     EPOCH, HEAD, NOW, announced, check, check_wait, control, edit, following, leaderless, leading, member,
@@ -19,6 +19,10 @@ fn begun(epoch: i64, leader: &str) -> Reign {
 
 fn list(list: &[(u32, i64, &str)]) -> Reigns {
     Reigns(list.iter().map(|(t, epoch, leader)| (Timeline(*t), begun(*epoch, leader))).collect())
+}
+
+fn descent(known: &[(u32, i64, &str)]) -> Descent {
+    Descent { known: list(known), ..Descent::default() }
 }
 
 fn publish(world: &mut World, epoch: Epoch, timelines: Reigns) {
@@ -45,7 +49,7 @@ fn parted() -> World {
     let mut world = following();
     on(&mut world, 2);
     world.local.sql.as_mut().expect("answers").upstream = None;
-    world.memory.reigns = list(&[(2, 39, "pg3")]);
+    world.memory.descent = descent(&[(2, 39, "pg3")]);
     publish(&mut world, EPOCH, list(&[(2, EPOCH.0, "pg1")]));
     tells(&mut world, "pg1", 2, Some(begun(EPOCH.0, "pg1")));
     world
@@ -55,7 +59,7 @@ fn parted() -> World {
 fn another_timeline_of_the_same_number_is_not_followed() {
     check(&parted(), &rejoin(), &Reason::Diverged);
     let mut same = parted();
-    same.memory.reigns = list(&[(2, EPOCH.0, "pg1")]);
+    same.memory.descent = descent(&[(2, EPOCH.0, "pg1")]);
     check(&same, &Action::Follow { upstream: upstream("pg1") }, &Reason::WrongUpstream);
 }
 
@@ -90,7 +94,7 @@ fn a_leader_that_does_not_serve_yet_is_followed_on_a_line_that_is_surely_its_own
     ] {
         let mut world = parted();
         on(&mut world, ours);
-        world.memory.reigns = known;
+        world.memory.descent = Descent { known, ..Descent::default() };
         publish(&mut world, Epoch(39), Reigns::default());
         tells(&mut world, "pg1", theirs, told.clone());
         member(&mut world, "pg1", |record| record.role = MemberRole::Replica);
@@ -123,14 +127,14 @@ fn a_standby_learns_whose_timelines_it_streams() {
         world.memory.leader_since = Some((EPOCH, NOW - ms(seen_at)));
         world
     };
-    assert_eq!(reign::learned(&streaming(10)), Some(list(&[(2, 39, "pg3")])));
+    assert_eq!(reign::learned(&streaming(10)), Some(descent(&[(2, 39, "pg3")])));
     let none = |change: fn(&mut World)| {
         let mut world = streaming(10);
         change(&mut world);
         assert_eq!(reign::learned(&world), None, "{world:#?}");
     };
-    none(|w| w.memory.reigns = list(&[(2, 39, "pg3")]));
-    none(|w| w.memory.reigns = list(&[(2, 38, "pg3")]));
+    none(|w| w.memory.descent = descent(&[(2, 39, "pg3")]));
+    none(|w| w.memory.descent = descent(&[(2, 38, "pg3")]));
     none(|w| w.memory.parted = Some(EPOCH));
     // The answer may tell of the leader before.
     none(|w| w.memory.leader_since = Some((EPOCH, NOW)));
@@ -140,8 +144,8 @@ fn a_standby_learns_whose_timelines_it_streams() {
     none(|w| publish(w, Epoch(EPOCH.0 - 1), list(&[(2, 39, "pg3")])));
     // Of timelines that were left behind nothing is kept.
     let mut back = streaming(10);
-    back.memory.reigns = list(&[(2, 39, "pg3"), (7, 38, "pg2")]);
-    assert_eq!(reign::learned(&back), Some(list(&[(2, 39, "pg3")])));
+    back.memory.descent = descent(&[(2, 39, "pg3"), (7, 38, "pg2")]);
+    assert_eq!(reign::learned(&back), Some(descent(&[(2, 39, "pg3")])));
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn a_standby_learns_through_another_only_if_that_one_is_on_the_line() {
     publish(&mut world, EPOCH, list(&[(2, 39, "pg1")]));
     world.memory.leader_since = Some((EPOCH, NOW - ms(10)));
     tells(&mut world, "pg3", 2, Some(begun(39, "pg1")));
-    assert_eq!(reign::learned(&world), Some(list(&[(2, 39, "pg1")])));
+    assert_eq!(reign::learned(&world), Some(descent(&[(2, 39, "pg1")])));
     tells(&mut world, "pg3", 2, Some(begun(38, "pg3")));
     assert_eq!(reign::learned(&world), None);
 }
@@ -161,7 +165,7 @@ fn a_standby_learns_through_another_only_if_that_one_is_on_the_line() {
 fn a_leader_publishes_the_timelines_of_its_reign_once() {
     let mut world = leading();
     on(&mut world, 3);
-    world.memory.reigns = list(&[(2, 39, "pg3"), (3, EPOCH.0, "pg2"), (4, 1, "pg9")]);
+    world.memory.descent = descent(&[(2, 39, "pg3"), (3, EPOCH.0, "pg2"), (4, 1, "pg9")]);
     let expected = list(&[(2, 39, "pg3"), (3, EPOCH.0, "pg2")]);
     let record = PublishedReigns { epoch: EPOCH, timelines: expected.clone() };
     assert_eq!(announce::reigns(&world), Some((EPOCH, record)));
@@ -177,7 +181,7 @@ fn a_promotion_that_was_only_noted_is_looked_up() {
     assert_eq!(reign::unsettled(&world), None);
     on(&mut world, 2);
     assert_eq!(reign::unsettled(&world), Some(Timeline(2)));
-    world.memory.reigns = list(&[(2, EPOCH.0, "pg2")]);
+    world.memory.descent = descent(&[(2, EPOCH.0, "pg2")]);
     assert_eq!(reign::unsettled(&world), None);
 }
 
@@ -185,7 +189,7 @@ fn a_promotion_that_was_only_noted_is_looked_up() {
 fn race(ours: i64, theirs: i64, their_position: Lsn) -> World {
     let mut world = leaderless();
     on(&mut world, 2);
-    world.memory.reigns = list(&[(2, ours, "pg2")]);
+    world.memory.descent = descent(&[(2, ours, "pg2")]);
     edit(&mut world, |view| view.reigns = None);
     tells(&mut world, "pg3", 2, Some(begun(theirs, "pg3")));
     let Peer::Answered { timeline, .. } = world.peers.answers.get_mut(&NodeName::from("pg3")).expect("pg3")

@@ -1,4 +1,4 @@
-//! Who began the timelines of our data, kept in the data directory.
+//! What is known of the timelines of our data: who began them, whom they came from. Kept in the data directory.
 //!
 //! Inside it, because what is true of the data must travel with them: pg_basebackup and pg_rewind copy the file along
 //! with its source's data, and a directory that is wiped or restored takes it with it. A promotion is noted before it
@@ -8,17 +8,18 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use pgvane_cluster::ids::Timeline;
-use pgvane_cluster::reigns::{Reign, Reigns};
+use pgvane_cluster::ids::{Epoch, Timeline};
+use pgvane_cluster::reigns::{Descent, Reign};
 use serde::{Deserialize, Serialize};
 
 use super::controldata::ControlData;
+use super::wal::Segments;
 use super::{Instance, PostgresError};
 
 /// What is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct OnDisk {
-    timelines: Reigns,
+    descent: Descent,
     /// A promotion that was about to happen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     promoting: Option<Promoting>,
@@ -32,16 +33,16 @@ struct Promoting {
 }
 
 impl OnDisk {
-    /// The list, with a promotion that did happen: the data are a primary's on a later timeline.
-    fn settled(self, timeline: Timeline, is_primary: bool) -> Reigns {
-        let mut known = self.timelines;
+    /// With a promotion that did happen: the data are a primary's on a later timeline.
+    fn settled(self, timeline: Timeline, is_primary: bool) -> Descent {
+        let mut descent = self.descent;
         if let Some(promotion) = self.promoting
             && is_primary
             && timeline > promotion.after
         {
-            known.0.entry(timeline).or_insert(promotion.reign);
+            descent.known.0.entry(timeline).or_insert(promotion.reign);
         }
-        known
+        descent
     }
 }
 
@@ -49,8 +50,8 @@ fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("pgvane.reigns.json")
 }
 
-/// The list of data in the state that pg_control tells.
-pub fn load(instance: &Instance, control: &ControlData) -> Reigns {
+/// That of data in the state that pg_control tells.
+pub fn load(instance: &Instance, control: &ControlData) -> Descent {
     let is_primary = !instance.data_dir.join("standby.signal").exists();
     // The end of a promotion is noted as a minimum of recovery, long before the first checkpoint.
     let timeline = control.timeline.max(control.min_recovery_timeline);
@@ -66,27 +67,27 @@ fn read(data_dir: &Path) -> OnDisk {
         Err(e) => Err(e),
     };
     read.unwrap_or_else(|error| {
-        tracing::warn!(file = %file.display(), %error, "the list of reigns cannot be read");
+        tracing::warn!(file = %file.display(), %error, "what is known of the timelines cannot be read");
         OnDisk::default()
     })
 }
 
-/// The list of a standby's data.
-pub fn known(instance: &Instance) -> Reigns {
-    read(&instance.data_dir).timelines
+/// That of a standby's data.
+pub fn of_standby(instance: &Instance) -> Descent {
+    read(&instance.data_dir).descent
 }
 
-/// The list once the promotion that was noted has begun `timeline`.
-pub fn promised(instance: &Instance, timeline: Timeline) -> Reigns {
+/// That of a primary whose promotion was noted and has begun `timeline`.
+pub fn promised(instance: &Instance, timeline: Timeline) -> Descent {
     read(&instance.data_dir).settled(timeline, true)
 }
 
-/// Replaces the list, durably.
+/// Replaces it, durably.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save(instance: &Instance, known: &Reigns) -> Result<(), PostgresError> {
-    write(&instance.data_dir, &OnDisk { timelines: known.clone(), promoting: None })
+pub fn save(instance: &Instance, descent: &Descent) -> Result<(), PostgresError> {
+    write(&instance.data_dir, &OnDisk { descent: descent.clone(), promoting: None })
 }
 
 /// Notes that `reign` is about to promote this server, which is on timeline `after`, durably.
@@ -94,18 +95,49 @@ pub fn save(instance: &Instance, known: &Reigns) -> Result<(), PostgresError> {
 /// # Errors
 /// When the file cannot be written; the promotion must not happen then.
 pub fn promise(instance: &Instance, reign: Reign, after: Timeline) -> Result<(), PostgresError> {
-    let timelines = read(&instance.data_dir).timelines;
-    write(&instance.data_dir, &OnDisk { timelines, promoting: Some(Promoting { reign, after }) })
+    let descent = read(&instance.data_dir).descent;
+    write(&instance.data_dir, &OnDisk { descent, promoting: Some(Promoting { reign, after }) })
 }
 
 /// Settles a promotion that was noted: it began `timeline`.
 ///
 /// # Errors
 /// When the file cannot be written. The note stays and is settled later.
-pub fn keep(instance: &Instance, timeline: Timeline) -> Result<Reigns, PostgresError> {
-    let known = promised(instance, timeline);
-    save(instance, &known)?;
-    Ok(known)
+pub fn keep(instance: &Instance, timeline: Timeline) -> Result<Descent, PostgresError> {
+    let descent = promised(instance, timeline);
+    save(instance, &descent)?;
+    Ok(descent)
+}
+
+/// Settles, durably, what an earlier agent noted of data that are about to be a standby's.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn settle(instance: &Instance, control: &ControlData) -> Result<Descent, PostgresError> {
+    let descent = load(instance, control);
+    if read(&instance.data_dir).promoting.is_some() {
+        save(instance, &descent)?;
+    }
+    Ok(descent)
+}
+
+/// Notes that the standby of `before` follows the reign of `epoch` from now on, durably.
+///
+/// # Errors
+/// When the file cannot be written; the standby must not be pointed there then.
+pub fn follow(
+    instance: &Instance,
+    before: &Descent,
+    timeline: Timeline,
+    epoch: Epoch,
+) -> Result<Descent, PostgresError> {
+    // What was received is replayed sooner or later.
+    let received = Segments::newest_timeline(&instance.data_dir.join("pg_wal"));
+    let descent = before.following(timeline.max(received.unwrap_or_default()), epoch);
+    if descent != *before {
+        save(instance, &descent)?;
+    }
+    Ok(descent)
 }
 
 fn write(data_dir: &Path, record: &OnDisk) -> Result<(), PostgresError> {
@@ -123,7 +155,7 @@ fn write(data_dir: &Path, record: &OnDisk) -> Result<(), PostgresError> {
 
 #[cfg(test)]
 mod tests {
-    use pgvane_cluster::ids::Epoch;
+    use pgvane_cluster::reigns::Reigns;
 
     use super::*;
     use crate::postgres::settings::tests::instance;
@@ -137,16 +169,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let i = instance(dir.path());
         fs::create_dir(&i.data_dir).expect("creates");
-        save(&i, &Reigns([(Timeline(2), reign(10))].into())).expect("saves");
+        let known = Reigns([(Timeline(2), reign(10))].into());
+        save(&i, &Descent { known, ..Descent::default() }).expect("saves");
         promise(&i, reign(20), Timeline(2)).expect("notes");
         let settled =
-            |timeline, is_primary| read(&i.data_dir).settled(Timeline(timeline), is_primary).0.len();
+            |timeline, is_primary| read(&i.data_dir).settled(Timeline(timeline), is_primary).known.0.len();
         assert_eq!(settled(2, true), 1, "it did not happen");
         assert_eq!(settled(3, false), 1, "the timeline is another's: this is a standby's data");
         assert_eq!(settled(3, true), 2, "the agent ended before it could note the end");
-        let known = keep(&i, Timeline(3)).expect("saves");
-        assert_eq!(known.0.get(&Timeline(3)), Some(&reign(20)));
-        assert_eq!(read(&i.data_dir), OnDisk { timelines: known, promoting: None });
+        let descent = keep(&i, Timeline(3)).expect("saves");
+        assert_eq!(descent.known.0.get(&Timeline(3)), Some(&reign(20)));
+        assert_eq!(read(&i.data_dir), OnDisk { descent: descent.clone(), promoting: None });
+        fs::create_dir(i.data_dir.join("pg_wal")).expect("creates");
+        fs::write(i.data_dir.join("pg_wal/000000040000000000000009"), "").expect("writes");
+        let following = follow(&i, &descent, Timeline(3), Epoch(30)).expect("saves");
+        assert_eq!(following, descent.following(Timeline(4), Epoch(30)), "it has WAL of timeline 4 already");
+        assert_eq!(of_standby(&i), following);
     }
 
     #[test]
