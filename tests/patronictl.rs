@@ -3,14 +3,13 @@
 
 mod cluster_support;
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use xtask::playground::{CLIENT_ROLE, HEALTHY_WITHIN, Playground, SCOPE, http};
@@ -19,28 +18,10 @@ use xtask::{install, programs};
 use self::cluster_support::writer::{Habit, Writer};
 use self::cluster_support::{SOON, add_proxy, cluster, healthy, rows, until};
 
-/// The release that is tested; its etcd client and driver need no compiler.
-const PATRONI: [&str; 2] = ["patroni[etcd3]==4.1.4", "psycopg2-binary"];
-
-/// `patronictl` in a virtual environment below the build directory, made once.
+/// `patronictl`, installed once beside the programs.
 fn patronictl() -> PathBuf {
-    let target = programs::built().expect("the programs are built").xtask;
-    let venv = target.parent().expect("a directory").join("patronictl-4.1.4");
-    let lock = File::create(venv.with_extension("lock")).expect("a lock file");
-    flock(&lock, FlockOperation::LockExclusive).expect("locks");
-    let program = venv.join("bin/patronictl");
-    if !venv.join("complete").exists() {
-        let python = install::python().expect("a Python that makes virtual environments");
-        let run = |program: &Path, args: &[&str]| {
-            let output = Command::new(program).args(args).output().expect("runs");
-            assert!(output.status.success(), "{}: {}", program.display(), text(&output));
-        };
-        run(&python, &["-m", "venv", "--clear", &venv.display().to_string()]);
-        let install = ["install", "--quiet", "--disable-pip-version-check"];
-        run(&venv.join("bin/pip"), &[&install[..], &PATRONI].concat());
-        fs::write(venv.join("complete"), "").expect("writes");
-    }
-    program
+    let programs = programs::built().expect("the programs are built");
+    install::patroni::patroni(&programs).expect("Patroni").ctl
 }
 
 fn text(output: &Output) -> String {

@@ -266,7 +266,7 @@ impl Mixed {
             "SELECT coalesce(string_agg(slot_name || ' ' || coalesce(restart_lsn::text, '-'), ','), '')
                      FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary";
         let text = self.sql(name, query).await;
-        text.split(',').filter_map(|slot| Some(slot.split_once(' ')?)).map(own).collect()
+        text.split(',').filter_map(|slot| slot.split_once(' ')).map(own).collect()
     }
 
     /// Waits until every node keeps a slot for every other one, from `lsn` or later, and the leader's `status`

@@ -76,8 +76,8 @@ fn follow(
         }
         return world.act(Action::Follow { upstream }, Reason::WrongUpstream);
     }
-    let starved =
-        world.memory.not_streaming_since.is_some_and(|since| world.now.since(since) > STARVED_LIMIT);
+    let limit = STARVED_LIMIT + leaders_loop(world, view);
+    let starved = world.memory.not_streaming_since.is_some_and(|since| world.now.since(since) > limit);
     if starved && leader_serves {
         return rejoin(world, view, key, leader.clone(), Reason::CannotStream);
     }
@@ -96,6 +96,12 @@ pub(super) fn wrong_upstream(world: &World, view: &ClusterView) -> Option<Decisi
     let upstream = upstream_of(world, view)?;
     let right = sql.upstream.as_ref() == Some(&(upstream.host.clone(), upstream.port));
     (!right).then(|| world.act(Action::Follow { upstream }, Reason::WrongUpstream))
+}
+
+/// How long the leader may take to see us: a Patroni daemon makes our slot in its next loop.
+fn leaders_loop(world: &World, view: &ClusterView) -> Duration {
+    let is_patroni = view.leader_member().is_some_and(|leader| !leader.record.is_native());
+    if is_patroni { world.settings.loop_wait } else { Duration::ZERO }
 }
 
 /// The leader, or the member that our tags name, while it exists and is not ourselves.

@@ -21,6 +21,10 @@ use crate::peers::PeerAnswer;
 /// How long the others get to tell their positions. Whoever leads decides on what came in by then.
 const POLL_LIMIT: Duration = Duration::from_millis(250);
 
+/// The same where Patroni daemons are among them, which ask their server first and answer several at a time slowly.
+/// Shorter than answers may be old when a node campaigns on them.
+const PATRONI_POLL_LIMIT: Duration = Duration::from_millis(700);
+
 /// How long the others get to vouch.
 const VOUCH_LIMIT: Duration = Duration::from_millis(800);
 
@@ -33,7 +37,9 @@ pub(super) async fn poll<S: Store>(ctx: &Context<S>, view: Option<&ClusterView>)
         .filter(|(name, _)| **name != ctx.me)
         .filter_map(|(name, m)| Some((name.clone(), m.record.api_url.clone()?)))
         .collect();
-    let answers = ctx.caller.ask_all(&targets, POLL_LIMIT).await;
+    let slow = view.is_some_and(ClusterView::has_patroni_member);
+    let limit = if slow { PATRONI_POLL_LIMIT } else { POLL_LIMIT };
+    let answers = ctx.caller.ask_all(&targets, limit).await;
     let answers = answers.into_iter().map(|(name, answer)| (name, peer(answer))).collect();
     ctx.report(Event::Peers(Peers { asked_at, answers }));
     vec![Outcome::Done(Slot::Peers)]

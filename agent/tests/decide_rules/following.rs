@@ -139,3 +139,14 @@ fn a_standby_that_starves_although_the_leader_serves_rejoins() {
     not_serving(&mut world);
     check_wait(&world, &Reason::Following);
 }
+
+#[test]
+fn a_patroni_leader_gets_a_loop_to_make_our_slot() {
+    let mut world = following();
+    let loop_wait = world.settings.loop_wait;
+    member(&mut world, "pg1", |record| record.pgvane = None);
+    world.memory.not_streaming_since = Some(NOW - ms(5000) - loop_wait);
+    check_wait(&world, &Reason::Following);
+    world.memory.not_streaming_since = Some(NOW - ms(5001) - loop_wait);
+    check(&world, &rejoin(), &Reason::CannotStream);
+}
