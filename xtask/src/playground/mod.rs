@@ -65,6 +65,8 @@ pub struct Options {
     pub daemons: Vec<Daemon>,
     /// User and password of the daemons' APIs; open to everybody unless given.
     pub login: Option<(String, String)>,
+    /// Whether our agents are run from Patroni's settings, with passwords in their environment.
+    pub from_yaml: bool,
 }
 
 impl Default for Options {
@@ -79,6 +81,7 @@ impl Default for Options {
             patroni: None,
             daemons: vec![],
             login: None,
+            from_yaml: false,
         }
     }
 }
@@ -238,6 +241,7 @@ impl Playground {
                 loop_wait,
                 retry_timeout,
                 login: options.login.clone(),
+                from_yaml: options.from_yaml,
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();
             let mut node = Node::prepare(&self.home, node, daemon)?;
