@@ -815,7 +815,7 @@ impl<S: Store> Reconciler<S> {
     }
 
     fn take(&mut self, reloaded: Reloaded) {
-        let Reloaded { config, parts, timing } = reloaded;
+        let Reloaded { config, parts } = reloaded;
         // Effects under way keep what they began with.
         self.ctx = Arc::new(reload::context(&self.ctx, &self.config, &config, &parts));
         if self.config.watchdog != config.watchdog {
@@ -824,8 +824,17 @@ impl<S: Store> Reconciler<S> {
         self.identity = parts.identity;
         self.tags = config.tags.clone();
         if self.overrides != config.timing {
-            (self.overrides, self.timing) = (config.timing, timing);
-            self.sinks.timing.send_replace(timing);
+            self.overrides = config.timing;
+            match Timing::derive(self.timing.ttl, &self.overrides) {
+                Ok(timing) => {
+                    self.timing = timing;
+                    self.sinks.timing.send_replace(timing);
+                }
+                // The lease time has changed since they were read.
+                Err(refused) => {
+                    error!(%refused, "the deadlines of the settings are refused; the last ones stay")
+                }
+            }
         }
         self.sinks.instance.send_replace(Arc::new(parts.instance));
         self.sinks.rest.send_replace(parts.rest);

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
-use crate::config::Config;
+use crate::config::{self, Config, Etcd, LogFormat};
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
@@ -83,12 +83,14 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
         socket: config.guard.socket.clone(),
         data_dir: instance.data_dir.clone(),
         log: config.guard.log.clone(),
+        patroni_lines: config.log.format == LogFormat::Patroni,
         answer_within: GUARD_ANSWERS_WITHIN,
     };
     let guard = GuardClient::start(&guard_options).await.map_err(|e| e.to_string())?;
     let lease = adopted_lease(&guard.report, &first_timing);
 
-    let store = Arc::new(EtcdStore::new(config.etcd.options()));
+    let etcd = whole(&config.etcd).await;
+    let store = Arc::new(EtcdStore::new(etcd.options()));
     let follow_options = FollowOptions {
         reread_every: first_timing.renew_interval.min(Duration::from_secs(2)),
         retry_first: Duration::from_millis(100),
@@ -109,7 +111,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
         observation: follower.observation(),
         events: events_in.clone(),
         caller: Arc::clone(&caller),
-        store_access: config.etcd.access(),
+        store_access: etcd.access(),
         published,
         right,
         callbacks: Arc::new(Runner::new(config.postgresql.callbacks.clone(), config.scope.clone())),
@@ -190,6 +192,29 @@ async fn first_word(start: &Start, mut observation: watch::Receiver<Observation>
     if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
         warn!("the store does not answer; going by the configuration as it was last read");
     }
+}
+
+/// etcd with all its members, where the settings may name only some. Members with another scheme are not reached with
+/// the certificates that there are.
+async fn whole(etcd: &Etcd) -> Etcd {
+    if !etcd.discover {
+        return etcd.clone();
+    }
+    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
+    let known: Vec<_> = etcd.endpoints.iter().map(|url| scheme(url)).collect();
+    let mut all = etcd.clone();
+    match EtcdStore::new(etcd.options()).members().await {
+        Ok(members) => {
+            for url in members.iter().filter_map(|url| config::etcd_url(url, "http")) {
+                if known.contains(&scheme(&url)) && !all.endpoints.contains(&url) {
+                    all.endpoints.push(url);
+                }
+            }
+            info!(endpoints = all.endpoints.join(" "), "etcd has these members");
+        }
+        Err(error) => warn!(%error, "etcd does not list its members; those of the settings have to do"),
+    }
+    all
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, String> {

@@ -80,6 +80,8 @@ pub struct Options {
     pub etcds: usize,
     /// More keys of the dynamic configuration, as `[bootstrap.dcs]` has them.
     pub dcs: String,
+    /// Whether our agents are run from Patroni's settings, with passwords in their environment.
+    pub from_yaml: bool,
 }
 
 impl Default for Options {
@@ -96,6 +98,7 @@ impl Default for Options {
             login: None,
             etcds: 1,
             dcs: String::new(),
+            from_yaml: false,
         }
     }
 }
@@ -294,6 +297,7 @@ impl Playground {
                 network: ground.clients(),
                 dcs: options.dcs.clone(),
                 place,
+                from_yaml: options.from_yaml,
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();
             let mut node = match dir {

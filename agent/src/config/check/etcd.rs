@@ -45,6 +45,7 @@ pub(super) fn check(raw: RawEtcd, cx: &Check<'_>) -> Checked<Etcd> {
         cacert,
         client_cert: cert.zip(key),
         login: login(raw.username, raw.password, "etcd", cx)?,
+        discover: raw.discover,
     })
 }
 

@@ -193,9 +193,9 @@ fn json_line(raw: Option<&Spanned<Value>>, static_fields: RawValues, cx: &mut Ch
     }
     if fields.is_empty() {
         let usual = [LogField::Asctime, LogField::Levelname, LogField::Message];
-        let named =
+        let as_it_is =
             |(name, field): &(&str, LogField)| usual.contains(field).then(|| (*field, (*name).to_owned()));
-        fields = LogField::ALL.iter().filter_map(named).collect();
+        fields = LogField::ALL.iter().filter_map(as_it_is).collect();
     }
     let static_fields: Map<String, Value> =
         static_fields.into_iter().map(|(name, value)| (name, value.into_inner())).collect();

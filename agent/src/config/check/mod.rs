@@ -88,8 +88,12 @@ pub(super) fn reach((raw, _): (RawReach, Vec<Remark>), cx: &mut Check<'_>) -> Ch
         None => None,
     };
     let ctl = restapi::ctl_of_a_tool(raw.restapi, raw.ctl, cx)?;
+    let superuser = match raw.superuser {
+        Some(role) => Some(postgresql::role(role, "superuser", "postgres", cx)?),
+        None => None,
+    };
     let timing = TimingOverrides::default();
-    Ok(Reach { scope, namespace: namespace(raw.namespace), etcd, ctl, timing })
+    Ok(Reach { scope, namespace: namespace(raw.namespace), etcd, ctl, timing, superuser })
 }
 
 fn guard(raw: RawGuard, data_dir: &std::path::Path, cx: &Check<'_>) -> Checked<Guard> {

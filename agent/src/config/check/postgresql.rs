@@ -176,7 +176,7 @@ fn listen(raw: Option<&Spanned<String>>, cx: &Check<'_>) -> Checked<(String, u16
     Ok((hosts.join(","), port))
 }
 
-fn role(raw: RawRole, section: &str, default_name: &str, cx: &Check<'_>) -> Checked<Role> {
+pub(super) fn role(raw: RawRole, section: &str, default_name: &str, cx: &Check<'_>) -> Checked<Role> {
     let mut connection = BTreeMap::new();
     let words: [(&str, &Option<Spanned<String>>, &[&str]); 9] = [
         ("sslmode", &raw.sslmode, &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),

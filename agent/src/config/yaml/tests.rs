@@ -73,7 +73,7 @@ fn the_file_that_people_run_today_is_enough() {
     assert_eq!(c.bootstrap.pg_hba.len(), 3);
     let users: Vec<_> = c.bootstrap.users.iter().map(|u| (u.name.as_str(), u.options.join(" "))).collect();
     assert_eq!(users, [("app_user", String::new()), ("rewind_user", "CREATEROLE REPLICATION".to_owned())]);
-    assert_eq!(c.tags.0["clonefrom"], json!(true));
+    assert_eq!(json!(c.tags.0), json!({"clonefrom": true}));
     assert_eq!(c.watchdog.mode, WatchdogMode::Automatic);
     assert_eq!(c.log.format, LogFormat::Patroni);
     // Each of these is ignored, or means something else than it did, and is named with its line.
