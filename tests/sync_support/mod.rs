@@ -132,7 +132,7 @@ impl Stage {
         })
         .await;
         let journal = self.writer.journal();
-        let recent = journal.writes.windows(2).filter(|pair| pair[1].sent > since - Duration::from_secs(20));
+        let recent = journal.writes.windows(2).filter(|pair| pair[1].sent + Duration::from_secs(20) > since);
         let gap = recent.map(|pair| (pair[1].sent - pair[0].sent, pair[1].sent)).max();
         if let Some((gap, _)) = gap {
             eprintln!("  {what}: longest pause of late {gap:?}");

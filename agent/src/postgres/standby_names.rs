@@ -58,7 +58,7 @@ impl HeldNames {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *held == Held::Unread {
             let text = fs::read_to_string(conf).unwrap_or_default();
-            *held = text.lines().filter_map(value).last().map_or(Held::Parameters, Held::Value);
+            *held = text.lines().rev().find_map(value).map_or(Held::Parameters, Held::Value);
         }
         Writing(held)
     }

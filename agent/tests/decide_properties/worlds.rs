@@ -681,7 +681,7 @@ fn bases() -> Vec<World> {
             })
             .into();
         bases.push(synchronous.clone());
-        synchronous.local.sql.as_mut().expect("answers").replication.names = "pg1".to_owned();
+        synchronous.local.sql.as_mut().expect("answers").replication.names.push_str("pg1");
         let names = InForce { names: Some("pg1".to_owned()), noted: Some((EPOCH, HEAD)) };
         synchronous.memory.sync.names = Some(names);
         bases.push(synchronous);

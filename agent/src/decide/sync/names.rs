@@ -193,10 +193,10 @@ enum Token {
 }
 
 fn tokens(text: &str) -> Option<Vec<Token>> {
-    let mut tokens = Vec::new();
+    let mut all = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
-        let taken = match first {
+        let found = match first {
             '(' => Some((Token::Open, 1)),
             ')' => Some((Token::Close, 1)),
             ',' => Some((Token::Comma, 1)),
@@ -208,11 +208,11 @@ fn tokens(text: &str) -> Option<Vec<Token>> {
                 (end > 0).then(|| (Token::Word(rest[..end].to_owned()), end))
             }
         };
-        let (token, length) = taken?;
-        tokens.push(token);
+        let (token, length) = found?;
+        all.push(token);
         rest = rest[length..].trim_start();
     }
-    Some(tokens)
+    Some(all)
 }
 
 fn quoted_token(text: &str) -> Option<(Token, usize)> {

@@ -83,7 +83,8 @@ pub(in crate::decide) fn heir<'a>(
 ) -> Option<&'a NodeName> {
     let sync = record(view).filter(|_| mode(&world.settings).is_on() && world.peers.asked_at >= ended)?;
     let is_ours = is(sync.value.leader.as_ref(), &world.me) && sync.mod_revision.0 > key.epoch.0;
-    let voters = world.peers.answers.iter().filter_map(|(name, answer)| match answer {
+    let answers = world.peers.answers.iter();
+    let running = answers.filter_map(|(name, answer)| match answer {
         Peer::Answered { is_primary: false, running: true, timeline, position, tags }
             if is_ours && *name != world.me && sync.value.names(name) && *position > Lsn(0) =>
         {
@@ -91,11 +92,11 @@ pub(in crate::decide) fn heir<'a>(
         }
         Peer::Answered { .. } | Peer::Unreachable => None,
     });
-    let voters: Vec<_> = voters.collect();
-    let best = voters
+    let running: Vec<_> = running.collect();
+    let best = running
         .iter()
         .filter(|(_, _, may_lead)| *may_lead)
         .max_by_key(|(name, place, _)| (*place, std::cmp::Reverse(*name)))?;
-    let votes = voters.iter().filter(|(name, place, _)| *name != best.0 && *place <= best.1).count();
-    (votes >= usize::try_from(sync.value.quorum).unwrap_or(usize::MAX)).then_some(best.0)
+    let followers = running.iter().filter(|(name, place, _)| *name != best.0 && *place <= best.1).count();
+    (followers >= usize::try_from(sync.value.quorum).unwrap_or(usize::MAX)).then_some(best.0)
 }
