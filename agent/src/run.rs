@@ -81,13 +81,7 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     let lease = adopted_lease(&guard.report, &first_timing);
 
     let store = Arc::new(EtcdStore::new(config.etcd.options()));
-    let follow_options = FollowOptions {
-        reread_every: first_timing.renew_interval.min(Duration::from_secs(2)),
-        retry_first: Duration::from_millis(100),
-        retry_max: Duration::from_secs(1),
-        ask_leader_lease: false,
-    };
-    let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options);
+    let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options(&first_timing));
     let (events_in, events) = mpsc::unbounded_channel();
     let (published, _) = watch::channel(None);
     let ctx = Arc::new(Context {
@@ -160,12 +154,19 @@ pub async fn run(config: Config) -> Result<(), Stuck> {
     }
     let ended = Reconciler::new(ctx, identity, sources, sinks, start).run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    match ended {
-        Ended::Stopped | Ended::Detached => {
-            info!(?ended, "the agent ends");
-            Ok(())
-        }
-        Ended::Halted(why) => Err(Stuck::NeedsOperator(why)),
+    if let Ended::Halted(why) = ended {
+        return Err(Stuck::NeedsOperator(why));
+    }
+    info!(?ended, "the agent ends");
+    Ok(())
+}
+
+fn follow_options(timing: &Timing) -> FollowOptions {
+    FollowOptions {
+        reread_every: timing.renew_interval.min(Duration::from_secs(2)),
+        retry_first: Duration::from_millis(100),
+        retry_max: Duration::from_secs(1),
+        ask_leader_lease: false,
     }
 }
 
