@@ -163,11 +163,10 @@ fn in_seconds(seconds: i64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn patronictl_works_in_full() {
     let mut stage = Stage::set().await;
-    let started = Instant::now();
-    let mut told = Duration::ZERO;
+    let mut began = Instant::now();
     let mut step = |name: &str| {
-        eprintln!("  {name} ({:.1} s)", (started.elapsed() - told).as_secs_f64());
-        told = started.elapsed();
+        eprintln!("  {name} ({:.1} s)", began.elapsed().as_secs_f64());
+        began = Instant::now();
     };
     shows(&stage).await;
     step("list, topology, dsn, query, version");
@@ -196,9 +195,8 @@ async fn shows(stage: &Stage) {
     assert_eq!(role(&members, "Leader"), ["pg1"], "{members:?}");
     assert_eq!(role(&members, "Replica"), ["pg2", "pg3"], "{members:?}");
     for member in &members {
-        let (state, timeline) = (&member["State"], &member["TL"]);
         let expected = if member["Role"] == "Leader" { "running" } else { "streaming" };
-        assert_eq!((state.as_str(), timeline.as_i64()), (Some(expected), Some(1)), "{member}");
+        assert_eq!((shown(member, "State"), member["TL"].as_i64()), (expected, Some(1)), "{member}");
         assert_eq!(shown(member, "Pending restart"), "", "{member}");
     }
     stage.says(&["list"], &format!("Cluster: {SCOPE} (7")).await;
@@ -207,10 +205,10 @@ async fn shows(stage: &Stage) {
     stage
         .says(&["dsn", SCOPE, "-r", "leader"], &format!("host={} port={}", leader.ip(), leader.port()))
         .await;
-    let query = ["query", SCOPE, "-U", CLIENT_ROLE, "-d", "postgres", "--format", "json"];
-    for (role, expected) in [("primary", "false"), ("replica", "true")] {
-        let asked = [&query[..], &["-r", role, "-c", "SELECT pg_is_in_recovery()::text AS standby"]].concat();
-        let said = stage.run(&asked).await;
+    let asks = ["query", SCOPE, "-U", CLIENT_ROLE, "-d", "postgres", "--format", "json"];
+    for (of, expected) in [("primary", "false"), ("replica", "true")] {
+        let question = [&asks[..], &["-r", of, "-c", "SELECT pg_is_in_recovery()::text AS standby"]].concat();
+        let said = stage.run(&question).await;
         let rows: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e} in {said}"));
         assert_eq!(rows[0]["standby"], expected, "{said}");
     }

@@ -112,7 +112,7 @@ impl Keeper {
             let _done = done;
             match outgrown::resume(&ctx.instance, &held).await {
                 Ok(true) => {
-                    info!("the primary has larger settings; this server stops to be started with them")
+                    info!("the primary has larger settings; this server stops to be started with them");
                 }
                 Ok(false) => {}
                 Err(error) => warn!(%error, "a replay that waits for larger settings was not resumed"),

@@ -97,6 +97,15 @@ pub fn render(s: &ApiSnapshot, now: Tick) -> String {
     page.gauge("patroni_pending_restart", "1 if a setting needs a restart.", on(s.pending_restart.is_some()));
     page.gauge("patroni_is_paused", "1 if automatic failover is off.", on(s.is_paused()));
     page.gauge("patroni_postgres_state", "State as a number.", state_number(s));
+    failover(&mut page, s);
+    exporters(&mut page, s, role, (received, replayed));
+    own(&mut page, s, view, now);
+    page.text
+}
+
+/// What decides whether this node may lead, and goes on leading without the store.
+fn failover(page: &mut Page, s: &ApiSnapshot) {
+    let (view, on) = (s.view(), u64::from);
     let settings = view.map(ClusterView::settings).unwrap_or_default();
     page.gauge(
         "patroni_failsafe_mode_enabled",
@@ -113,9 +122,6 @@ pub fn render(s: &ApiSnapshot, now: Tick) -> String {
         "Priority of this node in the leader race, 0 if it may not lead.",
         s.tags.failover_priority().max(0),
     );
-    exporters(&mut page, s, role, (received, replayed));
-    own(&mut page, s, view, now);
-    page.text
 }
 
 /// Names that alerts written for exporters of Patroni look for.

@@ -89,9 +89,8 @@ impl Operator {
             (None, None) => return,
         };
         let answer = match restart::progress(world, id) {
-            Progress::UnderWay => return,
             Progress::Done if settled => RestartAnswer::Restarted,
-            Progress::Done => return,
+            Progress::UnderWay | Progress::Done => return,
             Progress::Failed => RestartAnswer::NotDone("restart failed".to_owned()),
             Progress::StillStarting => RestartAnswer::NotDone("postgres is still starting".to_owned()),
             Progress::NotBegun => RestartAnswer::NotDone("the restart could not begin in time".to_owned()),

@@ -91,13 +91,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
 
     let etcd = whole(&config.etcd).await;
     let store = Arc::new(EtcdStore::new(etcd.options()));
-    let follow_options = FollowOptions {
-        reread_every: first_timing.renew_interval.min(Duration::from_secs(2)),
-        retry_first: Duration::from_millis(100),
-        retry_max: Duration::from_secs(1),
-        ask_leader_lease: false,
-    };
-    let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options);
+    let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options(&first_timing));
     let (events_in, events) = mpsc::unbounded_channel();
     let (published, _) = watch::channel(None);
     let (right, _) = watch::channel(None);
@@ -179,6 +173,15 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
         }
         Ended::Halted(why) => Err(Stuck::NeedsOperator(why)),
         Ended::Failed(why) => Err(Stuck::Failed(why)),
+    }
+}
+
+fn follow_options(timing: &Timing) -> FollowOptions {
+    FollowOptions {
+        reread_every: timing.renew_interval.min(Duration::from_secs(2)),
+        retry_first: Duration::from_millis(100),
+        retry_max: Duration::from_secs(1),
+        ask_leader_lease: false,
     }
 }
 

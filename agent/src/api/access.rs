@@ -21,7 +21,7 @@ use crate::peers::basic;
 
 /// How long a host name of the list may take to be resolved, and how long what it was counts.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(1);
-const RESOLVED_FOR: Duration = Duration::from_secs(60);
+const RESOLVED_FOR: Duration = Duration::from_mins(1);
 
 /// Who called.
 #[derive(Clone, Copy, Debug)]

@@ -109,9 +109,16 @@ fn initialize(world: &World, view: &ClusterView, control: &Control) -> Option<De
             Some("") if may_bootstrap(world, view) => set(),
             Some(_) => Some(world.wait(Reason::WaitForFirstLeader)),
             None if control.standby => Some(world.wait(Reason::StandbyMayNotBeFirst)),
+            // All keys were removed under the leader. It takes its key back first: while `initialize` is missing
+            // no standby races, and none of them need have all that was acknowledged here.
+            None if is_virgin(view) && led_last(world) => None,
             None => set(),
         },
     }
+}
+
+fn led_last(world: &World) -> bool {
+    world.memory.last_leader.as_ref() == Some(&world.me)
 }
 
 /// Whether nobody has ever led this cluster, so that the bootstrapped data is all there is.

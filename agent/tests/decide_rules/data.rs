@@ -4,10 +4,11 @@ use pgvane_agent::decide::action::{Action, Reason, StopMode};
 use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, OwnLease, Process, Slot, World};
 use pgvane_cluster::ids::Revision;
 use pgvane_cluster::records::{MemberRole, MemberState, Tags};
+use pgvane_cluster::view::ClusterView;
 
 use crate::decide_support::{
-    EPOCH, ME, OTHER_LEASE, SYSTEM, busy, check, check_wait, claimed, control, edit, empty, following, lead,
-    leaderless, leading, member, nofailover, stopped, upstream,
+    EPOCH, LEASE, ME, OTHER_LEASE, SYSTEM, busy, check, check_wait, claimed, control, edit, empty, following,
+    lead, leaderless, leading, member, nofailover, stopped, upstream,
 };
 
 fn without_data(data: DataDir) -> World {
@@ -170,6 +171,27 @@ fn a_former_primary_writes_a_missing_initialize() {
     stopped(&mut world, DataDir::Present(control(false, true)));
     edit(&mut world, |view| view.initialize = None);
     check(&world, &set_initialize(), &Reason::InitializeMissing);
+}
+
+/// `patronictl remove` while the cluster runs (trap 14).
+#[test]
+fn a_leader_whose_keys_were_all_removed_takes_its_key_before_anybody_races() {
+    let mut world = leaderless();
+    stopped(&mut world, DataDir::Present(control(false, true)));
+    world.memory.last_leader = Some(ME.into());
+    edit(&mut world, |view| *view = ClusterView { revision: view.revision, ..ClusterView::default() });
+    check(&world, &Action::Campaign, &Reason::NewCluster);
+    edit(&mut world, |view| lead(view, ME, LEASE));
+    check(&world, &set_initialize(), &Reason::InitializeMissing);
+    edit(&mut world, |view| view.initialize = Some(SYSTEM.to_owned()));
+    world.local.guard = Guard::Armed { epoch: EPOCH };
+    check(&world, &Action::StartPrimary, &Reason::NotRunning);
+    // A standby of it waits meanwhile, and a former primary that did not lead last begins as ever.
+    let mut standby = leaderless();
+    edit(&mut standby, |view| *view = ClusterView { revision: view.revision, ..ClusterView::default() });
+    check_wait(&standby, &Reason::StandbyMayNotBeFirst);
+    stopped(&mut standby, DataDir::Present(control(false, true)));
+    check(&standby, &set_initialize(), &Reason::InitializeMissing);
 }
 
 #[test]
