@@ -1,7 +1,6 @@
 //! Agents run from the patroni.yml that is there, and from the environment; settings that are read again, well and
 //! badly; the log that operators know; and no password anywhere.
 
-#[expect(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
 mod cluster_support;
 
 use std::fs;
