@@ -832,7 +832,7 @@ impl<S: Store> Reconciler<S> {
                 }
                 // The lease time has changed since they were read.
                 Err(refused) => {
-                    error!(%refused, "the deadlines of the settings are refused; the last ones stay")
+                    error!(%refused, "the deadlines of the settings are refused; the last ones stay");
                 }
             }
         }

@@ -78,14 +78,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     let promise = vouch::load(&vouch_file, Tick::now()).map_err(|e| {
         format!("{} cannot be read ({e}); it may hold a promise not to race: remove it only once the cluster has a leader", vouch_file.display())
     })?;
-    let guard_options = GuardOptions {
-        program: std::env::current_exe().map_err(|e| format!("this program's path: {e}"))?,
-        socket: config.guard.socket.clone(),
-        data_dir: instance.data_dir.clone(),
-        log: config.guard.log.clone(),
-        patroni_lines: config.log.format == LogFormat::Patroni,
-        answer_within: GUARD_ANSWERS_WITHIN,
-    };
+    let guard_options = guard_options(&config)?;
     let guard = GuardClient::start(&guard_options).await.map_err(|e| e.to_string())?;
     let lease = adopted_lease(&guard.report, &first_timing);
 
@@ -218,6 +211,28 @@ async fn whole(etcd: &Etcd) -> Etcd {
         Err(error) => warn!(%error, "etcd does not list its members; those of the settings have to do"),
     }
     all
+}
+
+/// How the guard is started and reached.
+fn guard_options(config: &Config) -> Result<GuardOptions, String> {
+    Ok(GuardOptions {
+        program: std::env::current_exe().map_err(|e| format!("this program's path: {e}"))?,
+        socket: config.guard.socket.clone(),
+        data_dir: config.postgresql.data_dir.clone(),
+        log: config.guard.log.clone(),
+        patroni_lines: config.log.format == LogFormat::Patroni,
+        answer_within: GUARD_ANSWERS_WITHIN,
+    })
+}
+
+/// How the store is followed.
+fn follow_options(timing: &Timing) -> FollowOptions {
+    FollowOptions {
+        reread_every: timing.renew_interval.min(Duration::from_secs(2)),
+        retry_first: Duration::from_millis(100),
+        retry_max: Duration::from_secs(1),
+        ask_leader_lease: false,
+    }
 }
 
 async fn bind(config: &Config) -> Result<TcpListener, String> {

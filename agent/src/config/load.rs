@@ -73,7 +73,7 @@ pub fn read(origin: &Origin, environment: &Environment) -> Result<Loaded, Settin
         Origin::Toml(path) => {
             let file = settings_file::load(path)?;
             let mut loaded = check_toml(file, &directory_of(path), by_name)?;
-            warn_of_permissions(&mut loaded, &[path.clone()]);
+            warn_of_permissions(&mut loaded, std::slice::from_ref(path));
             Ok(loaded)
         }
         Origin::Yaml(path) => {

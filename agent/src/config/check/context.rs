@@ -79,16 +79,6 @@ impl Check<'_> {
         Err(Problem { at: Some(value.span()), text })
     }
 
-    /// A value that is refused, with a text that names its key.
-    pub(super) fn refuse<T, V>(&self, value: &Spanned<V>, text: impl Into<String>) -> Checked<T> {
-        Err(Problem { at: Some(value.span()), text: text.into() })
-    }
-
-    /// Something that is not there and must be.
-    pub(super) fn missing<T>(&self, text: impl Into<String>) -> Checked<T> {
-        Err(Problem { at: None, text: text.into() })
-    }
-
     /// A value that Patroni would pass over with a message, and that a file of our own must not have.
     pub(super) fn leave_out<V>(&mut self, value: &Spanned<V>, key: &str, text: &str) -> Checked<()> {
         match self.dialect {
@@ -109,6 +99,16 @@ impl Check<'_> {
             Err(e) => self.wrong(file, key, format!("{}: {e}", path.display())),
         }
     }
+}
+
+/// A value that is refused, with a text that names its key.
+pub(super) fn refuse<T, V>(value: &Spanned<V>, text: impl Into<String>) -> Checked<T> {
+    Err(Problem { at: Some(value.span()), text: text.into() })
+}
+
+/// Something that is not there and must be.
+pub(super) fn missing<T>(text: impl Into<String>) -> Checked<T> {
+    Err(Problem { at: None, text: text.into() })
 }
 
 /// What a native key is called in patroni.yml.

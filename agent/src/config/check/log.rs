@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::super::raw::{RawLog, RawValues};
 use super::super::{Line, Log, LogField, LogFile, LogFormat, Piece};
+use super::context::missing;
 use super::{Check, Checked};
 
 pub(super) fn check(raw: RawLog, cx: &mut Check<'_>) -> Checked<Log> {
@@ -20,7 +21,7 @@ pub(super) fn check(raw: RawLog, cx: &mut Check<'_>) -> Checked<Log> {
             let why = format!("{other:?} is not one of text, json, patroni, patroni-json");
             return match &raw.format {
                 Some(text) => cx.wrong(text, "log.format", why),
-                None => cx.missing(why),
+                None => missing(why),
             };
         }
     };
