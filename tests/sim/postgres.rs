@@ -205,12 +205,12 @@ impl Postgres {
             started_epoch: 0.0,
             version: 150_006,
             pending_restart: vec![],
-            replication: self.walsenders(server),
+            replication: Postgres::walsenders(server),
             slots: vec![],
         })
     }
 
-    fn walsenders(&self, server: &Server) -> Vec<Walsender> {
+    fn walsenders(server: &Server) -> Vec<Walsender> {
         let row = |s: &Sender| Walsender {
             usename: "replicator".to_owned(),
             application_name: host(s.node),
