@@ -255,10 +255,11 @@ pub(crate) async fn vouch_for(sim: &Sim, n: usize, proc: Proc, leader: usize, as
     };
     trap::step(sim, n, proc, trap::VOUCH, 0).await;
     sim.sleep(proc, Duration::from_millis(3)).await;
-    let mut w = sim.w();
-    let node = &mut w.nodes[n];
-    node.promise = Some(Promise { ttl: now.until(vouch.until), vouch, boot: node.boot });
-    drop(w);
+    {
+        let mut w = sim.w();
+        let node = &mut w.nodes[n];
+        node.promise = Some(Promise { ttl: now.until(vouch.until), vouch, boot: node.boot });
+    }
     trap::step(sim, n, proc, trap::VOUCH, 1).await;
     true
 }

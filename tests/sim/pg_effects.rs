@@ -238,7 +238,7 @@ impl Ctx<'_> {
         self.ask().await;
         let (inner, n, proc) = (self.sim.clone(), self.n, self.proc);
         self.sim.spawn(proc, async move {
-            after_promotion(&Ctx::new(&inner, n, proc, action::PROMOTE), epoch).await
+            after_promotion(&Ctx::new(&inner, n, proc, action::PROMOTE), epoch).await;
         });
         outcome(Ok(()))
     }

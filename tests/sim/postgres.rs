@@ -217,14 +217,14 @@ impl Postgres {
             held: vec![],
             latest_end: None,
             restores: false,
-            replication: self.walsenders(server),
+            replication: Postgres::walsenders(server),
             standby_names: String::new(),
             synchronous_commit: "on".to_owned(),
             slots: vec![],
         })
     }
 
-    fn walsenders(&self, server: &Server) -> Vec<Walsender> {
+    fn walsenders(server: &Server) -> Vec<Walsender> {
         let row = |s: &Sender| Walsender {
             usename: "replicator".to_owned(),
             application_name: host(s.node),

@@ -428,14 +428,19 @@ async fn commit(sim: &Sim, p: usize, proc: Proc) {
         sim.spawn(server, async move {
             let takes = inner.w().rng.range(100, 3_000) * 1_000;
             inner.sleep(server, Duration::from_nanos(takes)).await;
-            let mut w = inner.w();
-            let Some((branch, end)) = w.nodes[node].pg.commit() else {
+            let committed = {
+                let mut w = inner.w();
+                let committed = w.nodes[node].pg.commit();
+                if let Some((branch, end)) = committed {
+                    w.fact(Fact::Committed { node, branch, end });
+                    w.wal_grew.raise();
+                }
+                committed
+            };
+            let Some((branch, end)) = committed else {
                 answer.send(None);
                 return;
             };
-            w.fact(Fact::Committed { node, branch, end });
-            w.wal_grew.raise();
-            drop(w);
             let returned = replication::wait_for_standbys(&inner, node, pid, end).await;
             let confirmed = match returned {
                 Returned::Alone => false,

@@ -128,6 +128,7 @@ pub(crate) struct Sender {
     last: u64,
 }
 
+#[expect(dead_code, reason = "for the effect of synchronous mode, which agents do not keep up yet")]
 /// Sets `synchronous_standby_names` and has the server read its configuration again.
 pub(crate) fn set_names(sim: &Sim, n: usize, text: &str) {
     let pid = {

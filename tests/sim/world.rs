@@ -46,8 +46,6 @@ pub(crate) enum Mutation {
     RenewsSpentLease,
     /// A guard that is found stopping PostgreSQL, or that stops it later, is taken for an idle one.
     IgnoresFence,
-    /// A reign that was given up counts on while the view still shows its key.
-    ForgetsRelease,
     /// The key moves to a shorter lease while the guard holds the deadline of the longer one.
     MovesKeyFirst,
     /// What was decided is done however late.
@@ -56,8 +54,6 @@ pub(crate) enum Mutation {
     SharedTimelines,
     /// A promise lasts the voucher's own lease time, not the asker's.
     PromisesOwnTtl,
-    /// Only those vouch that the failsafe list names as it was last seen.
-    AsksSeenList,
 }
 
 /// A promise as it lies on disk.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use pgvane_agent::decide::announce;
-use pgvane_agent::decide::consent::Voters;
 use pgvane_agent::decide::world::{Abilities, Dcs, Guard, Ongoing, OwnLease, Peer, Slot, World as Snapshot};
 use pgvane_agent::decide::{Action, Decision, Outcome, Reason, decide};
 use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
@@ -119,15 +118,10 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
     let (number, slot, before, order) = {
         let mut w = sim.w();
         let view = w.etcd.followers[of_agent(n)].view.clone();
-        let only_seen = w.mutation == Some(Mutation::AsksSeenList);
-        let unaware = w.mutation == Some(Mutation::ForgetsRelease);
         let blindly = w.mutation == Some(Mutation::ActsBlindly);
         let moves_first = w.mutation == Some(Mutation::MovesKeyFirst);
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
         agent.memory.begin(world.now, &decision.action);
-        if unaware {
-            agent.memory.released = None;
-        }
         let Some(slot) = decision.action.slot() else { return };
         if let Action::Stop { how } = decision.action {
             if agent.doing(slot) == Some(decision.action.label()) && agent.stop_mode >= how {
@@ -156,8 +150,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
         };
         agent.started += 1;
         let seen = world.dcs.last_view().and_then(|view| view.failsafe.as_ref());
-        let none = Voters::default();
-        let voters = if only_seen { &none } else { &agent.voters }.to_ask(&world.me, seen);
+        let voters = agent.voters.to_ask(&world.me, seen);
         let order = Order {
             action: decision.action.clone(),
             ttl: agent.timing.ttl,
