@@ -27,7 +27,7 @@ use rustix::process::{Signal, set_child_subreaper};
 use self::account::Account;
 use self::etcd::Etcd;
 use self::home::Home;
-use self::node::{Daemon, Node, NodeOptions};
+use self::node::{Daemon, MoreOfNode, Node, NodeOptions};
 use self::patroni::Patroni;
 use self::picture::{Picture, Sites};
 use self::ports::Ports;
@@ -65,6 +65,8 @@ pub struct Options {
     pub daemons: Vec<Daemon>,
     /// User and password of the daemons' APIs; open to everybody unless given.
     pub login: Option<(String, String)>,
+    /// What each node's agent is told besides, `pg1` first.
+    pub more: Vec<MoreOfNode>,
 }
 
 impl Default for Options {
@@ -79,6 +81,7 @@ impl Default for Options {
             patroni: None,
             daemons: vec![],
             login: None,
+            more: vec![],
         }
     }
 }
@@ -238,6 +241,7 @@ impl Playground {
                 loop_wait,
                 retry_timeout,
                 login: options.login.clone(),
+                more: options.more.get(number - 1).cloned().unwrap_or_default(),
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();
             let mut node = Node::prepare(&self.home, node, daemon)?;

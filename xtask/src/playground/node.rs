@@ -43,6 +43,25 @@ pub struct NodeOptions {
     pub retry_timeout: u32,
     /// User and password of the API, where it wants them.
     pub login: Option<(String, String)>,
+    /// What our agent is told besides.
+    pub more: MoreOfNode,
+}
+
+/// Further settings of our agent on a node, as TOML.
+#[derive(Clone, Debug, Default)]
+pub struct MoreOfNode {
+    /// Keys of `[postgresql]`.
+    pub postgresql: String,
+    /// Keys of the replication role, each behind a comma.
+    pub replication: String,
+    /// Lines of pg_hba.conf, before the usual ones.
+    pub pg_hba: Vec<String>,
+    /// Keys of `[postgresql.parameters]`.
+    pub parameters: String,
+    /// Keys of `[bootstrap]`.
+    pub bootstrap: String,
+    /// Whole tables.
+    pub tables: String,
 }
 
 /// What runs a node.
@@ -215,6 +234,8 @@ fn settings(options: &NodeOptions) -> String {
     let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
     let NodeOptions { loop_wait, retry_timeout, login, .. } = options;
     let bin_dir = options.bin_dir.display();
+    let more = &options.more;
+    let hba: String = more.pg_hba.iter().map(|line| format!("  {line:?},\n")).collect();
     let login = login.as_ref().map_or(String::new(), |(user, password)| {
         format!("username = \"{user}\"\npassword = \"{password}\"\n")
     });
@@ -235,9 +256,10 @@ bin_dir = "{bin_dir}"
 listen = "{postgres}"
 connect_address = "{postgres}"
 superuser = {{ username = "postgres", password = "{superuser_password}" }}
-replication = {{ username = "replicator", password = "{replication_password}" }}
+replication = {{ username = "replicator", password = "{replication_password}"{} }}
+{}
 pg_hba = [
-  "host all {CLIENT_ROLE} 127.0.0.1/32 trust",
+{hba}  "host all {CLIENT_ROLE} 127.0.0.1/32 trust",
   "host all all 127.0.0.1/32 scram-sha-256",
   "host replication all 127.0.0.1/32 scram-sha-256",
 ]
@@ -249,9 +271,11 @@ max_wal_size = "256MB"
 dynamic_shared_memory_type = "mmap"
 # No Unix socket outside of this directory.
 unix_socket_directories = ""
+{}
 
 [bootstrap]
 initdb = ["encoding=UTF8", "data-checksums"]
+{}
 
 [bootstrap.dcs]
 ttl = {ttl}
@@ -260,6 +284,9 @@ retry_timeout = {retry_timeout}
 
 [bootstrap.dcs.postgresql.parameters]
 max_connections = {max_connections}
-"#
+
+{}
+"#,
+        more.replication, more.postgresql, more.parameters, more.bootstrap, more.tables
     )
 }
