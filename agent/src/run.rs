@@ -225,16 +225,6 @@ fn guard_options(config: &Config) -> Result<GuardOptions, String> {
     })
 }
 
-/// How the store is followed.
-fn follow_options(timing: &Timing) -> FollowOptions {
-    FollowOptions {
-        reread_every: timing.renew_interval.min(Duration::from_secs(2)),
-        retry_first: Duration::from_millis(100),
-        retry_max: Duration::from_secs(1),
-        ask_leader_lease: false,
-    }
-}
-
 async fn bind(config: &Config) -> Result<TcpListener, String> {
     TcpListener::bind(config.restapi.listen)
         .await

@@ -2,7 +2,7 @@
 //! started, and with the agent's environment less what only the agent should see. What it prints goes where the
 //! agent's own output goes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{ExitStatus, Stdio};
@@ -42,7 +42,7 @@ impl Running {
             script.words.split_first().ok_or_else(|| not_run(io::ErrorKind::InvalidInput.into()))?;
         let mut command = Command::new(program);
         command.args(words).args(arguments).stdin(Stdio::null()).process_group(0);
-        for name in hidden() {
+        for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_hidden(name)) {
             command.env_remove(name);
         }
         command.envs(env.iter().map(|(name, value)| (name, value)));
@@ -82,9 +82,8 @@ pub async fn run(script: &Script, arguments: &[String], env: &[(&str, OsString)]
 }
 
 /// Variables that are the agent's alone: settings (passwords among them) and its way to the service manager.
-fn hidden() -> Vec<OsString> {
-    let ours = |name: &OsString| name.as_bytes().starts_with(b"PATRONI_") || name == "NOTIFY_SOCKET";
-    std::env::vars_os().map(|(name, _)| name).filter(ours).collect()
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"PATRONI_") || name == "NOTIFY_SOCKET"
 }
 
 #[cfg(test)]
@@ -99,6 +98,14 @@ pub(crate) mod tests {
     pub(crate) fn shell(text: &str) -> Script {
         let words = ["sh", "-c", text, "script"].map(str::to_owned).to_vec();
         Script { text: text.to_owned(), words }
+    }
+
+    #[test]
+    fn settings_in_the_environment_are_the_agents_alone() {
+        assert!(
+            is_hidden(OsStr::new("PATRONI_SUPERUSER_PASSWORD")) && is_hidden(OsStr::new("NOTIFY_SOCKET"))
+        );
+        assert!(!is_hidden(OsStr::new("PATH")) && !is_hidden(OsStr::new("MY_PATRONI_X")));
     }
 
     #[tokio::test]

@@ -36,6 +36,9 @@ use crate::postgres::{
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
 const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
 
+/// How long the first history of a restored cluster may take to be written.
+const HISTORY_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long the announcement of a stop may take to reach the store.
 const ANNOUNCE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -150,9 +153,24 @@ pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> 
     };
     let done = done.await;
     let did_not_start = matches!(done, Err(PostgresError::DidNotStart(_)));
+    if done.is_ok() {
+        first_history(ctx, order).await;
+    }
     let mut outcomes = ended(ctx, "start as primary", done).await;
     outcomes.extend(did_not_start.then_some(Outcome::StartFailed));
     outcomes
+}
+
+/// A cluster that was restored from a backup has a history before it has a promotion.
+async fn first_history<S: Store>(ctx: &Context<S>, order: &Order) {
+    let Some(view) = order.view.as_ref().filter(|view| view.history.is_none()) else { return };
+    let restored = ControlData::read(&ctx.instance).await.is_ok_and(|control| control.timeline > Timeline(1));
+    let Some(key) = view.leader.as_ref().filter(|_| restored) else { return };
+    match timeout(HISTORY_LIMIT, write_history(ctx, order, key.epoch)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(error, "the cluster's history was not written"),
+        Err(_) => warn!(limit = ?HISTORY_LIMIT, "the cluster's history was not written in time"),
+    }
 }
 
 pub(super) async fn start_standby<S: Store>(

@@ -37,7 +37,7 @@ pub use self::ground::{Equipment, Prepared, Wanted};
 use self::ground::{Ground, NodeGround, ProxyGround};
 use self::home::Home;
 use self::network::Network;
-use self::node::{Daemon, Node, NodeOptions};
+use self::node::{Daemon, MoreOfNode, Node, NodeOptions};
 use self::patroni::Patroni;
 use self::picture::{Picture, Sites};
 use self::place::Place;
@@ -82,6 +82,8 @@ pub struct Options {
     pub dcs: String,
     /// Whether our agents are run from Patroni's settings, with passwords in their environment.
     pub from_yaml: bool,
+    /// What each node's agent is told besides, `pg1` first.
+    pub more: Vec<MoreOfNode>,
 }
 
 impl Default for Options {
@@ -99,6 +101,7 @@ impl Default for Options {
             etcds: 1,
             dcs: String::new(),
             from_yaml: false,
+            more: vec![],
         }
     }
 }
@@ -298,6 +301,7 @@ impl Playground {
                 dcs: options.dcs.clone(),
                 place,
                 from_yaml: options.from_yaml,
+                more: options.more.get(number - 1).cloned().unwrap_or_default(),
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();
             let mut node = match dir {

@@ -53,6 +53,25 @@ pub struct NodeOptions {
     pub place: Place,
     /// Whether our agent is run from Patroni's settings, with passwords in its environment.
     pub from_yaml: bool,
+    /// What our agent is told besides.
+    pub more: MoreOfNode,
+}
+
+/// Further settings of our agent on a node, as TOML.
+#[derive(Clone, Debug, Default)]
+pub struct MoreOfNode {
+    /// Keys of `[postgresql]`.
+    pub postgresql: String,
+    /// Keys of the replication role, each behind a comma.
+    pub replication: String,
+    /// Lines of pg_hba.conf, before the usual ones.
+    pub pg_hba: Vec<String>,
+    /// Keys of `[postgresql.parameters]`.
+    pub parameters: String,
+    /// Keys of `[bootstrap]`.
+    pub bootstrap: String,
+    /// Whole tables.
+    pub tables: String,
 }
 
 /// What runs a node.
@@ -270,6 +289,8 @@ fn settings(options: &NodeOptions) -> String {
     let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
     let endpoints = endpoints.join(", ");
     let bin_dir = options.bin_dir.display();
+    let more = &options.more;
+    let hba: String = more.pg_hba.iter().map(|line| format!("  {line:?},\n")).collect();
     let login = login.as_ref().map_or(String::new(), |(user, password)| {
         format!("username = \"{user}\"\npassword = \"{password}\"\n")
     });
@@ -290,9 +311,10 @@ bin_dir = "{bin_dir}"
 listen = "{postgres}"
 connect_address = "{postgres}"
 superuser = {{ username = "postgres", password = "{superuser_password}" }}
-replication = {{ username = "replicator", password = "{replication_password}" }}
+replication = {{ username = "replicator", password = "{replication_password}"{} }}
+{}
 pg_hba = [
-  "host all {CLIENT_ROLE} {network} trust",
+{hba}  "host all {CLIENT_ROLE} {network} trust",
   "host all all {network} scram-sha-256",
   "host replication all {network} scram-sha-256",
 ]
@@ -304,9 +326,11 @@ max_wal_size = "256MB"
 dynamic_shared_memory_type = "mmap"
 # No Unix socket outside of this directory.
 unix_socket_directories = ""
+{}
 
 [bootstrap]
 initdb = ["encoding=UTF8", "data-checksums"]
+{}
 
 [bootstrap.dcs]
 ttl = {ttl}
@@ -315,6 +339,9 @@ retry_timeout = {retry_timeout}
 {dcs}
 [bootstrap.dcs.postgresql.parameters]
 max_connections = {max_connections}
-"#
+
+{}
+"#,
+        more.replication, more.postgresql, more.parameters, more.bootstrap, more.tables
     )
 }
