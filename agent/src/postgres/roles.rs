@@ -103,7 +103,7 @@ mod tests {
         );
         assert_eq!(ident("a\"b"), "\"a\"\"b\"");
         // PostgreSQL takes no option together with its opposite.
-        let group = create("group", None, "CREATEDB NOLOGIN");
+        let group = ensure("group", None, "CREATEDB NOLOGIN");
         assert!(group.contains("\"group\" WITH CREATEDB NOLOGIN;"), "{group}");
     }
 

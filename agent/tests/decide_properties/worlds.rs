@@ -461,8 +461,11 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
 type Limits = (Abilities, Option<Tick>, u32, Option<Progress>);
 
 fn limits() -> BoxedStrategy<Limits> {
-    let abilities = (any::<bool>(), any::<bool>())
-        .prop_map(|(clones_alone, watchdog_failed)| Abilities { clones_alone, watchdog_failed });
+    let abilities = (any::<bool>(), any::<bool>()).prop_map(|(clones_alone, watchdog_failed)| Abilities {
+        clones_alone,
+        watchdog_failed,
+        ..Abilities::default()
+    });
     let failed = (any::<bool>(), tick()).prop_map(|(custom, at)| Progress::Failed { custom, at });
     let progress = prop_oneof![Just(Progress::Initdb), Just(Progress::Recovery), failed];
     (abilities, of(tick()), 0_u32..4, of(progress)).boxed()
