@@ -14,8 +14,9 @@ mod targets;
 type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 6] = [
     ("agent_toml", targets::agent_toml),
+    ("patroni_yml", targets::patroni_yml),
     ("pgwire", targets::pgwire),
     ("proxy_protocol", targets::proxy_protocol),
     ("proxy_toml", targets::proxy_toml),

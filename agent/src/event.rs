@@ -3,6 +3,7 @@
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId};
 use pgvane_cluster::records::MemberRecord;
+use pgvane_cluster::reigns::Reigns;
 
 use crate::decide::Outcome;
 use crate::decide::world::{DataDir, Peers, Slot};
@@ -25,6 +26,8 @@ pub enum Event {
     Server(ServerEvent),
     /// The data directory was looked at.
     Data(DataDir),
+    /// Who began the timelines of our data.
+    Reigns(Reigns),
     /// The server was asked.
     Probed(Box<Result<SqlView, ProbeError>>),
     /// The other members were asked.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::Lsn;
+use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::StatusRecord;
 use pgvane_cluster::store::Store;
@@ -17,16 +17,23 @@ use tracing::{info, warn};
 
 use crate::decide::announce;
 use crate::decide::consent::Voters;
+use crate::decide::reign;
 use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
 use crate::enact::{Context, store};
+use crate::event::Event;
 use crate::postgres::control;
+use crate::postgres::outgrown;
 use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
+use crate::postgres::reigns;
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::{self, Kept, slot_name};
 
 /// Time between two looks at the slots.
 const SLOTS_EVERY: Duration = Duration::from_secs(2);
+
+/// Time between two looks at a replay that is paused.
+const OUTGROWN_EVERY: Duration = Duration::from_secs(5);
 
 /// The chores, and when each was last done.
 #[derive(Debug, Default)]
@@ -35,7 +42,12 @@ pub struct Keeper {
     failsafe: Chore,
     voters: Voters,
     slots: Chore,
+    reigns: Chore,
+    learning: Chore,
+    /// The timeline whose beginning was looked up on disk.
+    settled: Option<Timeline>,
     settings: Chore,
+    outgrown: Chore,
     written: Option<StatusRecord>,
     kept: Arc<Mutex<Kept>>,
     settings_are_new: bool,
@@ -81,8 +93,30 @@ impl Keeper {
     pub fn turn<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
         self.write_status(ctx, world, sql);
         self.write_failsafe(ctx, world);
+        self.write_reigns(ctx, world);
+        self.learn_reigns(ctx, world);
         self.keep_slots(ctx, world);
         self.apply_settings(ctx, world);
+        self.resume_outgrown(ctx, world, sql);
+    }
+
+    /// A standby that waits for larger values is made to stop, so that it can be started with them.
+    fn resume_outgrown<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
+        let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
+        let paused = sql.filter(|s| s.in_recovery && s.replay_paused && s.version >= outgrown::SINCE);
+        let Some(sql) = paused.filter(|_| idle && !world.settings.pause) else { return };
+        let Some(done) = self.outgrown.begin(world.now, OUTGROWN_EVERY) else { return };
+        let (ctx, held) = (Arc::clone(ctx), sql.held.clone());
+        tokio::spawn(async move {
+            let _done = done;
+            match outgrown::resume(&ctx.instance, &held).await {
+                Ok(true) => {
+                    info!("the primary has larger settings; this server stops to be started with them")
+                }
+                Ok(false) => {}
+                Err(error) => warn!(%error, "a replay that waits for larger settings was not resumed"),
+            }
+        });
     }
 
     fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
@@ -131,6 +165,43 @@ impl Keeper {
             let _done = done;
             if let Err(error) = store::write_as_leader(&ctx, epoch, Key::Failsafe, list.to_json()).await {
                 warn!(%error, "the failsafe list was not written");
+            }
+        });
+    }
+
+    /// The leader's list: with it nobody takes another timeline of the same number for the leader's.
+    fn write_reigns<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let Some((epoch, list)) = announce::reigns(world) else { return };
+        let Some(done) = self.reigns.begin(world.now, Duration::from_millis(200)) else { return };
+        let ctx = Arc::clone(ctx);
+        tokio::spawn(async move {
+            let _done = done;
+            if let Err(error) = store::write_as_leader(&ctx, epoch, Key::Reigns, list.to_json()).await {
+                warn!(%error, "the list of reigns was not written");
+            }
+        });
+    }
+
+    /// What a standby learned of its timelines, and what became of a promotion that an earlier agent noted.
+    fn learn_reigns<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
+        let learned = reign::learned(world);
+        let promoted = reign::unsettled(world).filter(|t| learned.is_none() && self.settled != Some(*t));
+        if learned.is_none() && promoted.is_none() {
+            return;
+        }
+        let Some(done) = self.learning.begin(world.now, Duration::from_millis(500)) else { return };
+        self.settled = promoted.or(self.settled);
+        let ctx = Arc::clone(ctx);
+        tokio::task::spawn_blocking(move || {
+            let _done = done;
+            let kept = match (learned, promoted) {
+                (Some(known), _) => reigns::save(&ctx.instance, &known).map(|()| known),
+                (None, Some(timeline)) => reigns::keep(&ctx.instance, timeline),
+                (None, None) => return,
+            };
+            match kept {
+                Ok(known) => ctx.report(Event::Reigns(known)),
+                Err(error) => warn!(%error, "the list of reigns was not kept"),
             }
         });
     }

@@ -69,7 +69,7 @@ impl KnownConfig {
     fn save(&self) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(document) = self.document() else { return };
-        if let Err(error) = replace(&self.file, &document.to_string(), 0o600) {
+        if let Err(error) = replace(&self.file, document.to_string(), 0o600) {
             warn!(%error, "the dynamic configuration was not kept on disk");
         }
     }

@@ -97,8 +97,63 @@ pub fn render(s: &ApiSnapshot, now: Tick) -> String {
     page.gauge("patroni_pending_restart", "1 if a setting needs a restart.", on(s.pending_restart.is_some()));
     page.gauge("patroni_is_paused", "1 if automatic failover is off.", on(s.is_paused()));
     page.gauge("patroni_postgres_state", "State as a number.", state_number(s));
+    let settings = view.map(ClusterView::settings).unwrap_or_default();
+    page.gauge(
+        "patroni_failsafe_mode_enabled",
+        "1 if failsafe_mode is on.",
+        on(view.is_some() && settings.failsafe_mode),
+    );
+    page.gauge(
+        "patroni_failsafe_member",
+        "1 if this node is in the failsafe list.",
+        on(view.and_then(|v| v.failsafe.as_ref()).is_some_and(|list| list.0.contains_key(&s.name))),
+    );
+    page.gauge(
+        "patroni_failover_priority",
+        "Priority of this node in the leader race, 0 if it may not lead.",
+        s.tags.failover_priority().max(0),
+    );
+    exporters(&mut page, s, role, (received, replayed));
     own(&mut page, s, view, now);
     page.text
+}
+
+/// Names that alerts written for exporters of Patroni look for.
+fn exporters(page: &mut Page, s: &ApiSnapshot, role: &MemberRole, (received, replayed): (Lsn, Lsn)) {
+    let view = s.view();
+    let number = match role {
+        MemberRole::Primary | MemberRole::Promoted => 1,
+        MemberRole::StandbyLeader => 2,
+        MemberRole::Replica => 0,
+        MemberRole::Demoted | MemberRole::Uninitialized | MemberRole::Other(_) => -1,
+    };
+    page.gauge(
+        "patroni_postgresql_role",
+        "Role as a number: 1 primary, 2 leader of a standby cluster, 0 replica, -1 none now.",
+        number,
+    );
+    page.gauge("patroni_postgresql_state", "The same as patroni_postgres_state.", state_number(s));
+    let last = view.and_then(|v| v.history.as_ref()).and_then(|h| h.0.last());
+    page.gauge(
+        "patroni_postgresql_last_failover_timestamp_seconds",
+        "Epoch seconds of the last change of the leader, 0 if unknown.",
+        epoch(last.and_then(|entry| entry.timestamp.as_deref())),
+    );
+    // A primary is behind nobody; nor is who cannot tell.
+    let behind = |at: Lsn| match s.local.answer.as_ref().map(|a| &a.wal) {
+        Some(Wal::Standby { latest_end, .. }) => crate::api::leader_position(s, *latest_end).bytes_since(at),
+        Some(Wal::Primary { .. }) | None => 0,
+    };
+    page.gauge(
+        "patroni_postgresql_replication_lag_bytes",
+        "Bytes of WAL that the leader has and this replica has not replayed.",
+        behind(replayed),
+    );
+    page.gauge(
+        "patroni_postgresql_last_wal_receive_lsn_offset",
+        "Bytes of WAL that the leader has and this replica has not received.",
+        behind(received),
+    );
 }
 
 fn own(page: &mut Page, s: &ApiSnapshot, view: Option<&ClusterView>, now: Tick) {
@@ -133,6 +188,16 @@ fn own(page: &mut Page, s: &ApiSnapshot, view: Option<&ClusterView>, now: Tick) 
         "pgvane_agent_reload_failures_total",
         "Settings read again and not taken: something in them is wrong.",
         s.operations.reloads.failed,
+    );
+    page.gauge(
+        "pgvane_agent_guard_armed",
+        "1 while the guard holds a deadline for PostgreSQL.",
+        u64::from(s.operations.guard_armed),
+    );
+    page.counter(
+        "pgvane_agent_renewals_late_total",
+        "Times that the lease was not renewed in one and a half renewal intervals.",
+        s.operations.renewals_late,
     );
     page.counter("pgvane_agent_loop_turns_total", "Turns of the decision loop.", s.turns);
     page.head("pgvane_agent_decisions_total", "Decisions taken, by action.", "counter");

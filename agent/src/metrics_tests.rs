@@ -58,3 +58,55 @@ fn labels_are_escaped() {
     s.scope = "a\"b\\c".to_owned();
     assert!(render(&s, NOW).contains(r#"patroni_primary{scope="a\"b\\c",name="a"} 1"#));
 }
+
+/// The list that operators read is made of what the page serves: names, kinds and meanings.
+#[test]
+fn the_list_of_metrics_is_the_page() {
+    let page = render(&leader(view(PAIR)), NOW);
+    let text = |kind: &str| {
+        let lines =
+            page.lines().filter_map(move |l| l.strip_prefix("# ")?.strip_prefix(kind)?.split_once(' '));
+        lines.map(|(name, text)| (name.to_owned(), text.to_owned())).collect::<Vec<_>>()
+    };
+    let rows = text("HELP ").into_iter().zip(text("TYPE "));
+    let wanted: Vec<String> =
+        rows.map(|((name, help), (_, kind))| format!("| `{name}` | {kind} | {help} |")).collect();
+    let list = include_str!("../METRICS.md");
+    let shown: Vec<&str> = list.lines().filter(|l| l.starts_with("| `")).collect();
+    assert!(shown == wanted, "the table in agent/METRICS.md must read:\n{}", wanted.join("\n"));
+}
+
+/// Contract 6.5, and the monitoring of the stack that is replaced.
+#[test]
+fn no_name_that_alerts_look_for_is_missing() {
+    let page = render(&replica(view(PAIR)), NOW);
+    for name in "patroni_version patroni_postgres_running patroni_postmaster_start_time patroni_primary \
+        patroni_xlog_location patroni_standby_leader patroni_replica patroni_sync_standby patroni_quorum_standby \
+        patroni_xlog_received_location patroni_xlog_replayed_location patroni_xlog_replayed_timestamp \
+        patroni_xlog_paused patroni_postgres_streaming patroni_postgres_in_archive_recovery \
+        patroni_postgres_server_version patroni_cluster_unlocked patroni_failsafe_mode_is_active \
+        patroni_failsafe_mode_enabled patroni_failsafe_member patroni_postgres_timeline patroni_dcs_last_seen \
+        patroni_pending_restart patroni_is_paused patroni_postgres_state patroni_failover_priority \
+        patroni_postgresql_role patroni_postgresql_state patroni_postgresql_last_failover_timestamp_seconds \
+        patroni_postgresql_replication_lag_bytes patroni_postgresql_last_wal_receive_lsn_offset"
+        .split_ascii_whitespace()
+    {
+        value(&page, name);
+    }
+    for (name, expected) in [
+        ("patroni_postgresql_role", "0"),
+        ("patroni_postgresql_replication_lag_bytes", "200"),
+        ("patroni_postgresql_last_wal_receive_lsn_offset", "100"),
+        ("patroni_postgresql_last_failover_timestamp_seconds", "1767225600"),
+        ("patroni_failover_priority", "1"),
+        ("patroni_failsafe_mode_enabled", "0"),
+    ] {
+        assert_eq!(value(&page, name), expected, "{name}");
+    }
+    let failsafe =
+        [("config", r#"{"failsafe_mode":true}"#), ("failsafe", r#"{"b":"http://10.0.0.2:8008/patroni"}"#)];
+    let page = render(&replica(view(&[PAIR, &failsafe].concat())), NOW);
+    assert_eq!(value(&page, "patroni_failsafe_mode_enabled"), "1");
+    assert_eq!(value(&page, "patroni_failsafe_member"), "1");
+    assert_eq!(value(&render(&leader(view(PAIR)), NOW), "patroni_postgresql_role"), "1");
+}

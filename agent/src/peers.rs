@@ -192,16 +192,18 @@ impl Caller {
         };
         let authority = call.authority();
         let failed = |e: std::io::Error| format!("{authority}: {e}");
+        let tls = match &means.tls {
+            _ if !call.is_tls() => None,
+            Ok(tls) => Some(tls.current().await),
+            Err(why) => return Err(format!("{authority}: {why}")),
+        };
         let stream = TcpStream::connect((host_port.0.as_str(), host_port.1)).await.map_err(failed)?;
         // A request is one small packet and waits for nobody.
         let _ = stream.set_nodelay(true);
-        if !call.is_tls() {
-            return call.exchange(stream).await;
-        }
-        let tls = means.tls.as_ref().map_err(|why| format!("{authority}: {why}"))?;
+        let Some(tls) = tls else { return call.exchange(stream).await };
         // Names are not verified; what is no name of the kind stands for itself by an address.
         let name = ServerName::try_from(host_port.0).unwrap_or(ServerName::from(Ipv4Addr::LOCALHOST));
-        let stream = TlsConnector::from(tls.current().await).connect(name, stream).await.map_err(failed)?;
+        let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(failed)?;
         call.exchange(stream).await
     }
 }

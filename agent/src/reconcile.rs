@@ -12,6 +12,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, Observation};
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
 use pgvane_cluster::records::{MemberRecord, MemberState, NativeMember, Tags};
+use pgvane_cluster::reigns::Reigns;
 use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
 use pgvane_cluster::store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -112,6 +113,8 @@ pub struct Start {
     pub lease: OwnLease,
     /// A promise that still holds.
     pub vouch: Option<Vouch>,
+    /// Who began the timelines of our data.
+    pub reigns: Reigns,
     /// The server as it was found.
     pub server: ServerState,
     /// The guard as it was found.
@@ -186,7 +189,7 @@ impl<S: Store> Reconciler<S> {
         sinks: Sinks,
         start: Start,
     ) -> Reconciler<S> {
-        let memory = Memory { vouch: start.vouch, ..Memory::default() };
+        let memory = Memory { vouch: start.vouch, reigns: start.reigns, ..Memory::default() };
         let guard = match (start.guard.report.doing, start.guard.report.epoch) {
             (Doing::Armed, Some(epoch)) => Guard::Armed { epoch: Epoch(epoch) },
             (doing, _) => guard_reached(doing),
@@ -620,6 +623,7 @@ impl<S: Store> Reconciler<S> {
             }
             Event::Server(change) => self.server_changed(now, &change),
             Event::Data(data) => self.server.data = data,
+            Event::Reigns(reigns) => self.memory.reigns = reigns,
             Event::Probed(answer) => {
                 let promoting = self.effects.what(Slot::Postgres) == Some(action::PROMOTE);
                 self.server.probed(*answer, promoting);
@@ -782,7 +786,7 @@ impl<S: Store> Reconciler<S> {
     }
 
     fn take(&mut self, reloaded: Reloaded) {
-        let Reloaded { config, parts, timing } = reloaded;
+        let Reloaded { config, parts } = reloaded;
         // Effects under way keep what they began with.
         self.ctx = Arc::new(reload::context(&self.ctx, &self.config, &config, &parts));
         if self.config.watchdog != config.watchdog {
@@ -791,8 +795,17 @@ impl<S: Store> Reconciler<S> {
         self.identity = parts.identity;
         self.tags = config.tags.clone();
         if self.overrides != config.timing {
-            (self.overrides, self.timing) = (config.timing, timing);
-            self.sinks.timing.send_replace(timing);
+            self.overrides = config.timing;
+            match Timing::derive(self.timing.ttl, &self.overrides) {
+                Ok(timing) => {
+                    self.timing = timing;
+                    self.sinks.timing.send_replace(timing);
+                }
+                // The lease time has changed since they were read.
+                Err(refused) => {
+                    error!(%refused, "the deadlines of the settings are refused; the last ones stay");
+                }
+            }
         }
         self.sinks.instance.send_replace(Arc::new(parts.instance));
         self.sinks.rest.send_replace(parts.rest);

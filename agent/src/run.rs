@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{FollowOptions, Observation, follow};
 use pgvane_cluster::ids::LeaseId;
+use pgvane_cluster::reigns::Reigns;
 use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::store::etcd::EtcdStore;
 use tokio::net::TcpListener;
@@ -14,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
-use crate::config::Config;
+use crate::config::{self, Config, Etcd, LogFormat};
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
@@ -23,7 +24,9 @@ use crate::keepalive::{self, LeaseNews, Pulse};
 use crate::known_config::KnownConfig;
 use crate::namesake::Namesake;
 use crate::parts::Parts;
+use crate::postgres::controldata::ControlData;
 use crate::postgres::process::{self, Postmaster};
+use crate::postgres::{Instance, reigns};
 use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
 use crate::reload::Reloader;
 use crate::server::ServerState;
@@ -75,24 +78,13 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     let promise = vouch::load(&vouch_file, Tick::now()).map_err(|e| {
         format!("{} cannot be read ({e}); it may hold a promise not to race: remove it only once the cluster has a leader", vouch_file.display())
     })?;
-    let guard_options = GuardOptions {
-        program: std::env::current_exe().map_err(|e| format!("this program's path: {e}"))?,
-        socket: config.guard.socket.clone(),
-        data_dir: instance.data_dir.clone(),
-        log: config.guard.log.clone(),
-        answer_within: GUARD_ANSWERS_WITHIN,
-    };
+    let guard_options = guard_options(&config)?;
     let guard = GuardClient::start(&guard_options).await.map_err(|e| e.to_string())?;
     let lease = adopted_lease(&guard.report, &first_timing);
 
-    let store = Arc::new(EtcdStore::new(config.etcd.options()));
-    let follow_options = FollowOptions {
-        reread_every: first_timing.renew_interval.min(Duration::from_secs(2)),
-        retry_first: Duration::from_millis(100),
-        retry_max: Duration::from_secs(1),
-        ask_leader_lease: false,
-    };
-    let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options);
+    let etcd = whole(&config.etcd).await;
+    let store = Arc::new(EtcdStore::new(etcd.options()));
+    let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options(&first_timing));
     let (events_in, events) = mpsc::unbounded_channel();
     let (published, _) = watch::channel(None);
     let (right, _) = watch::channel(None);
@@ -106,7 +98,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
         observation: follower.observation(),
         events: events_in.clone(),
         caller: Arc::clone(&caller),
-        store_access: config.etcd.access(),
+        store_access: etcd.access(),
         published,
         right,
         callbacks: Arc::new(Runner::new(config.postgresql.callbacks.clone(), config.scope.clone())),
@@ -114,6 +106,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     });
 
     let server = found_server(&ctx).await?;
+    let reigns = found_reigns(&ctx.instance, &server).await?;
     let (timing, timing_seen) = watch::channel(first_timing);
     let (probe, wanted) = watch::channel(server.process != Process::Absent);
     let hurry = Arc::new(Notify::new());
@@ -147,6 +140,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     let start = Start {
         lease,
         vouch: promise,
+        reigns,
         server,
         guard,
         guard_options,
@@ -183,6 +177,51 @@ async fn first_word(mut observation: watch::Receiver<Observation>) {
     let heard = observation.wait_for(|observation| observation.view.is_some());
     if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
         warn!("the store does not answer; going by the configuration as it was last read");
+    }
+}
+
+/// etcd with all its members, where the settings may name only some. Members with another scheme are not reached with
+/// the certificates that there are.
+async fn whole(etcd: &Etcd) -> Etcd {
+    if !etcd.discover {
+        return etcd.clone();
+    }
+    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
+    let known: Vec<_> = etcd.endpoints.iter().map(|url| scheme(url)).collect();
+    let mut all = etcd.clone();
+    match EtcdStore::new(etcd.options()).members().await {
+        Ok(members) => {
+            for url in members.iter().filter_map(|url| config::etcd_url(url, "http")) {
+                if known.contains(&scheme(&url)) && !all.endpoints.contains(&url) {
+                    all.endpoints.push(url);
+                }
+            }
+            info!(endpoints = all.endpoints.join(" "), "etcd has these members");
+        }
+        Err(error) => warn!(%error, "etcd does not list its members; those of the settings have to do"),
+    }
+    all
+}
+
+/// How the guard is started and reached.
+fn guard_options(config: &Config) -> Result<GuardOptions, String> {
+    Ok(GuardOptions {
+        program: std::env::current_exe().map_err(|e| format!("this program's path: {e}"))?,
+        socket: config.guard.socket.clone(),
+        data_dir: config.postgresql.data_dir.clone(),
+        log: config.guard.log.clone(),
+        patroni_lines: config.log.format == LogFormat::Patroni,
+        answer_within: GUARD_ANSWERS_WITHIN,
+    })
+}
+
+/// How the store is followed.
+fn follow_options(timing: &Timing) -> FollowOptions {
+    FollowOptions {
+        reread_every: timing.renew_interval.min(Duration::from_secs(2)),
+        retry_first: Duration::from_millis(100),
+        retry_max: Duration::from_secs(1),
+        ask_leader_lease: false,
     }
 }
 
@@ -250,6 +289,15 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
         role: if standby { LocalRole::Standby } else { LocalRole::Unknown },
         ..ServerState::absent(data)
     })
+}
+
+/// Who began the timelines of the data that were found.
+async fn found_reigns(instance: &Instance, server: &ServerState) -> Result<Reigns, String> {
+    if !matches!(server.data, DataDir::Present(_)) {
+        return Ok(Reigns::default());
+    }
+    let control = ControlData::read(instance).await.map_err(|e| e.to_string())?;
+    Ok(reigns::load(instance, &control))
 }
 
 fn first_snapshot(config: &Config, observation: Observation, ttl: Duration) -> ApiSnapshot {

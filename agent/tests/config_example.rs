@@ -120,7 +120,8 @@ fn every_key_it_shows_is_known() {
     assert_eq!(config.bootstrap.users[0].name, "app");
     assert_eq!(config.timing.clock_drift_ppm, Some(pgvane_agent::timing::DEFAULT_CLOCK_DRIFT_PPM));
     assert_eq!(config.guard.socket, Path::new("/run/pgvane/guard.sock"));
-    assert_eq!(config.tags.0.len(), 6);
+    // Those that are off are not published, but for the one beside a priority.
+    assert_eq!(config.tags.0.len(), 3);
     assert_eq!(config.postgresql.replica_methods.len(), 2);
     assert!(config.restapi.tls.is_some() && config.log.file.is_some());
 }

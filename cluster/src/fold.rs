@@ -5,6 +5,7 @@ use crate::keyspace::{Key, Keyspace};
 use crate::records::{
     FailoverRecord, FailsafeRecord, HistoryRecord, MemberRecord, RecordError, StatusRecord, SyncRecord,
 };
+use crate::reigns::PublishedReigns;
 use crate::settings::{ClusterSettings, SettingWarning};
 use crate::store::{KeyEvent, KeyValue, Snapshot};
 use crate::view::{ClusterView, ConfigDocument, LeaderKey, Member, Versioned};
@@ -119,6 +120,7 @@ fn read(view: &mut ClusterView, key: &Key, kv: &KeyValue) -> Result<(), RecordEr
         }
         Key::Sync => view.sync = Some(versioned(kv, SyncRecord::parse(bytes)?)),
         Key::Failsafe => view.failsafe = Some(FailsafeRecord::parse(bytes)?),
+        Key::Reigns => view.reigns = Some(PublishedReigns::parse(bytes)?),
     }
     Ok(())
 }
@@ -153,6 +155,7 @@ fn forget(view: &mut ClusterView, key: &Key) {
         }
         Key::Sync => view.sync = None,
         Key::Failsafe => view.failsafe = None,
+        Key::Reigns => view.reigns = None,
     }
 }
 

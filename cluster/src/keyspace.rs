@@ -25,6 +25,8 @@ pub enum Key {
     Sync,
     /// `failsafe`: who must vouch for the leader when the store is gone.
     Failsafe,
+    /// `pgvane/reigns`: who began the timelines of the leader. Patroni ignores it.
+    Reigns,
 }
 
 /// The prefix of one cluster: `/{namespace}/{scope}/`.
@@ -64,6 +66,7 @@ impl Keyspace {
             Key::Failover => format!("{p}failover"),
             Key::Sync => format!("{p}sync"),
             Key::Failsafe => format!("{p}failsafe"),
+            Key::Reigns => format!("{p}pgvane/reigns"),
         }
     }
 
@@ -81,6 +84,7 @@ impl Keyspace {
             "failover" => Key::Failover,
             "sync" => Key::Sync,
             "failsafe" => Key::Failsafe,
+            "pgvane/reigns" => Key::Reigns,
             other => {
                 let name = other.strip_prefix("members/")?;
                 if name.is_empty() || name.contains('/') {
@@ -109,6 +113,7 @@ mod tests {
             Just(Key::Failover),
             Just(Key::Sync),
             Just(Key::Failsafe),
+            Just(Key::Reigns),
             "[^/]{1,20}".prop_map(|n| Key::Member(NodeName::new(n))),
         ]
     }

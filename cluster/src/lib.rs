@@ -12,6 +12,7 @@ pub mod follow;
 pub mod ids;
 pub mod keyspace;
 pub mod records;
+pub mod reigns;
 pub mod settings;
 #[cfg(feature = "settings-file")]
 pub mod settings_file;

@@ -272,6 +272,9 @@ pub struct NativeMember {
     /// Set while the member serves as primary: the create revision of its leader key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_epoch: Option<i64>,
+    /// The promotion that began the timeline the member is on, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reign: Option<crate::reigns::Reign>,
 }
 
 fn tags_are_empty(tags: &Tags) -> bool {

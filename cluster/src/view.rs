@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::ids::{Epoch, LeaseId, NodeName, Revision, Timeline};
 use crate::records::{FailoverRecord, FailsafeRecord, HistoryRecord, MemberRecord, StatusRecord, SyncRecord};
+use crate::reigns::PublishedReigns;
 use crate::settings::ClusterSettings;
 
 /// The leader key: who leads, since which revision, under which lease.
@@ -103,6 +104,8 @@ pub struct ClusterView {
     pub sync: Option<Versioned<SyncRecord>>,
     /// Who must vouch for the leader.
     pub failsafe: Option<FailsafeRecord>,
+    /// Who began the timelines of the leader that wrote it last.
+    pub reigns: Option<PublishedReigns>,
     /// Keys whose values could not be read, with the reason.
     pub malformed: BTreeMap<String, String>,
 }

@@ -9,6 +9,8 @@ use std::path::Path;
 use pgvane::endpoint::Endpoint;
 use pgvane::pgwire::{self, FirstAnswer, FirstPacket, FirstRead, Framing};
 use pgvane::proxy_protocol::{self, HeaderRead};
+use pgvane_agent::config::{Environment, parse_yaml};
+use pgvane_agent::reload::Change;
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::fold;
@@ -158,6 +160,28 @@ pub fn agent_toml(bytes: &[u8]) {
     let (settings, warnings) = ClusterSettings::from_json(&config.bootstrap.dcs);
     assert_eq!(warnings, []);
     Timing::derive(settings.ttl, &config.timing).expect("deadlines that were checked");
+}
+
+/// patroni.yml: what is taken can be run, and says the same when it is read again. After the first line of three dots,
+/// lines `NAME=VALUE` are variables of the environment.
+pub fn patroni_yml(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (text, variables) = text.split_once("\n...\n").unwrap_or((text, ""));
+    let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let environment = Environment::of(variables.lines().filter_map(pair));
+    let loaded = match parse_yaml(text, FILE, Path::new("/nonexistent"), &environment) {
+        Ok(loaded) => loaded,
+        Err(error) if error.to_string().starts_with("PATRONI_") => return,
+        Err(error) => return refusal(text, &error),
+    };
+    let config = loaded.config;
+    assert!(NodeName::is_valid(config.name.as_str()));
+    assert!(config.postgresql.data_dir.is_absolute() && !config.etcd.endpoints.is_empty());
+    let (settings, warnings) = ClusterSettings::from_json(&config.bootstrap.dcs);
+    assert_eq!(warnings, []);
+    Timing::derive(settings.ttl, &config.timing).expect("deadlines that were checked");
+    let again = parse_yaml(text, FILE, Path::new("/nonexistent"), &environment).expect("it was taken before");
+    assert_eq!(Change::between(&config, again.config).changed, Vec::<String>::new());
 }
 
 /// The values of etcd's keys, and the view that they add up to.

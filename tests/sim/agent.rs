@@ -65,6 +65,7 @@ pub(crate) struct Agent {
     written: Option<StatusRecord>,
     status_next: Tick,
     failsafe_next: Tick,
+    reigns_next: Tick,
     failsafe_busy: bool,
     voters: Voters,
     /// What others are told that ask, as of the last turn.
@@ -192,7 +193,7 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             server,
             lease,
             peers: Peers::default(),
-            memory: Memory { vouch, ..Memory::default() },
+            memory: Memory { vouch, reigns: pg.reigns(), ..Memory::default() },
             guard: match (report.doing, report.watch) {
                 (Doing::Armed, Some(watch)) => Guard::Armed { epoch: watch.epoch },
                 (doing, _) => reached(&w, doing),
@@ -211,6 +212,7 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             written: None,
             status_next: Tick::ZERO,
             failsafe_next: Tick::ZERO,
+            reigns_next: Tick::ZERO,
             failsafe_busy: false,
             voters: Voters::default(),
             shown: None,

@@ -93,7 +93,7 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             let done = ctx.rejoin(leader, &order).await;
             ctx.ended(done)
         }
-        Action::Follow { upstream } => ctx.follow(upstream).await,
+        Action::Follow { upstream } => ctx.follow(upstream, &order).await,
         Action::Promote { epoch } => ctx.promote(*epoch, order.right_until).await,
         Action::Checkpoint { request } => ctx.checkpoint(*request).await,
         Action::StopToHandOver { request } => ctx.stop_to_hand_over(*request).await,

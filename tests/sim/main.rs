@@ -13,6 +13,7 @@ mod etcd;
 mod fact;
 mod faults;
 mod guard;
+mod lineage;
 mod network;
 mod pg_effects;
 mod postgres;

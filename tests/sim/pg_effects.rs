@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgvane_agent::decide::world::{LocalRole, Process, Slot, Upstream};
 use pgvane_agent::decide::{Outcome, Request};
 use pgvane_agent::event::ServerEvent;
-use pgvane_agent::postgres::rewind::{self, Verdict};
+use pgvane_agent::postgres::lineage::Course;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn};
 use pgvane_cluster::keyspace::Key;
@@ -48,7 +48,7 @@ impl Ctx<'_> {
     }
 
     /// Whether the server of `node` can be asked from here.
-    fn reaches(&self, node: usize) -> bool {
+    pub(crate) fn reaches(&self, node: usize) -> bool {
         let w = self.sim.w();
         let server = w.nodes[node].pg.server.as_ref();
         let there = w.nodes[node].powered
@@ -65,8 +65,11 @@ impl Ctx<'_> {
         }
         let mut w = self.sim.w();
         w.count.clones += 1;
-        let wal = w.nodes[source].pg.wal.clone();
+        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.reigns());
         w.nodes[self.n].pg.copy(&wal);
+        w.nodes[self.n].pg.keep(known);
+        drop(w);
+        self.tell_reigns();
         Ok(())
     }
 
@@ -158,9 +161,10 @@ impl Ctx<'_> {
         if self.sim.w().nodes[self.n].pg.server.is_some() {
             self.stop(Stop::Fast, HAND_OVER_LIMIT).await?;
         }
-        let ours = self.sim.w().nodes[self.n].pg.control();
-        if rewind::compare(&ours, &theirs) == Verdict::NeedsRewind {
-            self.reunite(leader, source, order.use_rewind).await?;
+        match self.judge(source, &theirs, order) {
+            Course::Follow => {}
+            Course::Rewind => self.reunite(leader, source, order.use_rewind).await?,
+            Course::Clone(_) => self.clone_from(leader).await?,
         }
         self.start(false, Some(leader), None).await
     }
@@ -186,13 +190,18 @@ impl Ctx<'_> {
         }
         let mut w = self.sim.w();
         w.count.rewinds += 1;
-        let wal = w.nodes[source].pg.wal.clone();
+        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.reigns());
         w.nodes[self.n].pg.copy(&wal);
+        w.nodes[self.n].pg.keep(known);
+        drop(w);
+        self.tell_reigns();
         Ok(())
     }
 
-    pub(crate) async fn follow(&self, upstream: &Upstream) -> Vec<Outcome> {
-        self.pause(MS, 5 * MS).await;
+    pub(crate) async fn follow(&self, upstream: &Upstream, order: &Order) -> Vec<Outcome> {
+        if let Some(epoch) = self.parted(upstream, order).await {
+            return vec![Outcome::Done(Slot::Postgres), Outcome::Parted(epoch)];
+        }
         server::point(&mut self.sim.w(), self.n, node_of(upstream.name.as_str()));
         self.sim.sleep(self.proc, Duration::from_millis(100)).await;
         self.ask().await;
@@ -201,7 +210,7 @@ impl Ctx<'_> {
 
     pub(crate) async fn promote(&self, epoch: Epoch, until: Option<Tick>) -> Vec<Outcome> {
         server_event(self.sim, self.n, self.proc, &ServerEvent::Promoting, None);
-        self.pause(MS, 10 * MS).await;
+        self.promise(epoch).await;
         let Some(pid) = self.sim.w().nodes[self.n].pg.pid() else { return outcome(Err(Failed)) };
         if self.in_time(until).is_err() || !server::promote(self.sim, self.n) {
             return outcome(Err(Failed));
@@ -216,6 +225,7 @@ impl Ctx<'_> {
             return outcome(Err(Failed));
         }
         self.sim.w().count.promotions += 1;
+        self.tell_reigns();
         self.ask().await;
         let (inner, n, proc) = (self.sim.clone(), self.n, self.proc);
         self.sim.spawn(proc, async move { after_promotion(&Ctx { sim: &inner, n, proc }, epoch).await });

@@ -1,8 +1,7 @@
 //! A PostgreSQL: WAL as positions on timelines, a server that starts, stops, promotes, crashes, streams.
 //!
 //! A timeline is known to PostgreSQL by its number only. The model also gives each promotion a `branch` of its
-//! own, so that the checker can tell two timelines of one number apart. And it never uses a number twice, which
-//! PostgreSQL does where the second to promote never heard of the first: not modelled, see [`crate::server::promote`].
+//! own, so that the checker can tell two timelines of one number apart.
 
 use pgvane_agent::decide::world::{Control, DataDir};
 use pgvane_agent::postgres::controldata::ControlData;
@@ -11,6 +10,7 @@ use pgvane_agent::postgres::rewind::LeaderHistory;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::HistoryEntry;
+use pgvane_cluster::reigns::{Reign, Reigns};
 
 use crate::runtime::{Proc, Signal, SignalMaker};
 
@@ -109,6 +109,10 @@ pub(crate) struct Postgres {
     /// Raised whenever the server changes.
     pub(crate) changed: Signal,
     pub(crate) pids: i32,
+    /// Who began the timelines, as the agent's file in the data directory says.
+    pub(crate) known: Reigns,
+    /// A promotion that was noted, and the timeline it is to end.
+    pub(crate) promising: Option<(Reign, u32)>,
 }
 
 impl Postgres {
@@ -125,6 +129,8 @@ impl Postgres {
             server: None,
             changed: maker.make(),
             pids: 100,
+            known: Reigns::default(),
+            promising: None,
         }
     }
 

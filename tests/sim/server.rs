@@ -6,7 +6,7 @@ use crate::fact::Fact;
 use crate::network::NODES;
 use crate::postgres::{COMMIT, Data, Past, Server, State, Stop};
 use crate::runtime::{MS, Proc, SEC, Sim};
-use crate::world::{Mutation, World};
+use crate::world::World;
 
 /// How long a standby believes in a connection that brings nothing.
 const RECEIVER_TIMEOUT: u64 = 10 * SEC;
@@ -157,9 +157,8 @@ pub(crate) fn point(w: &mut World, n: usize, upstream: usize) {
 
 /// `pg_promote`: what follows is up to the server. Whether it was a running standby.
 ///
-/// A real server takes the next number it knows no history file of, so a primary that was cut off right after
-/// its promotion and its successor can both write timeline 2. Neither PostgreSQL nor `rewind::compare` tells
-/// those apart; here each gets a number of its own until the product does ([`Mutation::SharedTimelines`]).
+/// A server takes the next number it knows no history file of, so a primary that was cut off right after its promotion
+/// and its successor can both write timeline 2.
 pub(crate) fn promote(sim: &Sim, n: usize) -> bool {
     let (proc, takes) = {
         let mut w = sim.w();
@@ -181,9 +180,7 @@ pub(crate) fn promote(sim: &Sim, n: usize) -> bool {
         let mut w = inner.w();
         w.branches += 1;
         let branch = w.branches;
-        let shared = w.mutation == Some(Mutation::SharedTimelines);
-        let World { nodes, timelines: unique, .. } = &mut *w;
-        let pg = &mut nodes[n].pg;
+        let pg = &mut w.nodes[n].pg;
         let Some(server) = pg.server.as_mut().filter(|s| !s.stopping) else { return };
         (server.in_recovery, server.writable) = (false, true);
         (server.upstream, server.streams) = (None, None);
@@ -191,9 +188,6 @@ pub(crate) fn promote(sim: &Sim, n: usize) -> bool {
         wal.past.push(Past { timeline: wal.timeline, branch: wal.branch, end: wal.end });
         wal.timeline += 1;
         wal.branch = branch;
-        while !unique.insert(wal.timeline) && !shared {
-            wal.timeline += 1;
-        }
         wal.end += COMMIT;
         let timeline = wal.timeline;
         pg.state = State::Production;

@@ -1,6 +1,5 @@
 //! The world of one run: machines, store, network, proxies; how faults begin and end; when all is well.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgvane_agent::decide::memory::Vouch;
@@ -50,7 +49,7 @@ pub(crate) enum Mutation {
     MovesKeyFirst,
     /// What was decided is done however late.
     ActsBlindly,
-    /// Not the product's: promotions number timelines as PostgreSQL does, so two may take the same number.
+    /// Timelines are told apart by their numbers alone.
     SharedTimelines,
     /// A promise lasts the voucher's own lease time, not the asker's.
     PromisesOwnTtl,
@@ -177,8 +176,6 @@ pub(crate) struct World {
     /// The dynamic configuration that the cluster begins with.
     pub(crate) config: Value,
     pub(crate) branches: u64,
-    /// Numbers of timelines that were used.
-    pub(crate) timelines: BTreeSet<u32>,
     pub(crate) count: Counts,
     pub(crate) check: Checker,
     /// Whether each fact is printed.
@@ -238,7 +235,6 @@ impl World {
             proxies: (0..PROXIES).map(|_| Proxy::new()).collect(),
             config: config(&plan),
             branches: 1,
-            timelines: [1].into(),
             count: Counts::default(),
             check: Checker::new(plan.class),
             loud,

@@ -10,6 +10,9 @@ fn a_leader_tells_everything() {
     let mut s = leader(view(PAIR));
     s.pending_restart = Some(json!({"max_connections": {"old_value": "100", "new_value": "200"}}));
     s.tags.0.insert("clonefrom".to_owned(), json!(true));
+    s.operations.scheduled_restart = Some(
+        json!({"schedule": "2027-01-01T00:00:00+00:00", "postmaster_start_time": "x", "role": "primary"}),
+    );
     let mut body = patroni(&s, NOW);
     body.as_object_mut().expect("an object").remove("pgvane");
     assert_eq!(
@@ -22,6 +25,7 @@ fn a_leader_tells_everything() {
                 "state": "streaming", "sync_state": "async", "sync_priority": 0}],
             "pending_restart": true,
             "pending_restart_reason": {"max_connections": {"old_value": "100", "new_value": "200"}},
+            "scheduled_restart": {"schedule": "2027-01-01T00:00:00+00:00", "role": "primary"},
             "tags": {"clonefrom": true},
             "dcs_last_seen": 1_764_000_000,
             "database_system_identifier": "7300000000000000000",

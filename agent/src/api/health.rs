@@ -79,7 +79,8 @@ pub(super) fn is_ready(query: &Query, s: &ApiSnapshot, now: Tick) -> bool {
     allowed.is_some_and(|allowed| leader_position(s, *latest_end).bytes_since(*position) <= allowed)
 }
 
-fn leader_position(s: &ApiSnapshot, latest_end: Option<Lsn>) -> Lsn {
+/// How far the leader's WAL has come: by what it wrote to the store, or by what the upstream told.
+pub(crate) fn leader_position(s: &ApiSnapshot, latest_end: Option<Lsn>) -> Lsn {
     let optime = s.view().and_then(|v| v.status.as_ref()).map_or(Lsn(0), |status| status.optime);
     optime.max(latest_end.unwrap_or_default())
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::fixture::{NOW, PAIR, leader, replica, view};
 use super::*;
+use crate::api::ServerAnswer;
 
 fn healthy(url: &str, s: &ApiSnapshot) -> bool {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
@@ -77,6 +78,94 @@ fn a_leader_that_stops_still_answers_for_the_lock() {
     expect(&s, &["/primary"], &["/health"]);
 }
 
+/// Every row of the table and every state that tells rows apart.
+#[test]
+fn the_whole_table() {
+    const LEADER: &[&str] = &["/leader", "/leader/x", "/the-leader"];
+    const PRIMARY: &[&str] = &["/", "/primary", "/master", "/read-write", "/primary/anything", "/xmasterx"];
+    const STANDBY_LEADER: &[&str] = &["/standby_leader", "/standby-leader", "/x/standby-leader"];
+    const REPLICA: &[&str] = &["/replica", "/replica/x"];
+    const READ_ONLY: &[&str] = &["/read-only", "/read-only/x"];
+    const HEALTH: &[&str] = &["/health", "/healthz"];
+    const SYNC: &[&str] = &["/sync", "/synchronous"];
+    const QUORUM: &[&str] = &["/quorum"];
+    const ASYNC: &[&str] = &["/async", "/asynchronous"];
+    const READ_ONLY_SYNC: &[&str] = &["/read-only-sync", "/read-only-synchronous"];
+    const READ_ONLY_QUORUM: &[&str] = &["/read-only-quorum"];
+    const NEVER: &[&str] =
+        &["/x", "/sync/x", "/quorum/x", "/async/x", "/read-only-sync/x", "/patroni", "/liveness"];
+    let all: Vec<&[&str]> = vec![
+        LEADER,
+        PRIMARY,
+        STANDBY_LEADER,
+        REPLICA,
+        READ_ONLY,
+        HEALTH,
+        SYNC,
+        QUORUM,
+        ASYNC,
+        READ_ONLY_SYNC,
+        READ_ONLY_QUORUM,
+        NEVER,
+    ];
+    let key = ("sync", r#"{"leader":"a","quorum":0,"sync_standby":"b"}"#);
+    let on = with(&[("config", r#"{"synchronous_mode":"on"}"#), key]);
+    let quorum = with(&[("config", r#"{"synchronous_mode":"quorum"}"#), key]);
+    let standby = with(&[("config", r#"{"standby_cluster":{"host":"x"}}"#)]);
+    let mut standby_leader = replica(standby);
+    standby_leader.leader_until = Some(NOW + standby_leader.ttl);
+    standby_leader.local.role = MemberRole::StandbyLeader;
+    let mut stopped = replica(view(PAIR));
+    (stopped.local.state, stopped.local.answer) = (MemberState::Stopped, None);
+    let mut aside = replica(view(PAIR));
+    aside.tags.0.insert("noloadbalance".to_owned(), json!(true));
+    let mut unseen = replica(on.clone());
+    unseen.observation.confirmed_at = NOW - unseen.ttl;
+    let mut unseen_leader = leader(view(PAIR));
+    unseen_leader.observation.confirmed_at = NOW - unseen_leader.ttl;
+    let paused = |mut s: ApiSnapshot| {
+        (s.leader_until, s.observation.confirmed_at) = (None, NOW - s.ttl);
+        s
+    };
+    let pause = || with(&[("config", r#"{"pause":true}"#)]);
+    let leads: &[&[&str]] = &[LEADER, PRIMARY, READ_ONLY, HEALTH, READ_ONLY_SYNC, READ_ONLY_QUORUM];
+    let follows: &[&[&str]] = &[REPLICA, READ_ONLY, HEALTH, ASYNC];
+    for (case, s, good) in [
+        ("the leader", leader(view(PAIR)), leads),
+        ("a replica", replica(view(PAIR)), follows),
+        ("a synchronous one", replica(on), &[REPLICA, READ_ONLY, HEALTH, SYNC, READ_ONLY_SYNC]),
+        ("one of a quorum", replica(quorum), &[REPLICA, READ_ONLY, HEALTH, QUORUM, READ_ONLY_QUORUM]),
+        (
+            "the leader of a standby cluster",
+            standby_leader,
+            &[LEADER, STANDBY_LEADER, READ_ONLY, HEALTH, READ_ONLY_SYNC, READ_ONLY_QUORUM],
+        ),
+        ("a stopped one", stopped, &[]),
+        ("one without reads", aside, &[HEALTH]),
+        ("a replica that has not seen the store", unseen, &[REPLICA, READ_ONLY, HEALTH]),
+        ("a leader that has not", unseen_leader, &[LEADER, PRIMARY, READ_ONLY, HEALTH]),
+        ("a primary in pause without it", paused(leader(pause())), &[LEADER, PRIMARY, READ_ONLY, HEALTH]),
+        ("a replica in pause without it", paused(replica(pause())), &[REPLICA, READ_ONLY, HEALTH]),
+    ] {
+        for urls in &all {
+            for url in *urls {
+                assert_eq!(healthy(url, &s), good.contains(urls), "{url} of {case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tags_are_asked_of_all_but_leaders() {
+    let mut s = leader(view(PAIR));
+    s.tags.0.insert("zone".to_owned(), json!("eu"));
+    expect(
+        &s,
+        &["/primary?tag_zone=us", "/?tag_zone=us", "/leader?tag_zone=us", "/health?tag_zone=eu"],
+        &["/health?tag_zone=us", "/read-only?tag_zone=us"],
+    );
+}
+
 #[test]
 fn tags_of_the_node_and_of_the_request() {
     let mut s = replica(view(PAIR));
@@ -139,4 +228,16 @@ fn readiness_of_a_replica_is_its_lag() {
     let mut silent = s.clone();
     silent.local.answer = None;
     assert!(!is_ready(&query(""), &silent, NOW));
+    // Without the store the upstream's own word has to do, or that the leader is vouched for.
+    let mut unseen = s;
+    unseen.observation.confirmed_at = NOW - unseen.ttl;
+    assert!(!is_ready(&query(""), &unseen, NOW));
+    unseen.failsafe_active = true;
+    assert!(is_ready(&query(""), &unseen, NOW));
+    unseen.failsafe_active = false;
+    if let Some(ServerAnswer { wal: Wal::Standby { latest_end, .. }, .. }) = &mut unseen.local.answer {
+        *latest_end = Some(Lsn(1_100));
+    }
+    assert!(is_ready(&query("lag=300"), &unseen, NOW));
+    assert!(!is_ready(&query("lag=299"), &unseen, NOW), "the later of both ends counts");
 }

@@ -24,6 +24,7 @@ mod switchover;
 pub(crate) use body::patroni_time;
 pub use body::{cluster as cluster_body, lag, listed, shown_role, shown_state};
 pub use document::check as check_document;
+pub(crate) use health::leader_position;
 pub use listen::serve;
 pub use serve::Api;
 pub use settings::Settings;

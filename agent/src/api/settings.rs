@@ -59,6 +59,7 @@ impl Settings {
     }
 
     /// The same, with how candidates are asked and what deadlines are set by hand.
+    #[must_use]
     pub fn with(self, caller: Arc<Caller>, timing: TimingOverrides) -> Settings {
         Settings { means: Some(Means { caller, timing }), ..self }
     }

@@ -10,8 +10,10 @@ fn with(extra: &[(&str, &str)]) -> ClusterView {
     view(&PAIR.iter().chain(extra).copied().collect::<Vec<_>>())
 }
 
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
 fn judge(kind: Kind, body: &Value, view: &ClusterView) -> Result<Vec<(NodeName, String)>, (u16, String)> {
-    let judged = parse(kind, body, view).and_then(|wish| candidates(&wish, view));
+    let judged = parse(kind, body, view, NOW).and_then(|wish| candidates(&wish, view));
     judged.map_err(|Refused(status, text)| (status.as_u16(), text))
 }
 
@@ -51,6 +53,27 @@ fn what_patronictl_users_are_told() {
             json!({"leader": "a", "scheduled_at": "x"}),
             &paused,
             (400, "Can't schedule switchover in the paused state"),
+        ),
+        (
+            Switchover,
+            json!({"leader": "a", "scheduled_at": "1970-01-01T00:00:01"}),
+            &plain,
+            (400, "Timezone information is mandatory for the scheduled switchover"),
+        ),
+        (
+            Switchover,
+            json!({"leader": "a", "scheduled_at": "1969-12-31T23:59:59Z"}),
+            &plain,
+            (422, "Cannot schedule switchover in the past"),
+        ),
+        (
+            Switchover,
+            json!({"leader": "a", "scheduled_at": "soon"}),
+            &plain,
+            (
+                422,
+                "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601",
+            ),
         ),
         (
             Switchover,
@@ -103,9 +126,20 @@ fn what_is_allowed_asks_the_right_members() {
     assert_eq!(judge(Kind::Failover, &json!({"candidate": "b"}), &sync), Ok(b));
 }
 
+#[test]
+fn a_scheduled_switchover_is_kept_in_utc() {
+    let body = json!({"leader": "a", "candidate": "b", "scheduled_at": "1970-01-01T03:00:00+02:00"});
+    let wish = parse(Switchover, &body, &view(PAIR), NOW).expect("allowed");
+    assert_eq!(wish.scheduled_at.as_deref(), Some("1970-01-01T01:00:00+00:00"));
+    for none in [json!(null), json!("")] {
+        let body = json!({"leader": "a", "scheduled_at": none});
+        assert_eq!(parse(Switchover, &body, &view(PAIR), NOW).map(|w| w.scheduled_at), Ok(None));
+    }
+}
+
 fn ends(view: &ClusterView, candidate: Option<&str>) -> Option<Result<String, String>> {
-    let wish =
-        Wish { kind: Kind::Switchover, leader: Some("a".into()), candidate: candidate.map(NodeName::from) };
+    let candidate = candidate.map(NodeName::from);
+    let wish = Wish { kind: Kind::Switchover, leader: Some("a".into()), candidate, scheduled_at: None };
     let end = outcome(view, &wish, Some(&"a".into()), Revision(100));
     end.map(|end| end.map_err(|Refused(_, text)| text))
 }

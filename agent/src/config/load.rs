@@ -12,7 +12,7 @@ use super::environment::Environment;
 use super::raw::RawConfig;
 use super::sources::Sources;
 use super::yaml::{self, Document};
-use super::{Config, Ctl, Etcd};
+use super::{Config, Ctl, Etcd, Role};
 use crate::timing::TimingOverrides;
 
 /// Where an agent's settings come from.
@@ -73,7 +73,7 @@ pub fn read(origin: &Origin, environment: &Environment) -> Result<Loaded, Settin
         Origin::Toml(path) => {
             let file = settings_file::load(path)?;
             let mut loaded = check_toml(file, &directory_of(path), by_name)?;
-            warn_of_permissions(&mut loaded, &[path.clone()]);
+            warn_of_permissions(&mut loaded, std::slice::from_ref(path));
             Ok(loaded)
         }
         Origin::Yaml(path) => {
@@ -131,6 +131,8 @@ pub struct Reach {
     pub ctl: Ctl,
     /// Deadlines set by hand on this node.
     pub timing: TimingOverrides,
+    /// Who may ask PostgreSQL, where an agent's settings tell.
+    pub superuser: Option<Role>,
 }
 
 /// Reads what an operator's tool needs of an agent's settings, or of the small file that patronictl has.
@@ -143,6 +145,7 @@ pub fn reach(path: &Path) -> Result<Reach, SettingsError> {
             etcd: Some(config.etcd),
             ctl: config.ctl,
             timing: config.timing,
+            superuser: Some(config.postgresql.superuser),
         });
     }
     let mut texts = Vec::new();

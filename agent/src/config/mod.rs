@@ -99,6 +99,8 @@ pub struct Etcd {
     pub client_cert: Option<(PathBuf, PathBuf)>,
     /// User and password.
     pub login: Option<Login>,
+    /// Whether etcd's other members are used too, as etcd lists them (contract section 2).
+    pub discover: bool,
 }
 
 impl Etcd {

@@ -299,6 +299,8 @@ pub enum Reason {
     ConfigMissing,
     /// The leader does not serve yet.
     LeaderNotServing(NodeName),
+    /// The leader has not told yet who began its timelines.
+    HistoryExpected(NodeName),
     /// PostgreSQL does not run here.
     NotRunning,
     /// It starts.
@@ -408,6 +410,7 @@ impl fmt::Display for Reason {
             Reason::InitializeMissing => f.write_str("the initialize key is missing"),
             Reason::ConfigMissing => f.write_str("the config key is missing"),
             Reason::LeaderNotServing(name) => write!(f, "the leader {name} does not serve yet"),
+            Reason::HistoryExpected(name) => write!(f, "the leader {name} has not told its history yet"),
             Reason::NotRunning => f.write_str("PostgreSQL does not run"),
             Reason::Starting => f.write_str("PostgreSQL starts"),
             Reason::WrongUpstream => f.write_str("PostgreSQL follows another server than it should"),
@@ -430,8 +433,12 @@ impl fmt::Display for Reason {
             Reason::Reinitialize => f.write_str("reinitialize requested"),
             Reason::ScheduleIsDue => f.write_str("the time of the scheduled switchover has come"),
             Reason::ScheduleIsStale => f.write_str("the time of the scheduled switchover has passed"),
-            Reason::ScheduleIsUnreadable => f.write_str("the time of the scheduled switchover cannot be read"),
-            Reason::LeavingSync => f.write_str("commits wait for this standby until it has left the sync key"),
+            Reason::ScheduleIsUnreadable => {
+                f.write_str("the time of the scheduled switchover cannot be read")
+            }
+            Reason::LeavingSync => {
+                f.write_str("commits wait for this standby until it has left the sync key")
+            }
             Reason::PausedWithoutCandidate => f.write_str("pause is on and the request names no candidate"),
             Reason::RestartFailed => f.write_str("PostgreSQL did not come up again after the restart"),
             Reason::StartFailed => f.write_str("PostgreSQL ended again and again while it started"),

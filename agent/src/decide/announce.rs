@@ -4,6 +4,7 @@ use pgvane_cluster::ids::{Epoch, Timeline};
 use pgvane_cluster::records::{
     FailsafeRecord, MemberRecord, MemberRole, MemberState, NativeMember, PATRONI_VERSION, StatusRecord,
 };
+use pgvane_cluster::reigns::PublishedReigns;
 use pgvane_cluster::view::ClusterView;
 
 use super::action::{self, Action};
@@ -43,6 +44,7 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     record.pgvane = Some(NativeMember {
         version: identity.version.clone(),
         serving_epoch: serving_epoch(world).map(|e| e.0),
+        reign: world.local.sql.as_ref().and_then(|sql| world.memory.reigns.0.get(&sql.timeline)).cloned(),
     });
     if let (Process::Running, Some(sql)) = (world.local.process, &world.local.sql) {
         record.xlog_location = Some(sql.position);
@@ -134,6 +136,15 @@ pub fn failsafe(world: &World) -> Option<(Epoch, FailsafeRecord)> {
     let epoch = serving_epoch(world).filter(|_| world.settings.failsafe_mode)?;
     let list = failsafe_list(view);
     (view.failsafe.as_ref() != Some(&list)).then_some((epoch, list))
+}
+
+/// The leader's list of reigns, when this node leads and the key says otherwise.
+pub fn reigns(world: &World) -> Option<(Epoch, PublishedReigns)> {
+    let Dcs::Known(view) = &world.dcs else { return None };
+    let epoch = serving_epoch(world)?;
+    let timeline = world.local.sql.as_ref().filter(|sql| !sql.in_recovery)?.timeline;
+    let list = PublishedReigns { epoch, timelines: world.memory.reigns.up_to(timeline) };
+    (view.reigns.as_ref() != Some(&list)).then_some((epoch, list))
 }
 
 fn failsafe_list(view: &ClusterView) -> FailsafeRecord {

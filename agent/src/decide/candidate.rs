@@ -1,6 +1,7 @@
 //! May this node lead, and is it the best? A total order without ties, over live positions.
 //!
-//! Order: the newer timeline, then the further position, then the higher priority, then the smaller name.
+//! Order: the newer timeline, then the newer promotion to it, then the further position, then the higher priority,
+//! then the smaller name.
 //! Timelines come first because a server that never followed the last promotion may hold a longer history
 //! that was never acknowledged to anybody (trap 3).
 
@@ -8,11 +9,12 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Lsn, NodeName, Timeline};
+use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Timeline};
 use pgvane_cluster::records::MemberState;
 use pgvane_cluster::view::ClusterView;
 
 use super::action::Reason;
+use super::reign;
 use super::world::{Peer, Slot, Sql, World};
 
 /// How old the others' answers may be when a node campaigns on them.
@@ -83,7 +85,7 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     if world.peers.asked_at < since || now.since(world.peers.asked_at) > ANSWERS_MAX_AGE {
         return Verdict::Ask;
     }
-    compare(world, sql, since)
+    compare(world, view, sql, since)
 }
 
 fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
@@ -101,7 +103,8 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
     if world.settings.synchronous_mode.is_on() && !in_sync {
         return Some(Reason::NotSynchronous);
     }
-    has_diverged(view, sql.timeline, sql.position).then_some(Reason::Diverged)
+    let parted = reign::parted_from_cluster(view, &world.memory.reigns, sql.timeline);
+    (parted || has_diverged(view, sql.timeline, sql.position)).then_some(Reason::Diverged)
 }
 
 fn is_too_far_behind(world: &World, view: &ClusterView, sql: &Sql) -> bool {
@@ -153,7 +156,7 @@ fn wait_for_turn(world: &World, since: Tick, before: &[&NodeName]) -> Verdict {
 }
 
 /// Compares our live position with the others'.
-fn compare(world: &World, sql: &Sql, since: Tick) -> Verdict {
+fn compare(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict {
     let ask_again = world.peers.asked_at + ASK_AGAIN;
     let again = |reason| {
         if world.now >= ask_again && world.free(Slot::Peers) {
@@ -171,8 +174,10 @@ fn compare(world: &World, sql: &Sql, since: Tick) -> Verdict {
         if !running || !tags.may_lead() {
             continue;
         }
-        let theirs = (timeline.unwrap_or(sql.timeline), *position);
-        let ours = (sql.timeline, sql.position);
+        let timeline = timeline_of(view, name, *timeline, sql);
+        let (our_epoch, their_epoch) = epochs(world, view, name, timeline, sql);
+        let theirs = (timeline, their_epoch, *position);
+        let ours = (sql.timeline, our_epoch, sql.position);
         if theirs > ours {
             // Never for ever: a member that is ahead but cannot reach the store would block everybody.
             if world.now.since(since) < world.settings.ttl {
@@ -186,4 +191,27 @@ fn compare(world: &World, sql: &Sql, since: Tick) -> Verdict {
         }
     }
     wait_for_turn(world, since, &before)
+}
+
+/// The timeline of a peer that answered. One that does not tell counts as what its record says, else as ours: it is
+/// waited for if it holds more WAL, which may have been acknowledged, and it holds nobody up for longer than that.
+fn timeline_of(view: &ClusterView, name: &NodeName, told: Option<Timeline>, sql: &Sql) -> Timeline {
+    told.or_else(|| view.members.get(name)?.record.timeline).unwrap_or(sql.timeline)
+}
+
+/// Which promotions began our and a peer's timeline, where both are known and the number is one: the WAL of the later
+/// reign is the cluster's, however far the other got. Else the numbers decide alone.
+fn epochs(
+    world: &World,
+    view: &ClusterView,
+    name: &NodeName,
+    timeline: Timeline,
+    sql: &Sql,
+) -> (Option<Epoch>, Option<Epoch>) {
+    let is_of_record = view.members.get(name).is_some_and(|m| m.record.timeline == Some(timeline));
+    let theirs = reign::told(view, name).filter(|_| is_of_record && timeline == sql.timeline);
+    match (world.memory.reigns.0.get(&sql.timeline), theirs) {
+        (Some(ours), Some(theirs)) => (Some(ours.epoch), Some(theirs.epoch)),
+        (Some(_) | None, _) => (None, None),
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use pgvane_cluster::reigns::Lineage;
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
+use super::reign::{self, Word};
 use super::world::{Process, Sql, Upstream, World};
 use super::{candidate, reinit, restart};
 
@@ -26,32 +28,58 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         return decision;
     }
     match world.local.process {
-        Process::Absent if leader_serves => world.act(Action::Rejoin { leader }, Reason::NotRunning),
-        // A standby of a leader that is not ready yet can already serve reads; a former primary has to wait,
-        // its history can only be compared with a leader that serves.
+        Process::Absent if leader_serves => rejoin(world, view, key, leader, Reason::NotRunning),
+        // A standby can serve reads already; a former primary has to wait, its history can only be compared with a
+        // leader that serves. Of nobody at first: which timelines a stopped server has WAL of shows when it runs.
         Process::Absent if super::data::is_stopped_primary(world) => not_serving(),
-        Process::Absent => world.act(Action::StartStandby { upstream: Some(leader) }, Reason::NotRunning),
+        Process::Absent => world.act(Action::StartStandby { upstream: None }, Reason::NotRunning),
         Process::Starting { .. } => world.wait(Reason::Starting),
         Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
         Process::Running => restart::of_standby(world, view).unwrap_or_else(|| match &world.local.sql {
             None => world.wait_briefly(Reason::PositionUnknown),
-            Some(sql) => follow(world, view, sql, &leader, leader_serves),
+            Some(sql) => follow(world, view, key, sql, &leader, leader_serves),
         }),
     }
 }
 
-fn follow(world: &World, view: &ClusterView, sql: &Sql, leader: &Upstream, leader_serves: bool) -> Decision {
-    if leader_serves && candidate::has_diverged(view, sql.timeline, sql.position) {
-        return world.act(Action::Rejoin { leader: leader.clone() }, Reason::Diverged);
+/// Compares histories with the leader, once it has told its own.
+fn rejoin(world: &World, view: &ClusterView, key: &LeaderKey, leader: Upstream, reason: Reason) -> Decision {
+    match reign::word(&world.settings, view, key) {
+        Word::Expected => world.wait_briefly(Reason::HistoryExpected(key.name.clone())),
+        Word::Told(_) | Word::None => world.act(Action::Rejoin { leader }, reason),
+    }
+}
+
+fn follow(
+    world: &World,
+    view: &ClusterView,
+    key: &LeaderKey,
+    sql: &Sql,
+    leader: &Upstream,
+    leader_serves: bool,
+) -> Decision {
+    let told = reign::word(&world.settings, view, key);
+    let ours = &world.memory.reigns;
+    let parted = matches!(reign::lineage(ours, sql.timeline, told), Lineage::Parted(_))
+        || world.memory.parted == Some(key.epoch)
+        || candidate::has_diverged(view, sql.timeline, sql.position);
+    if leader_serves && parted {
+        return rejoin(world, view, key, leader.clone(), Reason::Diverged);
     }
     let upstream = wanted_upstream(world, view, leader);
     if sql.upstream.as_ref() != Some(&(upstream.host.clone(), upstream.port)) {
+        if parted || !leader_serves && !reign::may_follow_early(view, ours, sql.timeline, &key.name) {
+            return world.wait(Reason::LeaderNotServing(key.name.clone()));
+        }
+        if leader_serves && told == Word::Expected {
+            return world.wait_briefly(Reason::HistoryExpected(key.name.clone()));
+        }
         return world.act(Action::Follow { upstream }, Reason::WrongUpstream);
     }
     let starved =
         world.memory.not_streaming_since.is_some_and(|since| world.now.since(since) > STARVED_LIMIT);
     if starved && leader_serves {
-        return world.act(Action::Rejoin { leader: leader.clone() }, Reason::CannotStream);
+        return rejoin(world, view, key, leader.clone(), Reason::CannotStream);
     }
     world.wait(Reason::Following)
 }

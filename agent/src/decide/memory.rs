@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName};
+use pgvane_cluster::reigns::Reigns;
 
 use super::action::{Action, Request};
 use super::bootstrap::Progress;
@@ -96,6 +97,12 @@ pub struct Memory {
     pub pre_promote_failed: Option<Tick>,
     /// How often in a row PostgreSQL ended while it was started as the primary.
     pub failed_starts: u32,
+    /// Who began the timelines of our data. Kept with the data, so that it survives this agent.
+    pub reigns: Reigns,
+    /// The reign whose leader our running server was found to have parted from, until something is done about it.
+    pub parted: Option<Epoch>,
+    /// The last reign that was seen, and since when.
+    pub leader_since: Option<(Epoch, Tick)>,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
     /// The restart under way.
@@ -159,6 +166,8 @@ pub enum Outcome {
     PrePromoteFailed,
     /// PostgreSQL ended while it was started as the primary.
     StartFailed,
+    /// Our WAL was compared with that of the leader of this reign: it is another.
+    Parted(Epoch),
 }
 
 /// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -209,6 +218,9 @@ impl Memory {
         match outcome {
             Outcome::Done(slot) => {
                 self.pauses.remove(slot);
+                if *slot == Slot::Postgres {
+                    self.parted = None;
+                }
             }
             Outcome::Failed(slot) => {
                 self.pause(now, *slot);
@@ -255,6 +267,7 @@ impl Memory {
                 self.released = self.released.map(|r| Released { done: true, ..r });
             }
             Outcome::RequestCleared => self.hand_over = None,
+            Outcome::Parted(epoch) => self.parted = Some(*epoch),
             Outcome::Consented(consent) => self.consent = Some(*consent),
             // Promises already given stay valid until their own end.
             Outcome::NotConsented => {}
@@ -279,6 +292,9 @@ impl Memory {
                 Some(key) => {
                     self.leaderless_since = None;
                     self.last_leader = Some(key.name.clone());
+                    if self.leader_since.is_none_or(|(epoch, _)| epoch != key.epoch) {
+                        self.leader_since = Some((key.epoch, now));
+                    }
                     if key.name != *me {
                         self.hand_over = None;
                         self.crashed_at = None;

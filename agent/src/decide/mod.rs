@@ -17,6 +17,7 @@ mod leading;
 pub mod lease;
 pub mod memory;
 mod paused;
+pub mod reign;
 pub mod reinit;
 pub mod restart;
 mod safety;

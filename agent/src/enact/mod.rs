@@ -4,6 +4,7 @@ mod before_stop;
 pub mod callbacks;
 pub mod members;
 mod promotion;
+mod rejoin;
 pub mod server;
 pub mod store;
 
@@ -167,8 +168,8 @@ impl<S: Store> Context<S> {
             Action::CloneAlone => server::clone(ctx, &order, None).await,
             Action::StartPrimary => server::start_primary(ctx, &order).await,
             Action::StartStandby { upstream } => server::start_standby(ctx, &order, upstream.as_ref()).await,
-            Action::Rejoin { leader } => server::rejoin(ctx, &order, leader).await,
-            Action::Follow { upstream } => server::follow(ctx, &order, upstream).await,
+            Action::Rejoin { leader } => rejoin::rejoin(ctx, &order, leader).await,
+            Action::Follow { upstream } => rejoin::follow(ctx, &order, upstream).await,
             Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
             Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,
             Action::StopToHandOver { request } => server::stop_to_hand_over(ctx, *request).await,

@@ -9,6 +9,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Lsn, Timeline};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::MemberState;
+use pgvane_cluster::reigns::Reign;
 use pgvane_cluster::store::Store;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
@@ -25,13 +26,11 @@ use crate::postgres::control::{self, Shutdown, Stopped};
 use crate::postgres::controldata::ControlData;
 use crate::postgres::probe::Probe;
 use crate::postgres::process::Postmaster;
-use crate::postgres::rewind::{self, Rewound, Verdict};
 use crate::postgres::settings::{self, Following};
 use crate::postgres::slots::slot_name;
 use crate::postgres::{
-    Instance, PostgresError, bootstrap as first, clone as copy, data_dir, process, recovery,
+    Instance, PostgresError, bootstrap as first, clone as copy, data_dir, process, reigns,
 };
-use crate::telemetry::patroni::patroni_info;
 
 /// Bound on a promotion: past it the effect fails and the next decision looks again.
 const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
@@ -124,7 +123,7 @@ pub(super) async fn clone<S: Store>(
     cloned.into_iter().chain(outcomes).collect()
 }
 
-async fn clone_from<S: Store>(
+pub(super) async fn clone_from<S: Store>(
     ctx: &Context<S>,
     order: &Order,
     from: Option<&Upstream>,
@@ -135,6 +134,8 @@ async fn clone_from<S: Store>(
     settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, from)))?;
     // A standby's from here on: nothing can take it for the primary it was copied from.
     data_dir::unmark(&ctx.instance)?;
+    let control = ControlData::read(&ctx.instance).await?;
+    ctx.report(Event::Reigns(reigns::load(&ctx.instance, &control)));
     info!(source, "cloned the data directory");
     Ok(())
 }
@@ -178,7 +179,7 @@ pub(super) async fn start_standby<S: Store>(
     ended(ctx, "start as standby", done).await
 }
 
-async fn start_following<S: Store>(
+pub(super) async fn start_following<S: Store>(
     ctx: &Context<S>,
     order: &Order,
     upstream: Option<&Upstream>,
@@ -209,93 +210,23 @@ async fn ask<S: Store>(ctx: &Context<S>) {
     ctx.report(Event::Probed(Box::new(answer)));
 }
 
-/// Stops, compares, rewinds or clones where the histories parted, starts as a standby of the leader.
-pub(super) async fn rejoin<S: Store>(ctx: &Context<S>, order: &Order, leader: &Upstream) -> Vec<Outcome> {
-    let done = try_rejoin(ctx, order, leader).await;
-    ended(ctx, "rejoin", done).await
-}
-
-async fn try_rejoin<S: Store>(
+/// Points a running standby elsewhere.
+pub(super) async fn point<S: Store>(
     ctx: &Context<S>,
     order: &Order,
-    leader: &Upstream,
+    upstream: &Upstream,
 ) -> Result<(), PostgresError> {
-    let source = address(leader);
-    let theirs = rewind::leader_history(&ctx.instance, &source).await?;
+    let following = following(ctx, order, Some(upstream));
+    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
-        stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
+        control::reload(&postmaster)?;
+        ctx.callbacks.reloaded(order.record.role.clone());
+        // The postmaster hands the new setting to its processes in its own time.
+        sleep(Duration::from_millis(100)).await;
+        ask(ctx).await;
     }
-    let mut ours = ControlData::read(&ctx.instance).await?;
-    if rewind::compare(&ours, &theirs) == Verdict::NeedsRewind {
-        info!(leader = %leader.name, "our history is not part of the leader's");
-        if theirs.checkpointed < theirs.timeline {
-            rewind::checkpoint_leader(&ctx.instance, &source).await?;
-        }
-        if may_rewind(ctx, order) && recovery::is_due(&ctx.instance, &ours) {
-            match recovery::run(&ctx.instance, &order.settings.postgresql).await {
-                Ok(()) => ours = ControlData::read(&ctx.instance).await?,
-                // pg_rewind says whether it can do without.
-                Err(error) => warn!(%error, "single-user recovery failed"),
-            }
-        }
-        reunite(ctx, order, leader, &ours, &source).await?;
-    }
-    start_following(ctx, order, Some(leader)).await
-}
-
-async fn reunite<S: Store>(
-    ctx: &Context<S>,
-    order: &Order,
-    leader: &Upstream,
-    ours: &ControlData,
-    source: &HostPort,
-) -> Result<(), PostgresError> {
-    let (dynamic, local) = (&order.settings.postgresql, ctx.instance.on_divergence);
-    if may_rewind(ctx, order) {
-        patroni_info!("running pg_rewind from {}", leader.name);
-    }
-    let (why, again) = match rewind::run(&ctx.instance, ours, source, may_rewind(ctx, order)).await {
-        Rewound::Done => {
-            info!(leader = %leader.name, "rewound to the leader's history");
-            return Ok(());
-        }
-        Rewound::Impossible(why) => {
-            let of_cluster = dynamic.remove_data_directory_on_diverged_timelines;
-            (why, local.clone_on_divergence.unwrap_or(of_cluster))
-        }
-        Rewound::Failed(error) => {
-            let of_cluster = dynamic.remove_data_directory_on_rewind_failure;
-            (error.to_string(), local.clone_on_rewind_failure.unwrap_or(of_cluster))
-        }
-    };
-    if !again {
-        let hint = "set remove_data_directory_on_rewind_failure or reinitialize the member";
-        return Err(PostgresError::Other(format!("cannot rewind: {why}; {hint}")));
-    }
-    warn!(why, "cannot rewind; cloning again");
-    clone_from(ctx, order, Some(leader)).await
-}
-
-fn may_rewind<S: Store>(ctx: &Context<S>, order: &Order) -> bool {
-    ctx.instance.on_divergence.use_pg_rewind.unwrap_or(order.settings.postgresql.use_pg_rewind)
-}
-
-pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) -> Vec<Outcome> {
-    let done = async {
-        let following = following(ctx, order, Some(upstream));
-        settings::write(&ctx.instance, &order.settings.postgresql, Some(&following))?;
-        if let Some(postmaster) = find(&ctx.instance.data_dir)? {
-            control::reload(&postmaster)?;
-            ctx.callbacks.reloaded(order.record.role.clone());
-            // The postmaster hands the new setting to its processes in its own time.
-            sleep(Duration::from_millis(100)).await;
-            ask(ctx).await;
-        }
-        info!(upstream = %upstream.name, "following");
-        Ok(())
-    };
-    let done = done.await;
-    outcome("follow", done)
+    info!(upstream = %upstream.name, "following");
+    Ok(())
 }
 
 pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch: Epoch) -> Vec<Outcome> {
@@ -304,10 +235,18 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
         Err(outcomes) => return outcomes,
     };
     ctx.report(Event::Server(ServerEvent::Promoting));
+    let reign = Reign { epoch, leader: ctx.me.clone() };
+    // Before it happens: nobody else's timeline of that number can be taken for ours, whatever becomes of this agent.
+    if let Err(error) = reigns::promise(&ctx.instance, reign, order.record.timeline.unwrap_or_default()) {
+        return outcome("promotion", Err(error));
+    }
     let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, until).await;
     if let Ok(probe) = &mut done {
         info!(%epoch, "promoted");
         let answer = probe.ask(&ctx.instance).await;
+        if let Ok(view) = &answer {
+            ctx.report(Event::Reigns(reigns::promised(&ctx.instance, view.timeline)));
+        }
         ctx.report(Event::Probed(Box::new(answer)));
         let (order, after) = (order.clone(), Arc::clone(&ctx));
         // Not part of the outage: the history, so that a stale node knows; a checkpoint, so that others can
@@ -318,6 +257,13 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
 }
 
 async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) {
+    match Probe::default().ask(&ctx.instance).await {
+        Ok(view) => match reigns::keep(&ctx.instance, view.timeline) {
+            Ok(known) => ctx.report(Event::Reigns(known)),
+            Err(error) => warn!(%error, "the list of reigns was not kept"),
+        },
+        Err(error) => warn!(%error, "the new timeline is not known"),
+    }
     if let Err(error) = write_history(ctx, order, epoch).await {
         warn!(error, "the cluster's history was not written");
     }
@@ -413,7 +359,7 @@ pub(super) async fn stop<S: Store>(ctx: &Context<S>, order: &Order, how: StopMod
     ended(ctx, "stop", done).await
 }
 
-async fn stop_and_report<S: Store>(
+pub(super) async fn stop_and_report<S: Store>(
     ctx: &Context<S>,
     postmaster: &Postmaster,
     how: Shutdown,
@@ -429,12 +375,12 @@ async fn stop_and_report<S: Store>(
     Ok(stopped)
 }
 
-fn find(data_dir: &Path) -> Result<Option<Postmaster>, PostgresError> {
+pub(super) fn find(data_dir: &Path) -> Result<Option<Postmaster>, PostgresError> {
     Postmaster::find(data_dir)
         .map_err(|error| PostgresError::Io { what: format!("{}", data_dir.display()), error })
 }
 
-fn address(upstream: &Upstream) -> HostPort {
+pub(super) fn address(upstream: &Upstream) -> HostPort {
     HostPort { host: upstream.host.clone(), port: upstream.port }
 }
 
@@ -447,12 +393,16 @@ fn following<S: Store>(ctx: &Context<S>, order: &Order, upstream: Option<&Upstre
 }
 
 /// The end of an effect that may have changed the data directory.
-async fn ended<S: Store>(ctx: &Context<S>, what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
+pub(super) async fn ended<S: Store>(
+    ctx: &Context<S>,
+    what: &str,
+    done: Result<(), PostgresError>,
+) -> Vec<Outcome> {
     ctx.report(Event::Data(look(&ctx.instance).await));
     outcome(what, done)
 }
 
-fn outcome(what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
+pub(super) fn outcome(what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
     match done {
         Ok(()) => vec![Outcome::Done(Slot::Postgres)],
         Err(error) => {

@@ -38,6 +38,8 @@ pub struct GuardOptions {
     pub data_dir: PathBuf,
     /// Where a guard started from here writes its log; the agent's standard error where absent.
     pub log: Option<PathBuf>,
+    /// Whether the lines of that log have Patroni's form.
+    pub patroni_lines: bool,
     /// How long an answer may take. A guard that does not answer counts as gone.
     pub answer_within: Duration,
 }
@@ -194,6 +196,9 @@ fn millis(d: Duration) -> u64 {
 fn spawn(options: &GuardOptions) -> io::Result<Child> {
     let mut command = tokio::process::Command::new(&options.program);
     command.arg("guard").arg("--socket").arg(&options.socket).arg("--data-dir").arg(&options.data_dir);
+    if options.patroni_lines {
+        command.arg("--patroni-lines");
+    }
     // Nothing of the agent's may keep it from being stopped, upgraded or unmounted.
     command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
     if let Some(log) = &options.log {

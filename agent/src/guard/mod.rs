@@ -41,6 +41,9 @@ pub struct GuardArgs {
     /// Data directory to watch over.
     #[arg(long)]
     pub data_dir: PathBuf,
+    /// Write log lines in Patroni's form.
+    #[arg(long)]
+    pub patroni_lines: bool,
 }
 
 /// Where the guard of `data_dir` listens unless told otherwise: beside the directory, in `NAME.guard.sock`.
@@ -60,7 +63,7 @@ pub fn check_socket_path(path: &Path) -> Result<(), String> {
 
 /// Runs a guard until it has nothing left to guard.
 pub fn main(args: &GuardArgs) -> ExitCode {
-    let log = log::Log::start();
+    let log = log::Log::start(args.patroni_lines);
     // Of its own session, so that a signal to the agent's terminal does not reach it.
     let _ = rustix::process::setsid();
     harden();

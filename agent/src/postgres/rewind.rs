@@ -25,6 +25,13 @@ pub struct LeaderHistory {
     pub ended: Vec<HistoryEntry>,
 }
 
+impl LeaderHistory {
+    /// Where a timeline before its own ended.
+    pub fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
+        self.ended.iter().find(|e| e.timeline == timeline).map(|e| e.switch_lsn)
+    }
+}
+
 /// What the comparison says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -51,21 +58,33 @@ pub enum Rewound {
 /// when the leader's history goes past the start of that record. A standby can when it has replayed no further
 /// than the point where its timeline ended. One that crashed as a primary may have WAL beyond what pg_control
 /// tells, so it never can without a look at its WAL, which is pg_rewind's job.
+///
+/// Timelines are told apart by number here; [`super::lineage::judge`] knows better.
 pub fn compare(local: &ControlData, leader: &LeaderHistory) -> Verdict {
-    let is_standby = local.state.ends_with("recovery") && local.state != "in crash recovery";
-    let (timeline, position) = if is_standby && local.min_recovery > Lsn(0) {
-        (local.min_recovery_timeline.max(local.timeline), local.min_recovery)
-    } else {
-        (local.timeline, local.checkpoint)
-    };
+    let is_standby = is_standby(local);
+    let (timeline, position) = reached(local);
     if timeline == leader.timeline {
         return Verdict::CanFollow;
     }
-    let ended = leader.ended.iter().find(|e| e.timeline == timeline).map(|e| e.switch_lsn);
-    match ended {
+    match leader.end_of(timeline) {
         Some(switch) if is_standby && position <= switch => Verdict::CanFollow,
         Some(switch) if local.is_clean() && !is_standby && switch > position => Verdict::CanFollow,
         Some(_) | None => Verdict::NeedsRewind,
+    }
+}
+
+/// Whether a stopped server was a standby.
+pub fn is_standby(local: &ControlData) -> bool {
+    local.state.ends_with("recovery") && local.state != "in crash recovery"
+}
+
+/// The timeline and place that a stopped server's data surely reach: a standby's least recovery, a primary's last
+/// checkpoint record. The end of a promotion is noted as a least recovery too, until the first checkpoint after it.
+pub fn reached(local: &ControlData) -> (Timeline, Lsn) {
+    if local.min_recovery > Lsn(0) && (is_standby(local) || local.min_recovery_timeline > local.timeline) {
+        (local.min_recovery_timeline.max(local.timeline), local.min_recovery)
+    } else {
+        (local.timeline, local.checkpoint)
     }
 }
 
@@ -101,7 +120,11 @@ pub async fn checkpoint_leader(instance: &Instance, leader: &HostPort) -> Result
     Ok(client.batch_execute("CHECKPOINT").await?)
 }
 
-async fn connect(instance: &Instance, leader: &HostPort) -> Result<tokio_postgres::Client, PostgresError> {
+/// A connection to another member as the rewind user.
+pub async fn connect(
+    instance: &Instance,
+    leader: &HostPort,
+) -> Result<tokio_postgres::Client, PostgresError> {
     let mut config = tokio_postgres::Config::new();
     config
         .host(&leader.host)

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Access, Bootstrap, Config, Ctl, Etcd, Guard, Log, Postgresql, Restapi, Watchdog};
+use crate::config::{
+    Access, Bootstrap, Config, Ctl, Etcd, Guard, Log, Login, Postgresql, Restapi, Role, Watchdog,
+};
 use crate::timing::TimingOverrides;
 
 /// The settings that come into force.
@@ -62,8 +64,49 @@ macro_rules! compare {
     };
 }
 
-/// The names of all settings that differ. No value is among them.
+/// Fields that are called otherwise in the settings file, or that are several keys there.
+const SPELLED: &[(&str, &str)] = &[
+    ("etcd.client_cert", "etcd.cert"),
+    ("etcd.discover", "etcd.use_proxies"),
+    ("restapi.tls", "restapi.certfile"),
+    ("restapi.include_members", "restapi.allowlist_include_members"),
+    ("ctl.client_cert", "ctl.certfile"),
+    ("postgresql.listen_addresses", "postgresql.listen"),
+    ("postgresql.port", "postgresql.listen"),
+    ("postgresql.socket_dir", "postgresql.use_unix_socket"),
+    ("bootstrap.allowed", "bootstrap"),
+    ("watchdog.testing", "watchdog.driver"),
+    ("log.line", "log.line_format"),
+    ("log.file", "log.dir"),
+];
+
+/// Fields whose parts are named one by one.
+const NAMED_IN_PARTS: &[&str] = &[
+    "etcd.login",
+    "restapi.login",
+    "restapi.access",
+    "ctl.login",
+    "postgresql.superuser",
+    "postgresql.replication",
+    "postgresql.rewind",
+    "postgresql.parameters",
+    "postgresql.recovery_conf",
+];
+
+/// The names of all settings that differ, as agent.toml has them. No value is among them.
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let mut names = fields(old, new);
+    names.retain(|name| !NAMED_IN_PARTS.contains(&name.as_str()));
+    for name in &mut names {
+        if let Some((_, spelled)) = SPELLED.iter().find(|(field, _)| *field == name.as_str()) {
+            *name = (*spelled).to_owned();
+        }
+    }
+    names.dedup();
+    names
+}
+
+fn fields(old: &Config, new: &Config) -> Vec<String> {
     let mut names = Vec::new();
     let Config {
         name: _,
@@ -87,8 +130,10 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     ] {
         names.extend(differs.then(|| name.to_owned()));
     }
-    compare!(names, "etcd.", old.etcd, new.etcd, Etcd { endpoints, cacert, client_cert, login });
+    login(&mut names, "etcd", old.etcd.login.as_ref(), new.etcd.login.as_ref());
+    compare!(names, "etcd.", old.etcd, new.etcd, Etcd { endpoints, cacert, client_cert, login, discover });
     restapi(&mut names, &old.restapi, &new.restapi);
+    login(&mut names, "ctl", old.ctl.login.as_ref(), new.ctl.login.as_ref());
     compare!(names, "ctl.", old.ctl, new.ctl, Ctl { login, insecure, cafile, client_cert, keyfile_password });
     postgresql(&mut names, &old.postgresql, &new.postgresql);
     compare!(
@@ -124,7 +169,28 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
     names
 }
 
+fn login(names: &mut Vec<String>, section: &str, old: Option<&Login>, new: Option<&Login>) {
+    for (key, differs) in [
+        ("username", old.map(|l| &l.username) != new.map(|l| &l.username)),
+        ("password", old.map(|l| &l.password) != new.map(|l| &l.password)),
+    ] {
+        names.extend(differs.then(|| format!("{section}.{key}")));
+    }
+}
+
+fn role(names: &mut Vec<String>, section: &str, old: &Role, new: &Role) {
+    let Role { username: _, password: _, connection: _ } = old;
+    let section = format!("postgresql.{section}");
+    for (key, differs) in
+        [("username", old.username != new.username), ("password", old.password != new.password)]
+    {
+        names.extend(differs.then(|| format!("{section}.{key}")));
+    }
+    keys(names, &section, &old.connection, &new.connection);
+}
+
 fn restapi(names: &mut Vec<String>, old: &Restapi, new: &Restapi) {
+    login(names, "restapi", old.login.as_ref(), new.login.as_ref());
     compare!(names, "restapi.", old.access, new.access, Access { allowlist, include_members });
     compare!(
         names,
@@ -142,13 +208,14 @@ fn restapi(names: &mut Vec<String>, old: &Restapi, new: &Restapi) {
             server_tokens,
         }
     );
-    // Its parts were named.
-    names.retain(|name| name != "restapi.access");
 }
 
 fn postgresql(names: &mut Vec<String>, old: &Postgresql, new: &Postgresql) {
     keys(names, "postgresql.parameters", &old.parameters, &new.parameters);
     keys(names, "postgresql.recovery_conf", &old.recovery_conf, &new.recovery_conf);
+    role(names, "superuser", &old.superuser, &new.superuser);
+    role(names, "replication", &old.replication, &new.replication);
+    role(names, "rewind", &old.rewind, &new.rewind);
     compare!(
         names,
         "postgresql.",
@@ -189,8 +256,6 @@ fn postgresql(names: &mut Vec<String>, old: &Postgresql, new: &Postgresql) {
             rewind_options,
         }
     );
-    // Named one by one.
-    names.retain(|name| name != "postgresql.parameters" && name != "postgresql.recovery_conf");
 }
 
 /// Names the keys whose values differ.
@@ -256,15 +321,15 @@ parameters = { work_mem = "4MB", jit = "off" }
             change.changed,
             [
                 "restapi.allowlist",
+                "restapi.password",
                 "restapi.connect_address",
-                "restapi.login",
-                "ctl.login",
+                "ctl.password",
                 "postgresql.parameters.autovacuum",
                 "postgresql.parameters.jit",
+                "postgresql.superuser.password",
+                "postgresql.replication.password",
+                "postgresql.rewind.password",
                 "postgresql.connect_address",
-                "postgresql.superuser",
-                "postgresql.replication",
-                "postgresql.rewind",
                 "postgresql.pgpass",
                 "tags.dc",
                 "tags.nosync",
@@ -280,7 +345,7 @@ parameters = { work_mem = "4MB", jit = "off" }
                 "etcd.endpoints",
                 "restapi.listen",
                 "postgresql.data_dir",
-                "postgresql.port",
+                "postgresql.listen",
                 "guard.socket",
             ]
         );

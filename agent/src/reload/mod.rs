@@ -35,8 +35,6 @@ pub struct Reloaded {
     pub config: Config,
     /// What is made from them.
     pub parts: Parts,
-    /// The deadlines of the lease time in force.
-    pub timing: Timing,
 }
 
 /// How often settings were read again.
@@ -58,7 +56,7 @@ impl Reloader {
     fn read(&self, old: &Config, ttl: Duration) -> Result<Reloaded, String> {
         let loaded = config::read(&self.origin, &self.environment).map_err(|e| brief(&e.to_string()))?;
         let Change { config, changed, kept } = Change::between(old, loaded.config);
-        let timing = Timing::derive(ttl, &config.timing).map_err(|e| format!("timing: {e}"))?;
+        Timing::derive(ttl, &config.timing).map_err(|e| format!("timing: {e}"))?;
         let parts = Parts::of(&config)?;
         self.telemetry.apply(&config.log)?;
         for warning in loaded.warnings {
@@ -76,7 +74,7 @@ impl Reloader {
         } else {
             info!(changed = self.named(&changed), "the settings were read again");
         }
-        Ok(Reloaded { config, parts, timing })
+        Ok(Reloaded { config, parts })
     }
 
     /// Names as they stand in the file.

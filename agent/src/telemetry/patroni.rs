@@ -209,9 +209,11 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
     Some(match reason {
         // A server that was a primary already has nothing to be promoted to.
         Reason::Leading if fresh => Words::result("acquired session lock as a leader"),
-        Reason::Leading | Reason::Following | Reason::LeaderNotServing(_) | Reason::Paused => {
-            scene.heartbeat()
-        }
+        Reason::Leading
+        | Reason::Following
+        | Reason::LeaderNotServing(_)
+        | Reason::HistoryExpected(_)
+        | Reason::Paused => scene.heartbeat(),
         Reason::StoreAway => {
             Words::first(Level::Error, "Error communicating with DCS").then("DCS is not accessible")
         }

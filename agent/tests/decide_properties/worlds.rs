@@ -19,8 +19,9 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId, Lsn, NodeName, Revision, Timeline};
 use pgvane_cluster::records::{
     FailoverRecord, FailsafeRecord, HistoryEntry, HistoryRecord, MemberRecord, MemberRole, MemberState,
-    StatusRecord, SyncRecord, Tags,
+    NativeMember, StatusRecord, SyncRecord, Tags,
 };
+use pgvane_cluster::reigns::{PublishedReigns, Reign, Reigns};
 use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
@@ -149,13 +150,18 @@ fn record() -> BoxedStrategy<MemberRecord> {
     ]);
     let urls =
         vec![None, Some("postgres://pg1:5432/postgres"), Some("postgres://:x"), Some("nonsense"), Some("")];
-    (states, roles, select(urls), of(Just("http://pg1:8008/patroni")), tags(), of(lsn()), of(timeline()))
-        .prop_map(|(state, role, conn_url, api_url, tags, xlog_location, timeline)| MemberRecord {
+    let reign = (epoch(), name()).prop_map(|(epoch, leader)| Reign { epoch, leader });
+    let native = of(of(reign))
+        .prop_map(|native| native.map(|reign| NativeMember { reign, ..NativeMember::default() }));
+    let positions = (of(lsn()), of(timeline()));
+    (states, roles, select(urls), of(Just("http://pg1:8008/patroni")), tags(), positions, native)
+        .prop_map(|(state, role, conn_url, api_url, tags, (xlog_location, timeline), pgvane)| MemberRecord {
             conn_url: conn_url.map(str::to_owned),
             api_url: api_url.map(str::to_owned),
             tags,
             xlog_location,
             timeline,
+            pgvane,
             ..MemberRecord::new(state, role)
         })
         .boxed()
@@ -198,6 +204,7 @@ fn view() -> BoxedStrategy<ClusterView> {
         (name(), epoch(), of(lease_id())).prop_map(|(name, epoch, lease)| LeaderKey { name, epoch, lease });
     let failsafe = btree_map(name(), Just("http://x:8008/patroni".to_owned()), 0..4).prop_map(FailsafeRecord);
     let initialize = select(vec![None, Some(""), Some(SYSTEM), Some("1")]);
+    let published = (epoch(), reigns()).prop_map(|(epoch, timelines)| PublishedReigns { epoch, timelines });
     let status = lsn().prop_map(|optime| StatusRecord { optime, ..StatusRecord::default() });
     (
         initialize,
@@ -209,24 +216,28 @@ fn view() -> BoxedStrategy<ClusterView> {
         of(failover()),
         of(sync()),
         of(failsafe),
+        of(published),
     )
-        .prop_map(|(initialize, config, leader, members, status, history, failover, sync, failsafe)| {
-            ClusterView {
-                revision: Revision(90),
-                newest_epoch: EPOCH,
-                initialize: initialize.map(str::to_owned),
-                config: healthy().config.filter(|_| config),
-                leader,
-                members,
-                has_status_key: status.is_some(),
-                status,
-                history,
-                failover,
-                sync,
-                failsafe,
-                ..ClusterView::default()
-            }
-        })
+        .prop_map(
+            |(initialize, config, leader, members, status, history, failover, sync, failsafe, reigns)| {
+                ClusterView {
+                    revision: Revision(90),
+                    newest_epoch: EPOCH,
+                    initialize: initialize.map(str::to_owned),
+                    config: healthy().config.filter(|_| config),
+                    leader,
+                    members,
+                    has_status_key: status.is_some(),
+                    status,
+                    history,
+                    failover,
+                    sync,
+                    failsafe,
+                    reigns,
+                    ..ClusterView::default()
+                }
+            },
+        )
         .boxed()
 }
 
@@ -381,6 +392,11 @@ fn wishes() -> BoxedStrategy<Memory> {
         .boxed()
 }
 
+pub(crate) fn reigns() -> BoxedStrategy<Reigns> {
+    let reign = (epoch(), name()).prop_map(|(epoch, leader)| Reign { epoch, leader });
+    btree_map(timeline(), reign, 0..3).prop_map(Reigns).boxed()
+}
+
 fn memory() -> BoxedStrategy<Memory> {
     let pause = (soon(), 1_u32..40).prop_map(|(until, failures)| Pause { until, failures });
     (
@@ -394,7 +410,7 @@ fn memory() -> BoxedStrategy<Memory> {
         any::<bool>(),
         any::<bool>(),
         of(tick()),
-        btree_map(select(&SLOTS[..]), pause, 0..3),
+        (btree_map(select(&SLOTS[..]), pause, 0..3), reigns(), of(epoch()), of((epoch(), tick()))),
     )
         .prop_map(
             |(
@@ -408,7 +424,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 shutdown,
                 may_bootstrap,
                 not_streaming_since,
-                pauses,
+                (pauses, reigns, parted, leader_since),
             )| Memory {
                 consent,
                 consent_asked_at,
@@ -423,6 +439,9 @@ fn memory() -> BoxedStrategy<Memory> {
                 may_bootstrap,
                 not_streaming_since,
                 pauses,
+                reigns,
+                parted,
+                leader_since,
                 ..wishes
             },
         )

@@ -51,6 +51,13 @@ fn who_may_not_lead_does_not_begin_a_cluster() {
 }
 
 #[test]
+fn whose_settings_have_no_bootstrap_waits_for_another_to_begin() {
+    let mut world = empty();
+    world.abilities.begins_nothing = true;
+    check_wait(&world, &Reason::WaitForFirstLeader);
+}
+
+#[test]
 fn the_winner_of_the_race_bootstraps_and_the_others_wait() {
     let mut world = empty();
     edit(&mut world, |view| view.initialize = Some(String::new()));

@@ -14,6 +14,7 @@ mod lease;
 mod life_cycle;
 mod memory;
 mod paused;
+mod reign;
 mod reinit;
 mod restart;
 mod safety;

@@ -21,6 +21,7 @@ use pgvane_cluster::records::{
     FailoverRecord, FailsafeRecord, HistoryEntry, HistoryRecord, MemberRecord, MemberRole, MemberState,
     NativeMember, StatusRecord, Tags,
 };
+use pgvane_cluster::reigns::{PublishedReigns, Reigns};
 use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::view::{ClusterView, ConfigDocument, LeaderKey, Member, Versioned};
 
@@ -86,7 +87,11 @@ fn record(name: &str, role: MemberRole) -> MemberRecord {
         xlog_location: Some(HEAD),
         timeline: Some(Timeline(1)),
         replication_state: (!primary).then(|| "streaming".to_owned()),
-        pgvane: Some(NativeMember { version: "0".to_owned(), serving_epoch: primary.then_some(EPOCH.0) }),
+        pgvane: Some(NativeMember {
+            version: "0".to_owned(),
+            serving_epoch: primary.then_some(EPOCH.0),
+            ..NativeMember::default()
+        }),
         ..MemberRecord::new(MemberState::Running, role)
     }
 }
@@ -111,6 +116,7 @@ pub fn view() -> ClusterView {
     }
     let all = ["pg1", "pg2", "pg3"].map(|n| (NodeName::from(n), identity(n).api_url));
     view.failsafe = Some(FailsafeRecord(all.into()));
+    view.reigns = Some(PublishedReigns { epoch: EPOCH, timelines: Reigns::default() });
     view
 }
 

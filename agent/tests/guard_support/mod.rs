@@ -65,6 +65,7 @@ pub fn options(data_dir: &Path) -> GuardOptions {
         socket: default_socket(data_dir),
         data_dir: data_dir.to_owned(),
         log: Some(data_dir.with_file_name("guard.log")),
+        patroni_lines: false,
         answer_within: Duration::from_secs(5),
     }
 }

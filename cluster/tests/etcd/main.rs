@@ -314,6 +314,13 @@ async fn a_member_of_three_may_freeze_and_a_minority_serves_nobody() {
     let followed = Followed::new(EtcdStore::new(options(endpoints.clone())));
     eventually("writes", async || store.txn(put(&key(&Key::Leader), "a", None)).await).await;
     followed.until_leader(Some("a")).await;
+    // One of them is enough to learn of the others.
+    let one = EtcdStore::new(options(vec![endpoints[1].clone()]));
+    let mut members = one.members().await.expect("answers");
+    members.sort();
+    let mut all = endpoints.clone();
+    all.sort();
+    assert_eq!(members, all);
 
     // Both stores are on the first endpoint, which may also be the raft leader.
     etcds[0].freeze();

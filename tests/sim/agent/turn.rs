@@ -18,6 +18,7 @@ use crate::effects::{self, Order};
 use crate::etcd::{self, Follower, of_agent};
 use crate::fact::Fact;
 use crate::guard;
+use crate::lineage;
 use crate::network::End;
 use crate::runtime::{Proc, Sim};
 use crate::world::{Mutation, World};
@@ -50,6 +51,7 @@ pub(super) fn turn(sim: &Sim, n: usize, proc: Proc, now: Tick) -> Option<Decisio
         world.local.ongoing = agent.ongoing();
     }
     show(sim, n, proc, &world);
+    lineage::learn(sim, n, proc, &world);
     extend_guard(sim, n, proc, &world);
     Some(decision)
 }
@@ -233,7 +235,7 @@ fn extend_guard(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
 /// Writes the keys this node owns, and shows itself to whoever asks.
 fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
     let record = announce::member(world, &identity(n));
-    let (due, status, failsafe) = {
+    let (due, status, failsafe, reigns) = {
         let mut w = sim.w();
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
         let mut due = None;
@@ -275,7 +277,11 @@ fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
             position: sql.position,
             tags: Tags::default(),
         });
-        (due, status, failsafe)
+        let reigns = announce::reigns(world).filter(|_| world.now >= agent.reigns_next);
+        if reigns.is_some() {
+            agent.reigns_next = world.now + Duration::from_millis(200);
+        }
+        (due, status, failsafe, reigns)
     };
     if let Some(lease) = due {
         let inner = sim.clone();
@@ -291,6 +297,9 @@ fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
     }
     if let Some((epoch, status)) = status {
         effects::write_as_leader(sim, n, proc, epoch, &Key::Status, status.to_json(), || {});
+    }
+    if let Some((epoch, list)) = reigns {
+        effects::write_as_leader(sim, n, proc, epoch, &Key::Reigns, list.to_json(), || {});
     }
     if let Some((epoch, list)) = failsafe {
         let inner = sim.clone();

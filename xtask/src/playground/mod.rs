@@ -65,6 +65,8 @@ pub struct Options {
     pub daemons: Vec<Daemon>,
     /// User and password of the daemons' APIs; open to everybody unless given.
     pub login: Option<(String, String)>,
+    /// Whether our agents are run from Patroni's settings, with passwords in their environment.
+    pub from_yaml: bool,
     /// What each node's agent is told besides, `pg1` first.
     pub more: Vec<MoreOfNode>,
 }
@@ -81,6 +83,7 @@ impl Default for Options {
             patroni: None,
             daemons: vec![],
             login: None,
+            from_yaml: false,
             more: vec![],
         }
     }
@@ -241,6 +244,7 @@ impl Playground {
                 loop_wait,
                 retry_timeout,
                 login: options.login.clone(),
+                from_yaml: options.from_yaml,
                 more: options.more.get(number - 1).cloned().unwrap_or_default(),
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();

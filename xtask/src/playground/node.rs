@@ -1,5 +1,6 @@
 //! One PostgreSQL node: its agent (ours, or a Patroni daemon), and through the agent its server and guard.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub struct NodeOptions {
     pub retry_timeout: u32,
     /// User and password of the API, where it wants them.
     pub login: Option<(String, String)>,
+    /// Whether our agent is run from Patroni's settings, with passwords in its environment.
+    pub from_yaml: bool,
     /// What our agent is told besides.
     pub more: MoreOfNode,
 }
@@ -93,7 +96,11 @@ impl Node {
     ) -> Result<Node, PlaygroundError> {
         let dir = home.create_dir(&options.name)?;
         home.write(&dir.join("agent.toml"), &settings(&options))?;
-        home.write(&dir.join("patroni.yml"), &patroni::settings(&options, &dir))?;
+        let mut patroni = patroni::settings(&options, &dir);
+        if options.from_yaml {
+            patroni = patroni::without_passwords(&patroni);
+        }
+        home.write(&dir.join("patroni.yml"), &patroni)?;
         Ok(Node { name: options.name.clone(), options, dir, agent: None, daemon })
     }
 
@@ -104,6 +111,11 @@ impl Node {
         patroni: Option<&Patroni>,
     ) -> Result<(), PlaygroundError> {
         self.agent = Some(match (self.daemon, patroni) {
+            (Daemon::Pgvane, _) if self.options.from_yaml => {
+                let program = home.program(Path::new("pgvane-agent"));
+                let args = [self.patroni_config().into_os_string()];
+                Running::start_with(home, &self.name, &program, args, self.passwords_in_environment())?
+            }
             (Daemon::Pgvane, _) => {
                 let program = home.program(Path::new("pgvane-agent"));
                 Running::start(home, &self.name, &program, [self.config().into_os_string()])?
@@ -129,6 +141,19 @@ impl Node {
     /// Its directory: settings, data, passwords.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The passwords of its roles: the superuser's, and that of replicas.
+    pub fn passwords(&self) -> [&str; 2] {
+        [&self.options.superuser_password, &self.options.replication_password]
+    }
+
+    fn passwords_in_environment(&self) -> [(&'static str, OsString); 2] {
+        let [superuser, replication] = self.passwords();
+        [
+            ("PATRONI_SUPERUSER_PASSWORD", superuser.into()),
+            ("PATRONI_REPLICATION_PASSWORD", replication.into()),
+        ]
     }
 
     /// Patroni's settings file.

@@ -129,3 +129,12 @@ postgresql:
 "#
     )
 }
+
+/// The same where the passwords of roles come through the environment.
+pub(super) fn without_passwords(settings: &str) -> String {
+    settings
+        .lines()
+        .filter(|line| !line.starts_with("      password:"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}

@@ -1,9 +1,9 @@
-//! Which cluster: from agent.toml, or from options and the environment.
+//! Which cluster: from an agent's settings, from patronictl's, or from options and the environment.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pgvane_agent::config::{self, Login, Role, Secret};
+use pgvane_agent::config::{self, Etcd, Login, Role, Secret};
 use pgvane_agent::timing::TimingOverrides;
 use pgvane_cluster::fold;
 use pgvane_cluster::keyspace::Keyspace;
@@ -16,13 +16,21 @@ use crate::{Failed, fail};
 /// Where packages put the agent's settings.
 const DEFAULT_CONFIG: &str = "/etc/pgvane/agent.toml";
 
+/// Where patronictl's own settings are named, and where they are, in the home directory, where they are not.
+const PATRONICTL_VARIABLE: &str = "PATRONICTL_CONFIG_FILE";
+const PATRONICTL_CONFIG: &str = ".config/patroni/patronictl.yaml";
+
 /// How to reach the cluster.
 #[derive(Args, Default)]
 #[command(next_help_heading = "Which cluster")]
 pub(crate) struct TargetArgs {
-    /// An agent's settings: etcd, scope and REST login are taken from it. [default: /etc/pgvane/agent.toml]
+    /// An agent's settings, agent.toml or patroni.yml, or patronictl's: etcd, scope and REST login are taken from it.
+    /// [default: what PATRONICTL_CONFIG_FILE names, /etc/pgvane/agent.toml, ~/.config/patroni/patronictl.yaml]
     #[arg(short, long, global = true, env = "PGVANECTL_CONFIG", conflicts_with = "endpoints")]
     config: Option<PathBuf>,
+    /// etcd as patronictl is told of it, in place of what a settings file says: etcd3://HOST:PORT. Before the command.
+    #[arg(short = 'd', long, visible_alias = "dcs", env = "DCS_URL", conflicts_with = "endpoints")]
+    dcs_url: Option<String>,
     /// etcd client URLs, with commas, instead of a settings file.
     #[arg(long, global = true, env = "PGVANECTL_ENDPOINTS", value_delimiter = ',')]
     endpoints: Vec<String>,
@@ -69,10 +77,17 @@ impl Target {
             Some(username) => Some(Login { username, password: password("PGVANECTL_REST_PASSWORD")? }),
             None => None,
         };
-        if args.endpoints.is_empty() {
-            let path = args.config.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG));
-            return Target::of_file(&path, args.scope, args.namespace, rest_login);
+        let told = match &args.dcs_url {
+            Some(url) => Some(etcd_of(url)?),
+            None => None,
+        };
+        let file = args.config.clone().or_else(|| usual_file(told.is_some() && args.scope.is_some()));
+        if args.endpoints.is_empty()
+            && let Some(file) = file
+        {
+            return Target::of_file(&file, args.scope, args.namespace, rest_login, told);
         }
+        let endpoints = told.map_or(args.endpoints, |endpoint| vec![endpoint]);
         let Some(scope) = args.scope else {
             return fail("--endpoints needs --scope (or PGVANECTL_SCOPE): the name of the cluster");
         };
@@ -88,7 +103,7 @@ impl Target {
         }
         let tls = EtcdTls { ca: args.cacert, identity: args.cert.zip(args.key), server_name: None };
         let secure = tls.ca.is_some() || tls.identity.is_some();
-        let endpoints = urls(&args.endpoints, if secure { "https" } else { "http" })?;
+        let endpoints = urls(&endpoints, if secure { "https" } else { "http" })?;
         let secure = secure || endpoints.iter().any(|e| e.starts_with("https:"));
         let options = EtcdOptions { tls: secure.then_some(tls), user, ..EtcdOptions::new(endpoints) };
         let namespace = args.namespace.as_deref().unwrap_or("service");
@@ -100,21 +115,31 @@ impl Target {
         scope: Option<String>,
         namespace: Option<String>,
         rest_login: Option<Login>,
+        told: Option<String>,
     ) -> Result<Target, Failed> {
-        let config = config::load(path)
-            .map_err(|e| {
-                Failed(format!(
-                    "{e}\nName a settings file with -c, or the cluster with --endpoints and --scope."
-                ))
-            })?
-            .config;
-        let scope = checked_scope(scope.unwrap_or(config.scope))?;
-        let namespace = namespace.unwrap_or(config.namespace);
-        let login = rest_login.or(config.restapi.login);
-        let superuser = Some(config.postgresql.superuser);
+        let hint = "Name a settings file with -c, or the cluster with --endpoints and --scope.";
+        let settings = config::reach(path).map_err(|e| Failed(format!("{e}\n{hint}")))?;
+        let Some(scope) = scope.or(settings.scope) else {
+            return fail(format!(
+                "{}: there is no scope in it; name the cluster with --scope",
+                path.display()
+            ));
+        };
+        let scope = checked_scope(scope)?;
+        let options = match (settings.etcd, told) {
+            (Some(etcd), Some(endpoint)) => Etcd { endpoints: vec![endpoint], ..etcd }.options(),
+            (Some(etcd), None) => etcd.options(),
+            (None, Some(endpoint)) => EtcdOptions::new(vec![endpoint]),
+            (None, None) => {
+                let text = "there is no etcd3 in it; say where etcd is with -d etcd3://HOST:PORT";
+                return fail(format!("{}: {text}", path.display()));
+            }
+        };
+        let namespace = namespace.unwrap_or(settings.namespace);
+        let login = rest_login.or(settings.ctl.login);
         Ok(Target {
-            superuser,
-            ..Target::new(config.etcd.options(), &namespace, scope, login, config.timing)
+            superuser: settings.superuser,
+            ..Target::new(options, &namespace, scope, login, settings.timing)
         })
     }
 
@@ -145,6 +170,28 @@ impl Target {
         }
         Ok(fold::from_snapshot(&self.space, &snapshot, None))
     }
+}
+
+/// The settings file to take where none is named; `None` where there is none and `all_is_said` without one.
+fn usual_file(all_is_said: bool) -> Option<PathBuf> {
+    let named = std::env::var_os(PATRONICTL_VARIABLE).map(PathBuf::from);
+    let ours = Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists());
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(PATRONICTL_CONFIG));
+    let found = named.or(ours).or_else(|| home.filter(|path| path.exists()));
+    found.or_else(|| (!all_is_said).then(|| PathBuf::from(DEFAULT_CONFIG)))
+}
+
+/// The endpoint in patronictl's form of it.
+fn etcd_of(url: &str) -> Result<String, Failed> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("etcd3", url));
+    if scheme != "etcd3" {
+        let text = "etcd's API v3 is what clusters are kept in here: etcd3://HOST:PORT";
+        return fail(format!("-d: {scheme}:// is not known; {text}"));
+    }
+    let address = rest.trim_end_matches('/');
+    let address = if address.contains(':') { address.to_owned() } else { format!("{address}:2379") };
+    let endpoint = config::etcd_url(&address, "http");
+    endpoint.ok_or_else(|| Failed(format!("-d: {url:?} is not etcd3://HOST:PORT")))
 }
 
 /// An empty scope would mean everything in the namespace.
@@ -191,6 +238,44 @@ mod tests {
         assert!(refused(absent).starts_with("/nowhere/ca.pem: No such file"));
         let missing = TargetArgs { config: Some("/nowhere/agent.toml".into()), ..TargetArgs::default() };
         assert!(refused(missing).starts_with("/nowhere/agent.toml: there is no such file"));
+    }
+
+    #[tokio::test]
+    async fn patronis_settings_will_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("patroni.yml");
+        let text = "scope: demo\nnamespace: /db/\netcd3: {hosts: [a, 'b:1'], username: u, password: hunter2}\n\
+                    restapi: {auth: 'admin:hunter2', lisen: x}\n\
+                    postgresql: {authentication: {superuser: {username: boss, password: hunter2}}}\n";
+        std::fs::write(&file, text).expect("writes");
+        let found = |args: TargetArgs| {
+            let args = TargetArgs { config: Some(file.clone()), ..args };
+            Target::find(args).unwrap_or_else(|Failed(why)| panic!("{why}"))
+        };
+        let target = found(TargetArgs::default());
+        assert_eq!(target.options.endpoints, ["http://a:2379", "http://b:1"]);
+        assert_eq!(target.options.user, Some(("u".to_owned(), "hunter2".to_owned())));
+        assert_eq!(target.space.prefix(), "/db/demo/");
+        assert_eq!(target.login.map(|login| login.username).as_deref(), Some("admin"));
+        assert_eq!(target.superuser.map(|role| role.username).as_deref(), Some("boss"));
+        let elsewhere = TargetArgs { dcs_url: Some("etcd3://c".to_owned()), ..TargetArgs::default() };
+        let target = found(elsewhere);
+        assert_eq!(target.options.endpoints, ["http://c:2379"]);
+        assert!(target.options.user.is_some());
+
+        // patronictl's own file says as little as this.
+        std::fs::write(&file, "ctl: {insecure: true}\n").expect("writes");
+        let said = |dcs_url: Option<&str>, scope: Option<&str>| TargetArgs {
+            config: Some(file.clone()),
+            dcs_url: dcs_url.map(str::to_owned),
+            scope: scope.map(str::to_owned),
+            ..TargetArgs::default()
+        };
+        assert!(refused(said(None, Some("demo"))).contains("there is no etcd3 in it"));
+        assert!(refused(said(Some("etcd3://c:1"), None)).contains("there is no scope in it"));
+        assert!(refused(said(Some("etcd://c:1"), Some("demo"))).starts_with("-d: etcd:// is not known"));
+        let target = Target::find(said(Some("etcd3://c:1"), Some("demo")));
+        assert_eq!(target.unwrap_or_else(|Failed(why)| panic!("{why}")).options.endpoints, ["http://c:1"]);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use toml::Spanned;
 
 use super::super::HostPort;
+use super::context::missing;
 use super::{Check, Checked};
 
 /// An etcd endpoint as a URL: `scheme` where it names none; `None` where it is not an address with a port.
@@ -42,7 +43,7 @@ pub(super) fn connect_address(
     match (raw, fallback) {
         (Some(text), _) => reachable(&text, &format!("{section}.connect_address"), port, cx),
         (None, Some(address)) => Ok(address),
-        (None, None) => cx.missing(format!(
+        (None, None) => missing(format!(
             "{section}.connect_address is needed: {section}.listen does not name one address that others can reach"
         )),
     }

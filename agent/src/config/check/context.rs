@@ -79,16 +79,6 @@ impl Check<'_> {
         Err(Problem { at: Some(value.span()), text })
     }
 
-    /// A value that is refused, with a text that names its key.
-    pub(super) fn refuse<T, V>(&self, value: &Spanned<V>, text: impl Into<String>) -> Checked<T> {
-        Err(Problem { at: Some(value.span()), text: text.into() })
-    }
-
-    /// Something that is not there and must be.
-    pub(super) fn missing<T>(&self, text: impl Into<String>) -> Checked<T> {
-        Err(Problem { at: None, text: text.into() })
-    }
-
     /// A value that Patroni would pass over with a message, and that a file of our own must not have.
     pub(super) fn leave_out<V>(&mut self, value: &Spanned<V>, key: &str, text: &str) -> Checked<()> {
         match self.dialect {
@@ -111,6 +101,16 @@ impl Check<'_> {
     }
 }
 
+/// A value that is refused, with a text that names its key.
+pub(super) fn refuse<T, V>(value: &Spanned<V>, text: impl Into<String>) -> Checked<T> {
+    Err(Problem { at: Some(value.span()), text: text.into() })
+}
+
+/// Something that is not there and must be.
+pub(super) fn missing<T>(text: impl Into<String>) -> Checked<T> {
+    Err(Problem { at: None, text: text.into() })
+}
+
 /// What a native key is called in patroni.yml.
 pub(in crate::config) fn patroni_key(native: &str) -> Cow<'_, str> {
     let renamed = [
@@ -118,12 +118,8 @@ pub(in crate::config) fn patroni_key(native: &str) -> Cow<'_, str> {
         ("ctl.cafile", "ctl.cacert"),
         ("postgresql.replica_methods", "postgresql.create_replica_methods"),
         ("postgresql.rewind_options", "postgresql.rewind"),
-        ("postgresql.superuser", "postgresql.authentication.superuser"),
-        ("postgresql.replication", "postgresql.authentication.replication"),
-        ("postgresql.rewind", "postgresql.authentication.rewind"),
-        ("restapi.login", "restapi.authentication"),
-        ("ctl.login", "ctl.authentication"),
         ("log.line_format", "log.format"),
+        ("log.format", "log.type"),
         ("log.date_format", "log.dateformat"),
         ("log.deduplicate_heartbeats", "log.deduplicate_heartbeat_logs"),
     ];
@@ -161,9 +157,6 @@ mod tests {
             ("restapi.username", "restapi.authentication.username"),
             ("postgresql.superuser.password", "postgresql.authentication.superuser.password"),
             ("postgresql.rewind_options", "postgresql.rewind"),
-            ("postgresql.superuser", "postgresql.authentication.superuser"),
-            ("postgresql.replication", "postgresql.authentication.replication"),
-            ("postgresql.rewind", "postgresql.authentication.rewind"),
             ("restapi.login", "restapi.authentication"),
             ("ctl.login", "ctl.authentication"),
             ("guard.socket", "pgvane.guard.socket"),

@@ -5,6 +5,7 @@ use toml::Spanned;
 
 use super::super::raw::RawEtcd;
 use super::super::{Etcd, Login};
+use super::context::refuse;
 use super::{Check, Checked, etcd_url};
 use crate::config::Secret;
 
@@ -28,8 +29,8 @@ pub(super) fn check(raw: RawEtcd, cx: &Check<'_>) -> Checked<Etcd> {
     let (cert, key) = (cx.key("etcd.cert"), cx.key("etcd.key"));
     match (&raw.cert, &raw.key) {
         (Some(_), None) if cx.is_patroni() => {}
-        (Some(file), None) => return cx.refuse(file, format!("{cert} needs {key}")),
-        (None, Some(file)) => return cx.refuse(file, format!("{key} needs {cert}")),
+        (Some(file), None) => return refuse(file, format!("{cert} needs {key}")),
+        (None, Some(file)) => return refuse(file, format!("{key} needs {cert}")),
         (Some(_), Some(_)) | (None, None) => {}
     }
     let readable = |file: &Option<Spanned<_>>, key: &str| match file {
@@ -45,6 +46,7 @@ pub(super) fn check(raw: RawEtcd, cx: &Check<'_>) -> Checked<Etcd> {
         cacert,
         client_cert: cert.zip(key),
         login: login(raw.username, raw.password, "etcd", cx)?,
+        discover: raw.discover,
     })
 }
 
@@ -61,8 +63,8 @@ pub(super) fn login(
         (Some(username), Some(password)) => {
             Ok(Some(Login { username: username.into_inner(), password: password.into_inner() }))
         }
-        (Some(username), None) => cx.refuse(&username, needs(&user_key, &password_key)),
-        (None, Some(password)) => cx.refuse(&password, needs(&password_key, &user_key)),
+        (Some(username), None) => refuse(&username, needs(&user_key, &password_key)),
+        (None, Some(password)) => refuse(&password, needs(&password_key, &user_key)),
         (None, None) => Ok(None),
     }
 }

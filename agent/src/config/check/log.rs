@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::super::raw::{RawLog, RawValues};
 use super::super::{Line, Log, LogField, LogFile, LogFormat, Piece};
+use super::context::missing;
 use super::{Check, Checked};
 
 pub(super) fn check(raw: RawLog, cx: &mut Check<'_>) -> Checked<Log> {
@@ -20,7 +21,7 @@ pub(super) fn check(raw: RawLog, cx: &mut Check<'_>) -> Checked<Log> {
             let why = format!("{other:?} is not one of text, json, patroni, patroni-json");
             return match &raw.format {
                 Some(text) => cx.wrong(text, "log.format", why),
-                None => cx.missing(why),
+                None => missing(why),
             };
         }
     };
@@ -193,9 +194,9 @@ fn json_line(raw: Option<&Spanned<Value>>, static_fields: RawValues, cx: &mut Ch
     }
     if fields.is_empty() {
         let usual = [LogField::Asctime, LogField::Levelname, LogField::Message];
-        let named =
+        let as_it_is =
             |(name, field): &(&str, LogField)| usual.contains(field).then(|| (*field, (*name).to_owned()));
-        fields = LogField::ALL.iter().filter_map(named).collect();
+        fields = LogField::ALL.iter().filter_map(as_it_is).collect();
     }
     let static_fields: Map<String, Value> =
         static_fields.into_iter().map(|(name, value)| (name, value.into_inner())).collect();

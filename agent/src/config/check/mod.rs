@@ -19,6 +19,7 @@ use pgvane_cluster::ids::NodeName;
 use toml::Spanned;
 
 pub use self::address::etcd_url;
+use self::context::missing;
 pub(super) use self::context::{Check, Checked, Dialect, Problem, Remark, Resolve, patroni_key};
 pub(super) use self::log::python_level;
 pub use self::postgresql::CONTROLLED_PARAMETERS;
@@ -88,8 +89,12 @@ pub(super) fn reach((raw, _): (RawReach, Vec<Remark>), cx: &mut Check<'_>) -> Ch
         None => None,
     };
     let ctl = restapi::ctl_of_a_tool(raw.restapi, raw.ctl, cx)?;
+    let superuser = match raw.superuser {
+        Some(role) => Some(postgresql::role(role, "superuser", "postgres", cx)?),
+        None => None,
+    };
     let timing = TimingOverrides::default();
-    Ok(Reach { scope, namespace: namespace(raw.namespace), etcd, ctl, timing })
+    Ok(Reach { scope, namespace: namespace(raw.namespace), etcd, ctl, timing, superuser })
 }
 
 fn guard(raw: RawGuard, data_dir: &std::path::Path, cx: &Check<'_>) -> Checked<Guard> {
@@ -104,7 +109,7 @@ fn guard(raw: RawGuard, data_dir: &std::path::Path, cx: &Check<'_>) -> Checked<G
         None => {
             let socket = default_socket(data_dir);
             if let Err(text) = check_socket_path(&socket) {
-                return cx.missing(format!("{text}; set {}", cx.key("guard.socket")));
+                return missing(format!("{text}; set {}", cx.key("guard.socket")));
             }
             socket
         }

@@ -11,6 +11,7 @@ use super::super::raw::{RawCallbacks, RawPostgresql, RawReplicaMethod, RawRole, 
 use super::super::{Callbacks, HostPort, Postgresql, ReplicaMethod, Role};
 use super::address::{connect_address, is_wildcard, reachable};
 use super::commands::{self, arguments, optional_script, options, script};
+use super::context::{missing, refuse};
 use super::{Check, Checked};
 
 /// Parameters that only the dynamic configuration may set, because standbys depend on the primary's values
@@ -134,7 +135,7 @@ fn pg_hba(raw: Option<Spanned<Vec<String>>>, passwords: bool, cx: &Check<'_>) ->
         ),
         Some(lines) => Ok(lines.into_inner()),
         None if cx.is_patroni() => Ok(vec![]),
-        None if !passwords => cx.missing(
+        None if !passwords => missing(
             "postgresql.superuser.password and postgresql.replication.password are needed, because the \
              default pg_hba lets nobody in without one; or set postgresql.pg_hba",
         ),
@@ -176,9 +177,12 @@ fn listen(raw: Option<&Spanned<String>>, cx: &Check<'_>) -> Checked<(String, u16
     Ok((hosts.join(","), port))
 }
 
-fn role(raw: RawRole, section: &str, default_name: &str, cx: &Check<'_>) -> Checked<Role> {
+/// A parameter of libpq: its name, its value, and the words that it may be, where they are known.
+type Word<'a> = (&'static str, &'a Option<Spanned<String>>, &'static [&'static str]);
+
+pub(super) fn role(raw: RawRole, section: &str, default_name: &str, cx: &Check<'_>) -> Checked<Role> {
     let mut connection = BTreeMap::new();
-    let words: [(&str, &Option<Spanned<String>>, &[&str]); 9] = [
+    let words: [Word<'_>; 9] = [
         ("sslmode", &raw.sslmode, &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
         ("sslcert", &raw.sslcert, &[]),
         ("sslkey", &raw.sslkey, &[]),
@@ -238,7 +242,7 @@ fn bin_dir(raw: Option<Spanned<PathBuf>>, data_dir: &Path, server: &str, cx: &Ch
     }
     match find_bin_dir(data_dir, Path::new("/usr/lib/postgresql"), server) {
         Some(dir) => Ok(dir),
-        None => cx.missing(format!(
+        None => missing(format!(
             "postgresql.bin_dir is needed: no {server} in /usr/lib/postgresql/*/bin or on PATH"
         )),
     }
@@ -294,7 +298,7 @@ fn parameters(raw: &RawValues, cx: &mut Check<'_>) -> Checked<BTreeMap<String, S
                 "{key} must be the same on all members: set it with `pgvanectl edit-config`, or under \
                  bootstrap.dcs for a new cluster"
             );
-            return cx.refuse(value, text);
+            return refuse(value, text);
         }
         if !is_parameter_name(name) {
             return cx.wrong(value, &key, "a parameter's name has letters, digits, `_`, `.` and `$` only");

@@ -10,6 +10,7 @@ use toml::Spanned;
 use super::super::raw::{RawCtl, RawRestapi};
 use super::super::{Access, Ctl, HostPort, Login, Restapi, ServerTls, ServerTokens, VerifyClient};
 use super::address::{connect_address, is_host_or_network, to_listen_on};
+use super::context::{missing, refuse};
 use super::etcd::login;
 use super::{Check, Checked};
 use crate::config::Secret;
@@ -41,7 +42,7 @@ pub(super) fn check(raw: RawRestapi, cx: &Check<'_>) -> Checked<Restapi> {
         listen,
         connect_address: connect_address(raw.connect_address, fallback, "restapi", listen.port(), cx)?,
         login: login(raw.username, raw.password, "restapi", cx)?,
-        tls: tls(raw.certfile, raw.keyfile, raw.keyfile_password, raw.cafile, verify_client, cx)?,
+        tls: tls(raw.certfile, raw.keyfile, raw.keyfile_password, raw.cafile.as_ref(), verify_client, cx)?,
         access: Access {
             allowlist: allowlist(raw.allowlist.unwrap_or_default(), cx)?,
             include_members: raw.allowlist_include_members.is_some_and(Spanned::into_inner),
@@ -83,18 +84,18 @@ fn tls(
     certfile: Option<Spanned<PathBuf>>,
     keyfile: Option<Spanned<PathBuf>>,
     keyfile_password: Option<Spanned<Secret>>,
-    cafile: Option<Spanned<PathBuf>>,
+    cafile: Option<&Spanned<PathBuf>>,
     verify_client: VerifyClient,
     cx: &Check<'_>,
 ) -> Checked<Option<ServerTls>> {
-    let cafile = match &cafile {
+    let cafile = match cafile {
         Some(file) => Some(cx.readable(file, "restapi.cafile")?),
         None => None,
     };
     let Some(certfile) = certfile else {
         return match keyfile {
-            Some(keyfile) => cx.refuse(&keyfile, "restapi.keyfile needs restapi.certfile"),
-            None if verify_client != VerifyClient::None => cx.missing(
+            Some(keyfile) => refuse(&keyfile, "restapi.keyfile needs restapi.certfile"),
+            None if verify_client != VerifyClient::None => missing(
                 "restapi.verify_client needs restapi.certfile: without TLS nobody shows a certificate",
             ),
             None => Ok(None),
@@ -102,7 +103,7 @@ fn tls(
     };
     if verify_client != VerifyClient::None && cafile.is_none() {
         let text = "restapi.verify_client needs restapi.cafile: the certificates that sign those of clients";
-        return cx.refuse(&certfile, text);
+        return refuse(&certfile, text);
     }
     let cert = cx.readable(&certfile, "restapi.certfile")?;
     let key = match &keyfile {
@@ -183,7 +184,7 @@ fn ctl_beside(
             };
             Some((cert, key))
         }
-        (None, Some(key)) => return cx.refuse(key, "ctl.keyfile needs ctl.certfile"),
+        (None, Some(key)) => return refuse(key, "ctl.keyfile needs ctl.certfile"),
         (None, None) => None,
     };
     Ok(Ctl {

@@ -31,6 +31,16 @@ pub(super) fn tags(raw: &RawValues, cx: &Check<'_>) -> Checked<Tags> {
         }
         tags.0.insert(name.clone(), json.clone());
     }
+    // A flag that is off is not published (contract 1.1), unless it says so beside a priority, which it beats.
+    let beside = |name: &str| match name {
+        "nofailover" => raw.contains_key("failover_priority"),
+        "nosync" => raw.contains_key("sync_priority"),
+        _ => false,
+    };
+    let flags = ["nofailover", "noloadbalance", "clonefrom", "nosync", "nostream"];
+    tags.0.retain(|name, value| {
+        !flags.contains(&name.as_str()) || *value != Value::Bool(false) || beside(name)
+    });
     Ok(tags)
 }
 

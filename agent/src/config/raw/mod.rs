@@ -56,6 +56,9 @@ pub(super) struct RawEtcd {
     pub(super) key: Option<Spanned<PathBuf>>,
     pub(super) username: Option<Spanned<String>>,
     pub(super) password: Option<Spanned<Secret>>,
+    /// Whether etcd's other members are used too; a patroni.yml often names one of them.
+    #[serde(skip)]
+    pub(super) discover: bool,
 }
 
 #[derive(Deserialize, Default)]

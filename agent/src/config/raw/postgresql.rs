@@ -74,6 +74,7 @@ pub(in crate::config) struct RawRole {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "these are the keys")]
 pub(in crate::config) struct RawCallbacks {
     pub(in crate::config) on_start: Option<Spanned<String>>,
     pub(in crate::config) on_stop: Option<Spanned<String>>,

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::config::{
-    BootstrapMethod, Config, Environment, Line, LogField, LogFormat, Piece, VerifyClient, WatchdogMode,
-    parse_yaml,
+    BootstrapMethod, Config, Environment, Line, LogField, LogFormat, Piece, Secret, VerifyClient,
+    WatchdogMode, parse_yaml,
 };
 use crate::timing::DEFAULT_CLOCK_DRIFT_PPM;
 
@@ -58,7 +58,7 @@ fn the_file_that_people_run_today_is_enough() {
     assert_eq!(pg.pgpass, Path::new("/tmp/pgpass0"));
     let names = [&pg.superuser, &pg.replication, &pg.rewind].map(|role| role.username.as_str());
     assert_eq!(names, ["postgres", "replicator", "rewind_user"]);
-    assert_eq!(pg.rewind.password.as_ref().map(|p| p.expose()), Some("rewind-pass-2025"));
+    assert_eq!(pg.rewind.password.as_ref().map(Secret::expose), Some("rewind-pass-2025"));
     assert_eq!(pg.parameters["shared_buffers"], "4GB");
     assert_eq!(pg.parameters["effective_cache_size"], "12GB");
     assert_eq!(pg.parameters["random_page_cost"], "1.1");
@@ -73,7 +73,7 @@ fn the_file_that_people_run_today_is_enough() {
     assert_eq!(c.bootstrap.pg_hba.len(), 3);
     let users: Vec<_> = c.bootstrap.users.iter().map(|u| (u.name.as_str(), u.options.join(" "))).collect();
     assert_eq!(users, [("app_user", String::new()), ("rewind_user", "CREATEROLE REPLICATION".to_owned())]);
-    assert_eq!(c.tags.0["clonefrom"], json!(true));
+    assert_eq!(json!(c.tags.0), json!({"clonefrom": true}));
     assert_eq!(c.watchdog.mode, WatchdogMode::Automatic);
     assert_eq!(c.log.format, LogFormat::Patroni);
     // Each of these is ignored, or means something else than it did, and is named with its line.
@@ -112,13 +112,8 @@ fn patronis_defaults_hold() {
     assert!(with.bootstrap.allowed);
 }
 
-#[test]
-fn every_section_is_read() {
-    let dir = tempfile::tempdir().expect("a directory");
-    for file in ["cert.pem", "ca.pem"] {
-        std::fs::write(dir.path().join(file), "").expect("writes");
-    }
-    let text = r#"
+/// A value for most of what there is.
+const EVERY_SECTION: &str = r#"
 scope: demo
 namespace: /db/
 name: pg1
@@ -174,7 +169,14 @@ log: {level: WARNING, type: json, format: [message, {asctime: time}], static_fie
       loggers: {patroni: DEBUG, urllib3: ERROR}, traceback_level: DEBUG}
 pgvane: {guard: {socket: /run/g.sock}, timing: {guard_budget: 200ms, clock_drift_ppm: 10000}}
 "#;
-    let loaded = parse_yaml(text, "patroni.yml", dir.path(), &environment(&[]));
+
+#[test]
+fn every_section_is_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for file in ["cert.pem", "ca.pem"] {
+        std::fs::write(dir.path().join(file), "").expect("writes");
+    }
+    let loaded = parse_yaml(EVERY_SECTION, "patroni.yml", dir.path(), &environment(&[]));
     let loaded = loaded.unwrap_or_else(|e| panic!("{e}"));
     let (c, warnings) = (loaded.config, loaded.warnings.join("\n"));
     assert_eq!(c.keyspace().prefix(), "/db/demo/");
@@ -190,7 +192,7 @@ pgvane: {guard: {socket: /run/g.sock}, timing: {guard_budget: 200ms, clock_drift
     assert_eq!(pg.socket_dir.as_deref(), Some(Path::new("/run/pg")));
     assert_eq!(pg.superuser.connection["sslmode"], "verify-ca");
     assert_eq!(pg.rewind, pg.superuser);
-    assert_eq!(pg.replication.password.as_ref().map(|p| p.expose()), Some("12345"));
+    assert_eq!(pg.replication.password.as_ref().map(Secret::expose), Some("12345"));
     assert_eq!(
         (pg.parameters["autovacuum"].as_str(), pg.parameters["log_line_prefix"].as_str()),
         ("off", "%m ")

@@ -94,6 +94,16 @@ impl EtcdStore {
         EtcdStore { connections: Arc::new(Connections::new(options)), keepers: Mutex::default() }
     }
 
+    /// The client URLs of all its members, as etcd itself lists them.
+    pub async fn members(&self) -> Result<Vec<String>, StoreError> {
+        self.call(Retry::Always, |mut client| async move {
+            let mut answer = client.member_list().await?;
+            let urls = answer.members().iter().flat_map(|member| member.client_urls().to_vec()).collect();
+            Ok((answer.take_header(), urls))
+        })
+        .await
+    }
+
     /// Runs a call that keeps nothing between attempts.
     async fn call<T, F>(&self, retry: Retry, mut call: impl FnMut(Client) -> F) -> Result<T, StoreError>
     where

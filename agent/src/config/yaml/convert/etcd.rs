@@ -81,8 +81,8 @@ fn one(mut section: Section, remarks: &mut Remarks) -> Checked<RawEtcd> {
     let (hosts, host) = (section.take("hosts"), section.take("host"));
     let srv = section.take_first(&["srv", "discovery_srv", "srv_domain"]);
     section.pass_over(&["srv_suffix"], "etcd is not looked up in DNS here", remarks);
-    // Members are asked as they are listed, through proxies or not.
-    section.is("use_proxies")?;
+    // Behind a proxy the members' own addresses are out of reach, maybe.
+    let discover = !section.is("use_proxies")?.unwrap_or(proxy.is_some());
     let chosen = [("proxy", proxy), ("url", url), ("hosts", hosts), ("host", host)];
     let chosen = chosen.into_iter().find_map(|(key, tree)| Some((key, tree?)));
     let found = match chosen {
@@ -120,6 +120,7 @@ fn one(mut section: Section, remarks: &mut Remarks) -> Checked<RawEtcd> {
         key: section.file("key")?,
         username: section.text("username")?.or(user_of_url),
         password: section.secret("password")?.or(password_of_url),
+        discover,
     };
     section.finish(remarks);
     Ok(raw)

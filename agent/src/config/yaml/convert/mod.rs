@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::section::{Remarks, Section};
 use crate::config::check::{Checked, Problem, Remark};
 use crate::config::raw::{
-    RawConfig, RawCtl, RawEtcd, RawGuard, RawRestapi, RawTiming, RawValues, RawWatchdog,
+    RawConfig, RawCtl, RawEtcd, RawGuard, RawRestapi, RawRole, RawTiming, RawValues, RawWatchdog,
 };
 
 /// What an operator's tool needs.
@@ -23,6 +23,8 @@ pub(in crate::config) struct Reach {
     pub(in crate::config) etcd: Option<RawEtcd>,
     pub(in crate::config) restapi: RawRestapi,
     pub(in crate::config) ctl: RawCtl,
+    /// Who may ask PostgreSQL, where an agent's settings tell.
+    pub(in crate::config) superuser: Option<RawRole>,
 }
 
 /// Keys of the dynamic configuration that people write at the top of the local one, where Patroni passes over them.
@@ -108,6 +110,10 @@ pub(super) fn reach(mut top: Section, remarks: &mut Remarks) -> Checked<Reach> {
         etcd,
         restapi: restapi::convert(top.section("restapi")?, &mut passed)?,
         ctl: restapi::ctl(top.section("ctl")?, &mut passed)?,
+        superuser: {
+            let section = top.section("postgresql")?;
+            if section.is_there() { Some(postgresql::superuser(section)?) } else { None }
+        },
     })
 }
 

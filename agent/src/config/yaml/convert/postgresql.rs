@@ -95,6 +95,11 @@ pub(super) fn convert(mut section: Section, remarks: &mut Remarks) -> Checked<Co
     Ok(Converted { raw, name })
 }
 
+/// Who may ask PostgreSQL: all that an operator's tool needs of the section.
+pub(super) fn superuser(mut section: Section) -> Checked<RawRole> {
+    Ok(roles(&mut section, &mut Remarks::new())?.superuser)
+}
+
 struct Roles {
     superuser: RawRole,
     replication: RawRole,
