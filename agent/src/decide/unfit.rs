@@ -29,8 +29,7 @@ pub(super) fn step_down(world: &World, view: &ClusterView, key: &LeaderKey) -> O
         Some(world.act(action, reason.clone()))
     };
     match (world.local.process, world.local.role) {
-        (Process::Absent, _) => release(),
-        (Process::Starting { .. } | Process::Running, LocalRole::Standby) => release(),
+        (Process::Absent, _) | (Process::Starting { .. } | Process::Running, LocalRole::Standby) => release(),
         (Process::Stopping, _) => Some(world.wait(Reason::Busy(Slot::Postgres))),
         // A check before a promotion says nothing about a server that serves already.
         (Process::Starting { .. } | Process::Running, _) if reason == Reason::PrePromoteFailed => None,
