@@ -16,7 +16,6 @@ use cluster_support::certificates::Authority;
 use cluster_support::{SOON, healthy, switchover, until};
 use hyper::Method;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, mknodat};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
 use xtask::install::{self, Servers};
@@ -98,7 +97,7 @@ impl Dog {
     fn settings(&self) -> String {
         let device = self.device.display();
         format!(
-            "[watchdog]\nmode = \"required\"\ndevice = \"{device}\"\nsafety_margin = \"5s\"\ntesting = true\n"
+            "[watchdog]\nmode = \"required\"\ndevice = \"{device}\"\nsafety_margin = \"5s\"\ndriver = \"testing\"\n"
         )
     }
 }
@@ -152,17 +151,11 @@ async fn back_up(desk: &Desk, servers: &Servers) {
         "-c",
         "fast",
         "--no-manifest",
-    ]
-    .map(str::to_owned);
+    ];
     let password = node.superuser().get_password().map(|p| String::from_utf8_lossy(p).into_owned());
     let env = ("PGPASSWORD", password.expect("has one"));
     let program = servers.postgres.join("pg_basebackup");
-    tokio::task::spawn_blocking(move || {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        as_server(program, &args, (env.0, &env.1));
-    })
-    .await
-    .expect("no panic");
+    tokio::task::block_in_place(|| as_server(program, &args, (env.0, &env.1)));
     sql.batch_execute("INSERT INTO notes VALUES ('2')").await.expect("inserts");
     sql.execute("SELECT pg_create_restore_point('good')", &[]).await.expect("a restore point");
     sql.batch_execute("INSERT INTO notes VALUES ('a slip')").await.expect("inserts");
@@ -256,13 +249,11 @@ fn settings(desk: &Desk, servers: &Servers) -> (Vec<MoreOfNode>, Vec<Dog>) {
 /// Waits until the callbacks and checks of a node are these, in this order.
 async fn until_told(playground: &Playground, desk: &Desk, name: &str, expected: &[&str]) {
     let file = format!("{name}.log");
-    let wanted: Vec<String> =
-        expected.iter().map(|line| line.replace("pre_promote ", "pre_promote")).collect();
     let started = std::time::Instant::now();
-    while desk.lines(&file) != wanted {
+    while desk.lines(&file) != expected {
         assert!(
             started.elapsed() < SOON,
-            "{name} was told {:#?}, not {wanted:#?}\n{}",
+            "{name} was told {:#?}, not {expected:#?}\n{}",
             desk.lines(&file),
             playground.log_tails(60)
         );
@@ -318,8 +309,6 @@ async fn a_restored_cluster_lives_with_its_scripts_and_its_watchdogs() {
     let receiver = connect(playground.node("pg1")).await;
     let sql = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
     assert_eq!(receiver.query_one(sql, &[]).await.expect("a row").get::<_, Option<bool>>(0), Some(true));
-    let cluster = get(&playground, "pg1", "/cluster").await;
-    assert_eq!(cluster["members"].as_array().map(Vec::len), Some(2), "{cluster}");
 
     // Callbacks: none of the bootstrap; a reload, a restart.
     let patch = json!({"postgresql": {"parameters": {"work_mem": "5MB"}}});
@@ -391,7 +380,6 @@ async fn a_restored_cluster_lives_with_its_scripts_and_its_watchdogs() {
     node.kill_postmaster().expect("it runs");
     until(&playground, "pg2 leads", async || playground.look().await.leader() == Ok("pg2".to_owned())).await;
     assert!(!dogs[0].told().ends_with('V'), "an agent that is killed leaves the watchdog armed");
-    playground.node_mut("pg1").signal_agent(Signal::CONT);
     playground.restart_agent("pg1").expect("starts");
     healthy(&mut playground).await;
     let log = playground.log("pg1");

@@ -22,7 +22,7 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
     if let Some(decision) = hand_over::check(world, view, key) {
         return decision;
     }
-    if let Some(decision) = super::unfit::step_down(world, key) {
+    if let Some(decision) = super::unfit::step_down(world, view, key) {
         return decision;
     }
     match world.local.process {

@@ -1,7 +1,7 @@
 //! What keeps a node from leading although its data would do: its own check before a promotion, or a watchdog that
 //! is required and cannot be used (contract 3.2 b and i, 3.5).
 
-use pgvane_cluster::view::LeaderKey;
+use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason, StopMode};
 use super::world::{LocalRole, Process, Slot, World};
@@ -16,13 +16,20 @@ pub(super) fn reason(world: &World) -> Option<Reason> {
     forbidden.then_some(Reason::PrePromoteFailed)
 }
 
-/// What a leader that may not serve does: it gives the key back, once nothing here can accept writes.
-pub(super) fn step_down(world: &World, key: &LeaderKey) -> Option<Decision> {
+/// What a leader that may not serve does: it gives the key back, once nothing here can accept writes. A request that
+/// brought the key here has had its answer: the next leader would hand over to us once more.
+pub(super) fn step_down(world: &World, view: &ClusterView, key: &LeaderKey) -> Option<Decision> {
     let reason = reason(world)?;
-    let release = || Some(world.act(Action::Release { epoch: key.epoch, optime: None }, reason.clone()));
+    let request = view.failover.as_ref().filter(|f| f.value.scheduled_at.is_none());
+    let release = || {
+        let action = match request {
+            Some(request) => Action::ClearRequest { revision: request.mod_revision },
+            None => Action::Release { epoch: key.epoch, optime: None },
+        };
+        Some(world.act(action, reason.clone()))
+    };
     match (world.local.process, world.local.role) {
-        (Process::Absent, _) => release(),
-        (Process::Starting { .. } | Process::Running, LocalRole::Standby) => release(),
+        (Process::Absent, _) | (Process::Starting { .. } | Process::Running, LocalRole::Standby) => release(),
         (Process::Stopping, _) => Some(world.wait(Reason::Busy(Slot::Postgres))),
         // A check before a promotion says nothing about a server that serves already.
         (Process::Starting { .. } | Process::Running, _) if reason == Reason::PrePromoteFailed => None,

@@ -18,7 +18,7 @@ pub(super) async fn run<S: Store>(ctx: &Context<S>) {
         if leads {
             promotion::lost(&mut right, None).await;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     info!(command = command.text, "running before_stop");

@@ -81,9 +81,9 @@ mod tests {
 
     use super::*;
 
-    fn right(epoch: i64, millis: u64) -> Option<Right> {
+    fn right(epoch: i64, millis: u64) -> Right {
         let step_down_at = Tick::now() + Duration::from_millis(millis);
-        Some(Right { epoch: Epoch(epoch), step_down_at, until: step_down_at })
+        Right { epoch: Epoch(epoch), step_down_at, until: step_down_at }
     }
 
     async fn is_lost(right: &mut watch::Receiver<Option<Right>>) -> bool {
@@ -92,18 +92,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_right_lasts_as_long_as_it_is_renewed() {
-        let (renew, mut seen) = watch::channel(right(4, 60_000));
+        let (renew, mut seen) = watch::channel(Some(right(4, 60_000)));
         assert!(!is_lost(&mut seen).await);
-        renew.send_replace(right(4, 5));
+        renew.send_replace(Some(right(4, 5)));
         assert!(is_lost(&mut seen).await, "it was not renewed in time");
-        renew.send_replace(right(5, 60_000));
+        renew.send_replace(Some(right(5, 60_000)));
         assert!(is_lost(&mut seen).await, "it is another reign");
         renew.send_replace(None);
         assert!(is_lost(&mut seen).await);
-        renew.send_replace(right(4, 5));
+        renew.send_replace(Some(right(4, 5)));
         let renewing = async {
             sleep(Duration::from_millis(1)).await;
-            renew.send_replace(right(4, 60_000));
+            renew.send_replace(Some(right(4, 60_000)));
         };
         let (lost, ()) = tokio::join!(is_lost(&mut seen), renewing);
         assert!(!lost);

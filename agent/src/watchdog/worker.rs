@@ -99,23 +99,23 @@ impl Worker {
             Ok(taken) => taken,
             Err(e) => {
                 let why = format!("its time cannot be set: {e}");
-                return Err(self.give_up(device, why));
+                return Err(Worker::give_up(device, why));
             }
         };
         if taken != plan.timeout {
             let why = format!("it takes {taken:?} instead of {:?}", plan.timeout);
-            return Err(self.give_up(device, why));
+            return Err(Worker::give_up(device, why));
         }
         if let Err(e) = device.ping() {
             let why = format!("it cannot be written to: {e}");
-            return Err(self.give_up(device, why));
+            return Err(Worker::give_up(device, why));
         }
         info!(device = %self.settings.device.display(), timeout = ?plan.timeout, "the watchdog is armed");
         self.armed = Some((device, plan));
         Ok(())
     }
 
-    fn give_up(&self, device: Device, why: String) -> String {
+    fn give_up(device: Device, why: String) -> String {
         match device.close() {
             Ok(()) => why,
             Err(e) => format!("{why}; and it cannot be disarmed: {e}"),
@@ -190,7 +190,7 @@ mod tests {
         assert!(error.contains("No such device"), "{error}");
         let reader = read(path);
         armed(&dog).await;
-        let long = Tick::now() + Duration::from_secs(60);
+        let long = Tick::now() + Duration::from_mins(1);
         dog.ping(long);
         dog.ping(Tick::now() + PLAN.timeout - Duration::from_millis(1));
         dog.ping(long);

@@ -2,6 +2,7 @@
 //! starts that fail, directories that vanish, replicas made from a backup.
 
 use pgvane_agent::decide::action::{Action, Reason, Request, StopMode};
+use pgvane_agent::decide::announce::{self, Identity};
 use pgvane_agent::decide::bootstrap::Progress;
 use pgvane_agent::decide::memory::{Memory, Outcome};
 use pgvane_agent::decide::world::{DataDir, Guard, LocalRole, Process, Slot, World};
@@ -172,6 +173,22 @@ fn a_check_that_forbids_the_promotion_gives_the_key_back() {
     world.now = NOW + TTL;
     crate::decide_support::renewed(&mut world, ms(100));
     check(&world, &Action::Promote { epoch: EPOCH }, &Reason::WonKey);
+}
+
+#[test]
+fn a_request_that_the_check_forbids_is_over() {
+    let mut world = won();
+    crate::decide_support::request(&mut world, Some("pg1"), Some(ME));
+    world.memory.absorb(NOW, &Outcome::PrePromoteFailed);
+    check(&world, &Action::ClearRequest { revision: REQUESTED }, &Reason::PrePromoteFailed);
+}
+
+#[test]
+fn a_pooler_is_told_of_beside_the_server() {
+    let url = "postgres://pg2:6432/postgres".to_owned();
+    let identity = Identity { proxy_url: Some(url.clone()), ..crate::decide_support::identity(ME) };
+    assert_eq!(announce::member(&following(), &identity).proxy_url, Some(url));
+    assert_eq!(announced(&following()).proxy_url, None);
 }
 
 #[test]
