@@ -157,7 +157,7 @@ async fn play(
     if let Err(error) = playground.until_healthy(WELL_WITHIN).await {
         drill.broken.push(format!("the cluster did not recover in the end: {error}"));
     }
-    drill.conclude(playground, lasted).await
+    Ok(drill.conclude(playground, lasted).await)
 }
 
 /// Waits until the primary waits for replicas.
@@ -345,14 +345,16 @@ impl Course<'_> {
     }
 
     /// Ends the clients and looks at what is left.
-    async fn conclude(
-        mut self,
-        playground: &mut Playground,
-        lasted: Duration,
-    ) -> Result<Report, PlaygroundError> {
+    async fn conclude(mut self, playground: &mut Playground, lasted: Duration) -> Report {
         let ledger = self.clients.stop().await;
-        let there = survivors(playground, 0).await?;
-        let lost_rows = ledger.lost(&there);
+        // A cluster that does not recover is a result too, and its story is wanted most.
+        let lost_rows = match survivors(playground, 0).await {
+            Ok(there) => ledger.lost(&there),
+            Err(error) => {
+                self.broken.push(format!("the rows cannot be counted in the end: {error}"));
+                0
+            }
+        };
         let lost_rows_allowed = self.incidents.iter().filter(|i| i.may_lose_rows).map(|i| i.lost_rows).sum();
         if lost_rows > lost_rows_allowed {
             self.broken.push(format!("{lost_rows} acknowledged rows are lost, {lost_rows_allowed} may be"));
@@ -375,7 +377,7 @@ impl Course<'_> {
                 means.push(format!("clock of {node}: libfaketime, the time of day alone"));
             }
         }
-        Ok(Report {
+        Report {
             seed: self.plan.seed,
             ttl_s: self.plan.ttl,
             sync: self.plan.sync.name().to_owned(),
@@ -393,7 +395,7 @@ impl Course<'_> {
             errors: ledger.errors.clone(),
             figures: figures(&self.incidents),
             incidents: self.incidents,
-        })
+        }
     }
 }
 
