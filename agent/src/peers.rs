@@ -237,16 +237,6 @@ impl Answer {
     }
 }
 
-/// One HTTP request without TLS over a connection of its own; not bounded in time. The error is a text for people.
-pub async fn request(
-    method: Method,
-    url: &str,
-    body: Option<&Value>,
-    login: Option<&Login>,
-) -> Result<Answer, String> {
-    Caller::new(&Ctl { login: login.cloned(), ..Ctl::default() }).request(method, url, body).await
-}
-
 struct Call<'a> {
     method: Method,
     url: &'a str,

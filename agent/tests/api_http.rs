@@ -30,6 +30,17 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+/// One request without TLS.
+async fn request(
+    method: Method,
+    url: &str,
+    body: Option<&Value>,
+    login: Option<&Login>,
+) -> Result<peers::Answer, String> {
+    let ctl = Ctl { login: login.cloned(), ..Ctl::default() };
+    peers::Caller::new(&ctl).request(method, url, body).await
+}
+
 struct Node {
     address: SocketAddr,
     store: Arc<ModelStore>,
@@ -125,7 +136,7 @@ impl Node {
         body: Option<Value>,
         auth: Option<&Login>,
     ) -> (u16, String) {
-        let answer = peers::request(method, &self.url(path), body.as_ref(), auth).await.expect("answers");
+        let answer = request(method, &self.url(path), body.as_ref(), auth).await.expect("answers");
         (answer.status.as_u16(), answer.text())
     }
 }
@@ -226,7 +237,7 @@ async fn restarts_and_the_like_are_the_loops_business() {
     let call = |method: Method, path: &'static str, body: Option<Value>| {
         let url = format!("{url}{path}");
         async move {
-            let answer = peers::request(method, &url, body.as_ref(), None).await.expect("answers");
+            let answer = request(method, &url, body.as_ref(), None).await.expect("answers");
             (answer.status.as_u16(), answer.text())
         }
     };
@@ -396,7 +407,7 @@ async fn over_tls_a_certificate_is_asked_of_whom_the_settings_say() {
         let untrusting = Caller::new(&other_files.ctl(None));
         assert_eq!(ask(&untrusting).await.0, None, "{verify:?}");
         let plain = node.url("/primary");
-        assert!(peers::request(Method::GET, &plain, None, None).await.is_err(), "no TLS is no answer");
+        assert!(request(Method::GET, &plain, None, None).await.is_err(), "no TLS is no answer");
     }
     let why = Caller::plain().request(Method::GET, "https://127.0.0.1:1/x", None).await.expect_err("refused");
     assert!(why.contains("set ctl.cacert"), "{why}");
@@ -488,7 +499,7 @@ async fn a_switchover_is_answered_when_the_new_leader_serves() {
     let url = node.url("/switchover");
     let asked = tokio::spawn(async move {
         let body = json!({"leader": "a", "candidate": "b"});
-        peers::request(Method::POST, &url, Some(&body), None).await.expect("answers")
+        request(Method::POST, &url, Some(&body), None).await.expect("answers")
     });
     // The wish is in the store before the loop is woken.
     let woken = tokio::time::timeout(Duration::from_secs(5), node.commands.recv()).await.expect("in time");

@@ -67,6 +67,7 @@ impl Ctx<'_> {
         let pg = &w.nodes[self.n].pg;
         let ours = Ours {
             control: pg.control(),
+            is_copy: false,
             checkpoint_end: None,
             ended: Some(pg.entries()),
             descent: pg.descent(),

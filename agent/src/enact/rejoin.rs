@@ -77,6 +77,8 @@ fn look<S: Store>(ctx: &Context<S>, control: ControlData) -> Ours {
     let pg_wal = ctx.instance.data_dir.join("pg_wal");
     let (timeline, _) = rewind::reached(&control);
     Ours {
+        // PostgreSQL takes it away at the first start.
+        is_copy: ctx.instance.data_dir.join("backup_label").exists(),
         checkpoint_end: wal::end_of_record(&pg_wal, control.timeline, control.checkpoint),
         ended: lineage::ended_before(&ctx.instance.data_dir, timeline),
         descent: descent::load(&ctx.instance, &control),

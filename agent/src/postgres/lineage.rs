@@ -20,6 +20,8 @@ use crate::history;
 pub struct Ours {
     /// pg_control.
     pub control: ControlData,
+    /// Whether it is a copy that was never started: what pg_control says of its state is the source's.
+    pub is_copy: bool,
     /// Where its last checkpoint record ends.
     pub checkpoint_end: Option<Lsn>,
     /// The timelines before its own, where their history file is there.
@@ -74,7 +76,7 @@ impl Ours {
 
     /// Whether it was a primary on the very timeline that the leader is on, which nobody else can have begun.
     fn was_another_primary(&self, leader: &LeaderHistory) -> bool {
-        self.timeline() == leader.timeline && !rewind::is_standby(&self.control)
+        self.timeline() == leader.timeline && !self.is_copy && !rewind::is_standby(&self.control)
     }
 }
 

@@ -39,6 +39,7 @@ fn ours(state: &str, at: u64, ends: &[u64], known: &[i64]) -> Ours {
     let (standby, timeline) =
         (state.ends_with("recovery"), Timeline(1 + u32::try_from(ends.len()).expect("few")));
     Ours {
+        is_copy: false,
         control: ControlData {
             system_identifier: "7".to_owned(),
             state: state.to_owned(),
@@ -198,4 +199,12 @@ fn a_place_is_the_end_of_the_last_record_that_is_surely_ours() {
     let place = |at| Place { timeline: Timeline(2), at: Lsn(at) };
     assert_eq!(ours(STANDBY, 200, &[100], &[]).place(), place(200));
     assert_eq!(ours(CRASHED, 200, &[100], &[]).place(), place(320));
+}
+
+#[test]
+fn a_copy_that_was_never_started_was_no_primary_here() {
+    let primary = ours("in production", 100, &[], &[]);
+    assert!(matches!(judge(&primary, &leader(&[]), None, Content::Unknown), Course::Clone(_)));
+    let copy = Ours { is_copy: true, ..primary };
+    assert_eq!(judge(&copy, &leader(&[]), None, Content::Unknown), Course::Follow);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
-use pgvane_agent::peers::{Answer, at, request};
+use pgvane_agent::peers::{Answer, at};
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
@@ -27,13 +27,13 @@ pub(crate) async fn ask(
         return fail(format!("{member} tells no address of its REST API; is its agent alive?"));
     };
     let alive = at(url, "/liveness");
-    match tokio::time::timeout(ALIVE_WITHIN, request(Method::GET, &alive, None, None)).await {
+    match tokio::time::timeout(ALIVE_WITHIN, target.agents.request(Method::GET, &alive, None)).await {
         Ok(Ok(_)) => {}
         Ok(Err(why)) => return fail(format!("the agent of {member} was not reached: {why}")),
         Err(_) => return fail(format!("the agent of {member} does not answer at {url}")),
     }
     let url = at(url, path);
-    let asked = request(method, &url, body, target.login.as_ref());
+    let asked = target.agents.request(method, &url, body);
     match tokio::time::timeout(limit, asked).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(why)) => {

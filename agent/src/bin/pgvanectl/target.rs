@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pgvane_agent::config::{self, Etcd, Login, Role, Secret};
+use pgvane_agent::config::{self, Ctl, Etcd, Login, Role, Secret};
+use pgvane_agent::peers::Caller;
 use pgvane_agent::timing::TimingOverrides;
 use pgvane_cluster::fold;
 use pgvane_cluster::keyspace::Keyspace;
@@ -63,8 +64,8 @@ pub(crate) struct Target {
     pub(crate) options: EtcdOptions,
     pub(crate) space: Keyspace,
     pub(crate) scope: String,
-    /// What the agents' REST APIs want for changes.
-    pub(crate) login: Option<Login>,
+    /// Asks the members' REST APIs, with the login that they want for changes.
+    pub(crate) agents: Caller,
     /// Deadlines set by hand on this node.
     pub(crate) timing: TimingOverrides,
     /// Who may ask PostgreSQL, where an agent's settings tell.
@@ -107,7 +108,8 @@ impl Target {
         let secure = secure || endpoints.iter().any(|e| e.starts_with("https:"));
         let options = EtcdOptions { tls: secure.then_some(tls), user, ..EtcdOptions::new(endpoints) };
         let namespace = args.namespace.as_deref().unwrap_or("service");
-        Ok(Target::new(options, namespace, scope, rest_login, TimingOverrides::default()))
+        let ctl = Ctl { login: rest_login, ..Ctl::default() };
+        Ok(Target::new(options, namespace, scope, &ctl, TimingOverrides::default()))
     }
 
     fn of_file(
@@ -136,10 +138,10 @@ impl Target {
             }
         };
         let namespace = namespace.unwrap_or(settings.namespace);
-        let login = rest_login.or(settings.ctl.login);
+        let ctl = Ctl { login: rest_login.or(settings.ctl.login.clone()), ..settings.ctl };
         Ok(Target {
             superuser: settings.superuser,
-            ..Target::new(options, &namespace, scope, login, settings.timing)
+            ..Target::new(options, &namespace, scope, &ctl, settings.timing)
         })
     }
 
@@ -147,7 +149,7 @@ impl Target {
         options: EtcdOptions,
         namespace: &str,
         scope: String,
-        login: Option<Login>,
+        ctl: &Ctl,
         timing: TimingOverrides,
     ) -> Target {
         let space = Keyspace::new(namespace, &scope);
@@ -156,7 +158,7 @@ impl Target {
             options,
             space,
             scope,
-            login,
+            agents: Caller::new(ctl),
             timing,
             superuser: None,
         }
@@ -256,7 +258,8 @@ mod tests {
         assert_eq!(target.options.endpoints, ["http://a:2379", "http://b:1"]);
         assert_eq!(target.options.user, Some(("u".to_owned(), "hunter2".to_owned())));
         assert_eq!(target.space.prefix(), "/db/demo/");
-        assert_eq!(target.login.map(|login| login.username).as_deref(), Some("admin"));
+        let ctl = config::reach(&file).expect("reads").ctl;
+        assert_eq!(ctl.login.map(|login| login.username).as_deref(), Some("admin"));
         assert_eq!(target.superuser.map(|role| role.username).as_deref(), Some("boss"));
         let elsewhere = TargetArgs { dcs_url: Some("etcd3://c".to_owned()), ..TargetArgs::default() };
         let target = found(elsewhere);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use hyper::Method;
-use pgvane_agent::peers::request;
 use serde_json::Value;
 
 use crate::members::MembersArgs;
@@ -19,7 +18,9 @@ pub(crate) async fn show(target: &Target, which: &MembersArgs, format: Format) -
     for name in which.choose(&view)? {
         let record = &view.members[&name].record;
         let status = match &record.api_url {
-            Some(url) => tokio::time::timeout(ANSWER_WITHIN, request(Method::GET, url, None, None)).await,
+            Some(url) => {
+                tokio::time::timeout(ANSWER_WITHIN, target.agents.request(Method::GET, url, None)).await
+            }
             None => Ok(Err("it tells no address of its REST API".to_owned())),
         };
         let status = status.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_WITHIN:?}")));
