@@ -346,7 +346,7 @@ async fn a_restored_cluster_lives_with_its_scripts_and_its_watchdogs() {
     healthy(&mut playground).await;
     assert_eq!(playground.look().await.leader(), Ok("pg2".to_owned()));
     pg1.push("pre_promote");
-    until_told(&playground, &desk, "pg1", &pg1).await;
+    assert_eq!(desk.lines("pg1.log")[..pg1.len()], pg1, "what came before it follows again");
     pg2.extend(["before_stop  ", "on_stop primary demo", "on_role_change replica demo"]);
     pg2.extend(["pre_promote", "on_role_change primary demo"]);
     until_told(&playground, &desk, "pg2", &pg2).await;

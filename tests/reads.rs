@@ -13,12 +13,11 @@ use cluster_support::writer::config;
 use cluster_support::{
     SOON, add_proxy, cluster, healthy, member, one_more_port, switchover, topology, until, with_ports,
 };
-use pgvane_cluster::keyspace::{Key, Keyspace};
-use pgvane_cluster::store::etcd::{EtcdOptions, EtcdStore};
-use pgvane_cluster::store::{Store, Txn, Write};
+use hyper::Method;
 use rustix::process::Signal;
+use serde_json::json;
 use tokio_postgres::{Client, NoTls};
-use xtask::playground::Playground;
+use xtask::playground::{Playground, http};
 
 /// Who answers.
 const WHO: &[&str] = &["-c", "SELECT inet_server_port()"];
@@ -107,8 +106,6 @@ async fn the_sync_key_tells_synchronous_standbys_apart(
     [sync, other]: [SocketAddr; 2],
 ) {
     let [two, three] = ["pg2", "pg3"].map(|name| port_of(playground, name));
-    let store = EtcdStore::new(EtcdOptions::new(vec![format!("http://{}", playground.etcd.client())]));
-    let key = Keyspace::new("service", "demo").path(&Key::Sync);
     // Without the key none is synchronous, so who asks for one waits until there is.
     let waiting = tokio::spawn(printed(psql(&libpq(sync), WHO)));
     until(playground, "psql is held", async || {
@@ -119,16 +116,22 @@ async fn the_sync_key_tells_synchronous_standbys_apart(
     .await;
     assert_eq!(asked(other, 4).await, [(two, 2), (three, 2)].into());
 
-    let value = br#"{"leader":"pg1","sync_standby":"pg3"}"#.to_vec();
-    let written = store.txn(Txn::put(key.clone(), value, None)).await;
-    assert!(written.is_ok(), "{written:?}");
-    assert_eq!(waiting.await.expect("no panic"), format!("{three}\n"), "who waited is served");
-    assert_eq!(asked(sync, 4).await, [(three, 4)].into());
-    assert_eq!(asked(other, 4).await, [(two, 4)].into());
+    synchronous_mode(playground, true).await;
+    let first = waiting.await.expect("no panic").trim().parse().expect("a port");
+    let second = if first == two { three } else { two };
+    assert!([two, three].contains(&first), "who waited is served by {first}");
+    assert_eq!(asked(sync, 4).await, [(first, 4)].into());
+    assert_eq!(asked(other, 4).await, [(second, 4)].into());
 
-    let deleted = store.txn(Txn { when: vec![], then: vec![Write::Delete(key)] }).await;
-    assert!(deleted.is_ok(), "{deleted:?}");
-    until(playground, "none is synchronous any more", async || who(other).await == three).await;
+    synchronous_mode(playground, false).await;
+    until(playground, "none is synchronous any more", async || who(other).await == first).await;
+}
+
+/// Has commits wait for one of the replicas, or for none.
+async fn synchronous_mode(playground: &Playground, on: bool) {
+    let body = json!({ "synchronous_mode": on }).to_string();
+    let answer = http::request(Method::PATCH, playground.node("pg1").rest(), "/config", body, SOON).await;
+    assert!(answer.as_ref().is_ok_and(|(status, _)| status.is_success()), "{answer:?}");
 }
 
 async fn a_member_tagged_noloadbalance_takes_no_reads(playground: &mut Playground, proxy: usize) {

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use pgvane_agent::config::{Login, Secret};
-use pgvane_agent::peers::request;
+use pgvane_agent::config::{Ctl, Login, Secret};
+use pgvane_agent::peers::Caller;
 use pgvane_cluster::fold;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::keyspace::{Key, Keyspace};
@@ -203,7 +203,8 @@ impl Mixed {
         });
         let url = format!("http://{}/failsafe", of(name).rest());
         let login = Login { username: LOGIN.0.to_owned(), password: Secret::new(LOGIN.1) };
-        let asked = request(Method::POST, &url, Some(&body), Some(&login));
+        let agents = Caller::new(&Ctl { login: Some(login), ..Ctl::default() });
+        let asked = agents.request(Method::POST, &url, Some(&body));
         let answer = tokio::time::timeout(Duration::from_secs(2), asked).await;
         let answer = answer.unwrap_or_else(|_| panic!("no answer\n{}", self.playground.log_tails(60)));
         answer.map(|answer| (answer.status.as_u16(), answer.text())).expect("an answer")

@@ -169,10 +169,12 @@ fn traps_cover_every_effect() {
         Action::Release { .. } => Some(Action::AskFailsafe { epoch }),
         Action::AskFailsafe { .. } => Some(Action::ClearRequest { revision: Revision(1) }),
         Action::ClearRequest { .. } => Some(Action::Exit),
-        // Synchronous mode is never on here.
-        Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } | Action::SetStandbyNames { .. } => None,
         Action::Exit => Some(Action::Halt),
-        Action::Halt => None,
+        // Synchronous mode is never on here.
+        Action::Halt
+        | Action::WriteSyncKey { .. }
+        | Action::DeleteSyncKey { .. }
+        | Action::SetStandbyNames { .. } => None,
     };
     let all = std::iter::successors(Some(Action::Wait), next);
     // No node here has a backup to be made from.

@@ -185,12 +185,19 @@ impl Stage {
         self.settings = serde_json::from_slice(&body).expect("the new document");
     }
 
+    /// Asks until it is done: who led before may not be back yet.
     pub(crate) async fn switchover(&self, leader: &str, candidate: &str) {
         let agent = self.playground.node(leader).rest();
         let body = json!({"leader": leader, "candidate": candidate}).to_string();
-        let answer = http::request(Method::POST, agent, "/switchover", body, SOON).await;
-        let is_done = answer.as_ref().is_ok_and(|(status, _)| status.is_success());
-        assert!(is_done, "the switchover: {answer:?}\n{}", self.tails());
+        let began = std::time::Instant::now();
+        loop {
+            let answer = http::request(Method::POST, agent, "/switchover", body.clone(), SOON).await;
+            if answer.as_ref().is_ok_and(|(status, _)| status.is_success()) {
+                return;
+            }
+            assert!(began.elapsed() < SOON, "the switchover: {answer:?}\n{}", self.tails());
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
     }
 
     /// Every row that was acknowledged before now is on the primary.

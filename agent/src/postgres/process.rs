@@ -80,7 +80,9 @@ pub fn postmaster(data_dir: &Path) -> io::Result<Option<Pid>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
-    let pid = text.lines().next().and_then(|l| l.trim().parse().ok()).and_then(Pid::from_raw);
+    // That of a single-user run is negative: it is no postmaster, and ends by itself.
+    let pid = text.lines().next().and_then(|l| l.trim().parse().ok()).filter(|pid: &i32| *pid > 0);
+    let pid = pid.and_then(Pid::from_raw);
     Ok(pid.filter(|pid| belongs(*pid, data_dir)))
 }
 
@@ -179,6 +181,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = format!("{}\n{}\n", std::process::id(), dir.path().display());
         fs::write(dir.path().join("postmaster.pid"), file).expect("writes");
+        assert!(postmaster(dir.path()).expect("reads").is_none());
+    }
+
+    #[test]
+    fn a_single_user_run_is_no_postmaster() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(dir.path().join("postmaster.pid"), "-17\n").expect("writes");
         assert!(postmaster(dir.path()).expect("reads").is_none());
     }
 }

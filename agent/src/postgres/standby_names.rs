@@ -115,7 +115,7 @@ pub fn hold(
         None => instance.vetted.accepted(instance, &ordinary(instance, dynamic)).remove(NAME),
     };
     let text = fs::read_to_string(&conf).map_err(PostgresError::io(format!("{}", conf.display())))?;
-    replace(&conf, &with_value(&text, value_now.as_deref()), 0o600)
+    replace(&conf, with_value(&text, value_now.as_deref()), 0o600)
 }
 
 /// `text` with the parameter set to `names` where it was set before, or at the end.

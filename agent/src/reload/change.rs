@@ -311,7 +311,7 @@ parameters = { work_mem = "4MB", jit = "off" }
             .replace("connect_address = \"h:8008\"", "listen = \"127.0.0.1:9\", allowlist = [\"h\"]")
             .replace("hunter2", "hunter3")
             .replace("nosync = true, dc = \"a\"", "dc = \"b\"")
-            .replace("connect_address = \"h:5432\"", "listen = \"*:9\", connect_address = \"i:5432\"")
+            .replace("connect_address = \"h:5432\"", "listen = \"*:9\"\nconnect_address = \"i:5432\"")
             .replace("/x/data", "/y/data")
             .replace("jit = \"off\"", "autovacuum = \"off\"")
             .replace("tags =", "timing.guard_budget = \"200ms\"\nlog.level = \"debug\"\ntags =");

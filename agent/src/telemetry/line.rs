@@ -151,7 +151,7 @@ impl Visit for Said {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             self.message.push_str(value);
-        } else if value.contains([' ', '"']) || value.is_empty() {
+        } else if value.contains([' ', '"', '\n', '\r']) || value.is_empty() {
             let _ = write!(self.fields, " {}={value:?}", field.name());
         } else {
             let _ = write!(self.fields, " {}={value}", field.name());

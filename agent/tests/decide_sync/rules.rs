@@ -611,6 +611,7 @@ fn a_failover_overrides_and_a_switchover_does_not() {
     assert_eq!(verdict(&world), votes_missing(0, 1));
     peer(&mut world, "pg3", standby_at(HEAD));
     world.me = "pg4".into();
+    edit(&mut world, |view| view.failsafe = None);
     rule(&mut world, "pg1", 1, "pg4,pg3", BEFORE);
     request(&mut world, Some("pg1"), Some("pg4"));
     world.memory.leaderless_since = Some(NOW);

@@ -124,7 +124,8 @@ fn is_postmaster(pid: Pid, dir: &Path) -> bool {
 /// The process id in a data directory's `postmaster.pid`.
 pub(super) fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
     let file = fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
-    Pid::from_raw(file.lines().next()?.trim().parse().ok()?)
+    // That of a single-user run is negative.
+    Pid::from_raw(file.lines().next()?.trim().parse::<i32>().ok().filter(|pid| *pid > 0)?)
 }
 
 /// Keys that a postmaster tries when the first is taken: two file systems may have one inode number.

@@ -118,6 +118,8 @@ pub(in crate::config) fn patroni_key(native: &str) -> Cow<'_, str> {
         ("ctl.cafile", "ctl.cacert"),
         ("postgresql.replica_methods", "postgresql.create_replica_methods"),
         ("postgresql.rewind_options", "postgresql.rewind"),
+        ("restapi.login", "restapi.authentication"),
+        ("ctl.login", "ctl.authentication"),
         ("log.line_format", "log.format"),
         ("log.format", "log.type"),
         ("log.date_format", "log.dateformat"),
