@@ -18,6 +18,7 @@ use hyper::Method;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, mknodat};
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
+use xtask::checks::LONG;
 use xtask::install::{self, Servers};
 use xtask::playground::account::Account;
 use xtask::playground::node::{MoreOfNode, Node};
@@ -334,6 +335,11 @@ async fn a_restored_cluster_lives_with_its_scripts_and_its_watchdogs() {
     until_told(&playground, &desk, "pg2", &pg2).await;
     assert!(dogs[0].told().ends_with("1V"), "disarmed once nothing can write: {:?}", dogs[0].told());
     assert!(dogs[1].told().starts_with("Ctimeout=15\n1"), "{:?}", dogs[1].told());
+
+    // How a refused promotion is told of depends on who is faster; and it takes minutes.
+    if std::env::var_os(LONG).is_none() {
+        return;
+    }
 
     // A check that forbids the promotion: the key goes back, and the former leader leads on.
     fs::write(desk.path("forbid-pg1"), "").expect("writes");

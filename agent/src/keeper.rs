@@ -125,7 +125,8 @@ impl Keeper {
         if !world.settings.synchronous_mode.is_on() || announce::serving_epoch(world).is_none() {
             return;
         }
-        let pids = sql.map(|sql| walsenders::left_behind(&sql.replication)).unwrap_or_default();
+        let (Some(sql), Some(view)) = (sql, world.dcs.last_view()) else { return };
+        let pids = walsenders::left_behind(&sql.replication, view.members.keys());
         if pids.is_empty() {
             return;
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pgvane_cluster::ids::NodeName;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -57,8 +58,11 @@ impl Drop for Walsenders {
 }
 
 /// Walsenders of standbys that have connected again from the same address: nobody listens to them, and they count
-/// as synchronous standbys until TCP or `wal_sender_timeout` notices.
-pub fn left_behind(all: &[Walsender]) -> Vec<i32> {
+/// as synchronous standbys until TCP or `wal_sender_timeout` notices. Only members are standbys by that name: a tool
+/// that copies has two connections under one name, and needs both.
+pub fn left_behind<'a>(all: &[Walsender], members: impl Iterator<Item = &'a NodeName> + Clone) -> Vec<i32> {
+    let is_member =
+        |w: &&Walsender| members.clone().any(|name| name.as_str().eq_ignore_ascii_case(&w.application_name));
     let replaces = |newer: &Walsender, older: &Walsender| {
         newer.pid != older.pid
             && newer.application_name.eq_ignore_ascii_case(&older.application_name)
@@ -66,7 +70,8 @@ pub fn left_behind(all: &[Walsender]) -> Vec<i32> {
             && newer.state == "streaming"
             && newer.connected_epoch > older.connected_epoch
     };
-    all.iter().filter(|older| all.iter().any(|newer| replaces(newer, older))).map(|w| w.pid).collect()
+    let older = all.iter().filter(is_member);
+    older.filter(|older| all.iter().any(|newer| replaces(newer, older))).map(|w| w.pid).collect()
 }
 
 #[cfg(test)]
@@ -89,6 +94,18 @@ mod tests {
             flushed: Lsn(0),
             replayed: Lsn(0),
         }
+    }
+
+    /// Of members pg2 and pg3.
+    fn left_behind(all: &[Walsender]) -> Vec<i32> {
+        super::left_behind(all, ["pg2".into(), "pg3".into()].iter())
+    }
+
+    #[test]
+    fn a_copy_keeps_both_its_connections() {
+        let copy =
+            [walsender(1, "pg_basebackup", "backup", 1.0), walsender(2, "pg_basebackup", "streaming", 2.0)];
+        assert!(left_behind(&copy).is_empty());
     }
 
     #[test]

@@ -320,8 +320,8 @@ parameters = { work_mem = "4MB", jit = "off" }
         assert_eq!(
             change.changed,
             [
-                "restapi.allowlist",
                 "restapi.password",
+                "restapi.allowlist",
                 "restapi.connect_address",
                 "ctl.password",
                 "postgresql.parameters.autovacuum",
