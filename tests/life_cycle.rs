@@ -393,7 +393,6 @@ async fn a_restored_cluster_lives_with_its_scripts_and_its_watchdogs() {
         assert!(log.contains(line), "{line:?} is not in\n{}", playground.log_tails(80));
     }
     for name in ["pg1", "pg2"] {
-        let all = notes(playground.node(name)).await;
-        assert_eq!(all, ["1", "2", "3", "4"], "on {name}");
+        assert_eq!(notes(playground.node(name)).await, ["1", "2", "3", "4"], "on {name}");
     }
 }

@@ -126,7 +126,7 @@ impl Keeper {
             return;
         }
         let (Some(sql), Some(view)) = (sql, world.dcs.last_view()) else { return };
-        let pids = walsenders::left_behind(&sql.replication, view.members.keys());
+        let pids = walsenders::left_behind(&sql.replication, &view.members.keys().collect::<Vec<_>>());
         if pids.is_empty() {
             return;
         }

@@ -60,9 +60,9 @@ impl Drop for Walsenders {
 /// Walsenders of standbys that have connected again from the same address: nobody listens to them, and they count
 /// as synchronous standbys until TCP or `wal_sender_timeout` notices. Only members are standbys by that name: a tool
 /// that copies has two connections under one name, and needs both.
-pub fn left_behind<'a>(all: &[Walsender], members: impl Iterator<Item = &'a NodeName> + Clone) -> Vec<i32> {
+pub fn left_behind(all: &[Walsender], members: &[&NodeName]) -> Vec<i32> {
     let is_member =
-        |w: &&Walsender| members.clone().any(|name| name.as_str().eq_ignore_ascii_case(&w.application_name));
+        |w: &&Walsender| members.iter().any(|name| name.as_str().eq_ignore_ascii_case(&w.application_name));
     let replaces = |newer: &Walsender, older: &Walsender| {
         newer.pid != older.pid
             && newer.application_name.eq_ignore_ascii_case(&older.application_name)
@@ -98,7 +98,7 @@ mod tests {
 
     /// Of members pg2 and pg3.
     fn left_behind(all: &[Walsender]) -> Vec<i32> {
-        super::left_behind(all, ["pg2".into(), "pg3".into()].iter())
+        super::left_behind(all, &[&"pg2".into(), &"pg3".into()])
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A network of its own for a cluster: every part in a network namespace with its own address, joined by a bridge in
 //! one more namespace. Nothing of it is reachable from outside, so several run side by side with the same addresses.
 //!
-//! All names begin with the name of the playground's directory: that is how [`remove`] finds what a killed run left.
+//! All names begin with the name of the playground's directory: that is how `remove` finds what a killed run left.
 
 pub(crate) mod enter;
 pub(crate) mod tools;
