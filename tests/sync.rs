@@ -13,12 +13,12 @@ use sync_support::Stage;
 /// Short, so that a machine's death is over soon.
 const TTL_S: u32 = 3;
 
-const STRICT: &str = "synchronous_mode = \"on\"\nsynchronous_mode_strict = true\n";
 const QUORUM: &str = "synchronous_mode = \"quorum\"\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_mode_loses_no_acknowledged_row_and_says_when_it_cannot_write() {
-    let mut stage = Stage::open(TTL_S, STRICT).await;
+    let mut stage = Stage::open(TTL_S, "").await;
+    stage.configure(json!({"synchronous_mode": "on", "synchronous_mode_strict": true})).await;
     stage.in_sync(1).await;
 
     // The whole node of the primary, again and again: agent and server, and the guard once.

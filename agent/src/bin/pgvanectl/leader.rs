@@ -188,6 +188,13 @@ async fn carry_out(
         never = show => never,
     };
     let took = Tick::now().since(began).as_secs_f64();
+    // The answer may be faster than the watch.
+    if answer.status.is_success()
+        && let Ok(view) = target.view().await
+        && stage(&view) != last
+    {
+        eprintln!("{took:>7.2} s  {}", stage(&view));
+    }
     say(&format!("{} ({took:.2} s)\n", call::text_of(&answer)?))
 }
 
