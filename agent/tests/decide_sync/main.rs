@@ -8,9 +8,11 @@ mod rules;
 
 use model::{Model, Op, ops};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 200_000, failure_persistence: None, ..ProptestConfig::default() })]
+    // The same cases every day; PROPTEST_RNG_SEED plays others.
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(20_260_001), cases: 3000, max_shrink_iters: 200_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever fails in whichever order: no acknowledged commit is missing from anybody who may lead next.
     #[test]

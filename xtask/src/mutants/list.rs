@@ -62,8 +62,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "longer-history-first",
         file: "agent/src/decide/candidate.rs",
-        before: "let theirs = (timeline.unwrap_or(sql.timeline), *position);",
-        after: "let theirs = (sql.timeline, *position);",
+        before: "let theirs = (timeline, their_epoch, *position);",
+        after: "let theirs = (sql.timeline, their_epoch, *position);",
         story: "the further position wins whatever its timeline",
     },
     Mutant {
@@ -132,8 +132,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "unguarded",
         file: "agent/src/decide/mod.rs",
-        before: "if self.local.guard == (Guard::Armed { epoch }) {",
-        after: "if matches!(self.local.guard, Guard::Armed { .. }) {",
+        before: "if self.settings.pause || self.local.guard == (Guard::Armed { epoch }) {",
+        after: "if self.settings.pause || matches!(self.local.guard, Guard::Armed { .. }) {",
         story: "a guard that holds the deadline of another reign is enough to promote",
     },
     Mutant {
@@ -181,8 +181,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "crash-hands-over",
         file: "agent/src/decide/leading.rs",
-        before: "let spent = world.memory.down_since.is_some_and(|since| world.now.since(since) >= limit);",
-        after: "let spent = world.memory.down_since.is_some_and(|since| world.now.since(since) <= limit);",
+        before: "let down_for_long = || world.memory.down_since.is_some_and(|since| world.now.since(since) >= limit);",
+        after: "let down_for_long = || world.memory.down_since.is_some_and(|since| world.now.since(since) <= limit);",
         story: "a crashed primary is handed over at once, and with it what the standbys lack",
     },
     Mutant {
