@@ -9,17 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
+use pgvane_cluster::trust::AnyName;
 use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 use tracing::{info, warn};
 
 use crate::config::{Ctl, Secret, ServerTls, VerifyClient};
@@ -124,7 +121,7 @@ pub fn client(ctl: &Ctl) -> Result<Arc<Watched<ClientConfig>>, String> {
     Watched::new(files, move || client_config(&ctl))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
@@ -145,10 +142,10 @@ fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let chain = certificates(&tls.certfile)?;
+    let certificates = certificates(&tls.certfile)?;
     let key = private_key(&tls.keyfile, tls.keyfile_password.as_ref())?;
     let config =
-        builder.with_single_cert(chain, key).map_err(|e| unsuited(&e, &tls.certfile, &tls.keyfile))?;
+        builder.with_single_cert(certificates, key).map_err(|e| unsuited(&e, &tls.certfile, &tls.keyfile))?;
     Ok(Arc::new(config))
 }
 
@@ -165,6 +162,7 @@ fn client_config(ctl: &Ctl) -> Result<Arc<ClientConfig>, String> {
             Some(verifier.build().map_err(|e| format!("{}: {e}", file.display()))?)
         }
     };
+    // Members are known by addresses that their certificates need not tell (contract section 5).
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
@@ -190,16 +188,18 @@ fn unsuited(error: &Error, cert: &Path, key: &Path) -> String {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |e: rustls::pki_types::pem::Error| format!("{}: {e}", file.display());
-    let found: Vec<_> =
-        CertificateDer::pem_file_iter(file).map_err(wrong)?.collect::<Result<_, _>>().map_err(wrong)?;
-    if found.is_empty() {
-        return Err(format!("{}: there is no certificate in it (PEM)", file.display()));
-    }
-    Ok(found)
+    chain(file).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-fn authorities(file: &Path) -> Result<Arc<RootCertStore>, String> {
+/// The certificates in a PEM file, one at least. The error does not name the file.
+pub(crate) fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(|e| e.to_string())?.collect();
+    let all = all.map_err(|e| e.to_string())?;
+    if all.is_empty() { Err("there is no certificate in it (PEM)".to_owned()) } else { Ok(all) }
+}
+
+/// Those whose signatures count, from a PEM file. The error names the file.
+pub(crate) fn authorities(file: &Path) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         roots.add(certificate).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -234,58 +234,6 @@ fn private_key(file: &Path, password: Option<&Secret>) -> Result<PrivateKeyDer<'
     }
     PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|_| wrong("there is no private key in it (PEM)".to_owned()))
-}
-
-/// Trusts whom one of the authorities has signed, whatever its name: members are known by addresses that their
-/// certificates need not tell (contract section 5). Without authorities it trusts everybody.
-#[derive(Debug)]
-struct AnyName {
-    by_ca: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(by_ca) = &self.by_ca else { return Ok(ServerCertVerified::assertion()) };
-        match by_ca.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is looked at last, when all the rest is good.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

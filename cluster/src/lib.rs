@@ -17,5 +17,7 @@ pub mod settings;
 #[cfg(feature = "settings-file")]
 pub mod settings_file;
 pub mod store;
+#[cfg(feature = "tls")]
+pub mod trust;
 pub mod units;
 pub mod view;

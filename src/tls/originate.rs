@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgvane_cluster::trust::AnyName;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, Error};
 
 use super::{Identity, MinVersion, Part, TlsError, authorities, certificates, private_key, provider};
 
@@ -55,7 +53,7 @@ pub(crate) fn load(settings: &Originate) -> Result<Arc<ClientConfig>, TlsError> 
     let config = match by_ca {
         Some(verifier) if names_host => config.with_webpki_verifier(verifier),
         by_ca => {
-            let lenient = Lenient { by_ca, provider };
+            let lenient = AnyName { by_ca, provider };
             config.dangerous().with_custom_certificate_verifier(Arc::new(lenient))
         }
     };
@@ -76,55 +74,4 @@ pub(crate) fn load(settings: &Originate) -> Result<Arc<ClientConfig>, TlsError> 
     // Servers that know ALPN take it, the others pass over it.
     config.alpn_protocols = vec![super::ALPN.to_vec()];
     Ok(Arc::new(config))
-}
-
-/// Checks less than [`Verify::Full`]: not the name, or nothing but that the server has the key of what it shows.
-#[derive(Debug)]
-struct Lenient {
-    by_ca: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Lenient {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(by_ca) = &self.by_ca else { return Ok(ServerCertVerified::assertion()) };
-        match by_ca.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is looked at last, when all the rest is good.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

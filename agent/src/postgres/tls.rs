@@ -8,14 +8,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgvane_cluster::trust::AnyName;
+use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode};
@@ -25,6 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Role;
+use crate::tls::{authorities, chain, provider};
 
 /// PostgreSQL's request for TLS (documentation, "Message Formats", SSLRequest).
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -145,7 +143,7 @@ pub(super) async fn stream(host: &str, port: u16, role: &Role, again: bool) -> i
 
 /// What `sslmode`, `sslrootcert`, `sslcert` and `sslkey` ask for.
 fn client_config(connection: &BTreeMap<String, String>) -> Result<ClientConfig, String> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let file = |key: &str| connection.get(key).filter(|f| !f.is_empty()).map(PathBuf::from);
     let mode = connection.get("sslmode").map_or("", String::as_str);
     let roots = file("sslrootcert");
@@ -155,14 +153,9 @@ fn client_config(connection: &BTreeMap<String, String>) -> Result<ClientConfig, 
         }
         (None, _) => None,
         (Some(file), _) => {
-            let wrong = |why: String| format!("sslrootcert {}: {why}", file.display());
-            let mut store = RootCertStore::empty();
-            for certificate in certificates(file).map_err(wrong)? {
-                store.add(certificate).map_err(|e| wrong(e.to_string()))?;
-            }
-            let verifier =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build();
-            Some(verifier.map_err(|e| wrong(e.to_string()))?)
+            let roots = authorities(file).map_err(|e| format!("sslrootcert {e}"))?;
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+            Some(verifier.map_err(|e| format!("sslrootcert {}: {e}", file.display()))?)
         }
     };
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -171,14 +164,14 @@ fn client_config(connection: &BTreeMap<String, String>) -> Result<ClientConfig, 
     let config = match by_ca {
         Some(verifier) if mode == "verify-full" => config.with_webpki_verifier(verifier),
         by_ca => {
-            let lenient = Lenient { by_ca, provider };
+            let lenient = AnyName { by_ca, provider };
             config.dangerous().with_custom_certificate_verifier(Arc::new(lenient))
         }
     };
     let mut config = match (file("sslcert"), file("sslkey")) {
         (Some(cert), Some(key)) => {
             let wrong = |e: String| format!("sslcert {}, sslkey {}: {e}", cert.display(), key.display());
-            let chain = certificates(&cert).map_err(wrong)?;
+            let chain = chain(&cert).map_err(wrong)?;
             let private = PrivateKeyDer::from_pem_file(&key).map_err(|e| wrong(e.to_string()))?;
             config.with_client_auth_cert(chain, private).map_err(|e| wrong(e.to_string()))?
         }
@@ -187,63 +180,6 @@ fn client_config(connection: &BTreeMap<String, String>) -> Result<ClientConfig, 
     };
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(config)
-}
-
-fn certificates(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(|e| e.to_string())?.collect();
-    let all = all.map_err(|e| e.to_string())?;
-    if all.is_empty() { Err("there is no certificate in it (PEM)".to_owned()) } else { Ok(all) }
-}
-
-/// Checks less than `verify-full`: not the name, or nothing but that the server has the key of what it shows.
-#[derive(Debug)]
-struct Lenient {
-    by_ca: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Lenient {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let Some(by_ca) = &self.by_ca else { return Ok(ServerCertVerified::assertion()) };
-        match by_ca.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is looked at last, when all the rest is good.
-            Err(TlsError::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
