@@ -6,10 +6,8 @@ use std::process::Command;
 
 use pgvane_agent::api::check_document;
 use pgvane_cluster::ids::Revision;
-use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::settings::merge_patch;
 use pgvane_cluster::settings_file::nearest;
-use pgvane_cluster::store::{Compare, Store, Txn, Write as StoreWrite};
 use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
@@ -112,14 +110,7 @@ async fn apply_to(
     if !force {
         confirm(&format!("Apply these changes to {}?", target.scope))?;
     }
-    let key = target.space.path(&Key::Config);
-    let txn = Txn {
-        when: vec![Compare::ModRevisionIs(key.clone(), revision)],
-        then: vec![StoreWrite::Put(key, after.to_string().into_bytes(), None)],
-    };
-    if !target.store.txn(txn).await?.succeeded {
-        return fail("somebody else changed the configuration meanwhile; nothing was applied");
-    }
+    target.replace_config(after, revision, "applied").await?;
     say("Configuration changed\n")
 }
 

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use pgvane_cluster::keyspace::Key;
-use pgvane_cluster::store::{Compare, Store, Txn, Write};
-
 use crate::following::Following;
 use crate::members::names;
 use crate::target::Target;
@@ -28,14 +25,7 @@ pub(crate) async fn set(target: &Target, on: bool, wait: bool) -> Result<(), Fai
             map.remove("pause");
         }
     }
-    let key = target.space.path(&Key::Config);
-    let txn = Txn {
-        when: vec![Compare::ModRevisionIs(key.clone(), config.mod_revision)],
-        then: vec![Write::Put(key, document.to_string().into_bytes(), None)],
-    };
-    if !target.store.txn(txn).await?.succeeded {
-        return fail("somebody else changed the configuration meanwhile; nothing was changed");
-    }
+    target.replace_config(&document, config.mod_revision, "changed").await?;
     if wait {
         until_seen(target, on, config.value.settings.loop_wait).await?;
     }

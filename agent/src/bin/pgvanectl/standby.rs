@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{MemberRole, MemberState};
-use pgvane_cluster::store::{Compare, Store, Txn, Write};
 use serde_json::{Map, Value};
 
 use crate::following::Following;
@@ -85,14 +83,7 @@ async fn set(
             None => map.remove("standby_cluster"),
         };
     }
-    let key = target.space.path(&Key::Config);
-    let txn = Txn {
-        when: vec![Compare::ModRevisionIs(key.clone(), config.mod_revision)],
-        then: vec![Write::Put(key, document.to_string().into_bytes(), None)],
-    };
-    if !target.store.txn(txn).await?.succeeded {
-        return fail("somebody else changed the configuration meanwhile; nothing was changed");
-    }
+    target.replace_config(&document, config.mod_revision, "changed").await?;
     let done = Following::begin(target)
         .until(DONE_WITHIN, |view| {
             let record = &view.leader_member()?.record;

@@ -7,10 +7,12 @@ use pgvane_agent::config::{self, Ctl, Etcd, Login, Role, Secret};
 use pgvane_agent::peers::Caller;
 use pgvane_agent::timing::TimingOverrides;
 use pgvane_cluster::fold;
-use pgvane_cluster::keyspace::Keyspace;
-use pgvane_cluster::store::Store;
+use pgvane_cluster::ids::Revision;
+use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
+use pgvane_cluster::store::{Compare, Store, Txn, Write};
 use pgvane_cluster::view::ClusterView;
+use serde_json::Value;
 
 use crate::{Failed, fail};
 
@@ -171,6 +173,25 @@ impl Target {
             return fail(format!("there is no cluster under {} in the store", self.space.prefix()));
         }
         Ok(fold::from_snapshot(&self.space, &snapshot, None))
+    }
+
+    /// Replaces the dynamic configuration if it is still that of `revision`; otherwise the error says that nothing was
+    /// `done`.
+    pub(crate) async fn replace_config(
+        &self,
+        document: &Value,
+        revision: Revision,
+        done: &str,
+    ) -> Result<(), Failed> {
+        let key = self.space.path(&Key::Config);
+        let txn = Txn {
+            when: vec![Compare::ModRevisionIs(key.clone(), revision)],
+            then: vec![Write::Put(key, document.to_string().into_bytes(), None)],
+        };
+        if self.store.txn(txn).await?.succeeded {
+            return Ok(());
+        }
+        fail(format!("somebody else changed the configuration meanwhile; nothing was {done}"))
     }
 }
 
