@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use pgvane_cluster::settings::PostgresqlSettings;
+use pgvane_cluster::settings::{PostgresqlSettings, is_own_recovery_parameter};
 
 use super::files::{self, Files};
 use super::{Instance, PostgresError, standby_names};
@@ -29,9 +29,6 @@ const CONTROLLED: [(&str, &str, Option<u64>); 9] = [
 
 /// Settings that are ours alone.
 const OURS: [&str; 4] = ["listen_addresses", "port", "cluster_name", "hot_standby"];
-
-/// Settings of a standby that recovery reads; never taken from parameters.
-const RECOVERY: [&str; 3] = ["primary_conninfo", "primary_slot_name", "recovery_target_timeline"];
 
 /// Targets of recovery: a standby has none, whatever the operator's base file says.
 const TARGETS: [&str; 5] = [
@@ -97,8 +94,7 @@ pub fn ordinary(instance: &Instance, dynamic: &PostgresqlSettings) -> BTreeMap<S
     let all = dynamic.parameters.iter().chain(&instance.parameters);
     let elsewhere = |name: &str| {
         OURS.contains(&name)
-            || RECOVERY.contains(&name)
-            || name.starts_with("recovery_target")
+            || is_own_recovery_parameter(name)
             || CONTROLLED.iter().any(|(controlled, ..)| *controlled == name)
     };
     all.filter(|(name, _)| !elsewhere(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
@@ -325,10 +321,9 @@ pub(super) fn write_files(
 /// The recovery parameters that an operator set and that are not ours; local ones win.
 fn recovery(instance: &Instance, dynamic: &PostgresqlSettings) -> BTreeMap<String, String> {
     let all = dynamic.recovery_conf.iter().chain(&instance.recovery_conf);
-    let ours = |name: &str| RECOVERY.contains(&name) || name.starts_with("recovery_target");
     // Words of recovery.conf that no server of today knows.
     let gone = |name: &str| ["standby_mode", "trigger_file", "promote_trigger_file"].contains(&name);
-    let mine = all.filter(|(name, _)| !ours(name) && !gone(name));
+    let mine = all.filter(|(name, _)| !is_own_recovery_parameter(name) && !gone(name));
     mine.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 

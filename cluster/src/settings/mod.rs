@@ -106,7 +106,8 @@ impl SynchronousMode {
     }
 }
 
-/// Recovery parameters that the agent gives: those of `recovery_conf` are passed over (contract section 4).
+/// Recovery parameters that the agent gives: in `recovery_conf` and `parameters` they are passed over (contract
+/// section 4).
 pub fn is_own_recovery_parameter(name: &str) -> bool {
     name.starts_with("recovery_target") || ["primary_conninfo", "primary_slot_name"].contains(&name)
 }
