@@ -589,10 +589,15 @@ impl SyncRecord {
         self.sync_standby.as_deref().unwrap_or("").split(',').map(str::trim).filter(|s| !s.is_empty())
     }
 
+    /// Whether `name` is one of [`standbys`](Self::standbys); names compare without case, as in PostgreSQL.
+    pub fn has_standby(&self, name: &NodeName) -> bool {
+        self.standbys().any(|standby| standby.eq_ignore_ascii_case(name.as_str()))
+    }
+
     /// Whether `name` is the leader or a standby of the record; names compare without case, as in PostgreSQL.
     pub fn names(&self, name: &NodeName) -> bool {
-        let is = |s: &str| s.eq_ignore_ascii_case(name.as_str());
-        self.leader.as_ref().is_some_and(|l| is(l.as_str())) || self.standbys().any(is)
+        let leads = self.leader.as_ref().is_some_and(|l| l.as_str().eq_ignore_ascii_case(name.as_str()));
+        leads || self.has_standby(name)
     }
 
     /// Compact JSON.
@@ -707,5 +712,6 @@ mod tests {
     fn sync_names_ignore_case() {
         let s = SyncRecord::parse(br#"{"leader":"A","sync_standby":"b,C"}"#).expect("reads");
         assert!(s.names(&"a".into()) && s.names(&"c".into()) && !s.names(&"d".into()));
+        assert!(s.has_standby(&"c".into()) && !s.has_standby(&"a".into()));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pgvane_cluster::ids::{Epoch, Lsn, NodeName, Revision};
-use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, SyncRecord};
+use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState};
 use pgvane_cluster::view::{ClusterView, Unled};
 
 use super::freshness::Standing;
@@ -226,8 +226,7 @@ fn members(view: &ClusterView) -> Vec<MemberPlan> {
 }
 
 fn is_sync(view: &ClusterView, name: &NodeName) -> bool {
-    let names = |key: &SyncRecord| key.standbys().any(|standby| standby.eq_ignore_ascii_case(name.as_str()));
-    view.sync.as_ref().is_some_and(|key| names(&key.value))
+    view.sync.as_ref().is_some_and(|key| key.value.has_standby(name))
 }
 
 /// The leader's last known position: the later of what it wrote to `status` and to its own record.
@@ -261,7 +260,7 @@ fn readable(record: &MemberRecord, lag: Option<u64>) -> Result<(), NotReadable> 
 #[cfg(test)]
 mod tests {
     use pgvane_cluster::ids::Timeline;
-    use pgvane_cluster::records::{NativeMember, StatusRecord, Tags};
+    use pgvane_cluster::records::{NativeMember, StatusRecord, SyncRecord, Tags};
     use pgvane_cluster::view::{LeaderKey, Member, Versioned};
 
     use super::*;

@@ -103,7 +103,7 @@ pub(super) fn instant(text: &str) -> Option<Timestamp> {
 /// Whether commits wait for `name`: `sync` by name, `quorum` as one of several, `None` not at all.
 pub fn listed(view: &ClusterView, name: &NodeName) -> Option<&'static str> {
     let sync = view.sync.as_ref().map(|v| &v.value).filter(|r| r.leader.is_some())?;
-    let named = sync.standbys().any(|n| n.eq_ignore_ascii_case(name.as_str()));
+    let named = sync.has_standby(name);
     let kind = match view.settings().synchronous_mode {
         SynchronousMode::Off => return None,
         SynchronousMode::On => "sync",

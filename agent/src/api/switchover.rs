@@ -121,10 +121,7 @@ pub(super) fn candidates(wish: &Wish, view: &ClusterView) -> Result<Vec<(NodeNam
         return impossible("leader name does not match".to_owned());
     }
     let by_name = view.settings().synchronous_mode == SynchronousMode::On;
-    let in_sync = |name: &NodeName| {
-        let sync = view.sync.as_ref().map(|s| &s.value);
-        sync.is_some_and(|s| s.standbys().any(|n| n.eq_ignore_ascii_case(name.as_str())))
-    };
+    let in_sync = |name: &NodeName| view.sync.as_ref().is_some_and(|sync| sync.value.has_standby(name));
     let chosen: Vec<_> = match &wish.candidate {
         Some(name) => {
             if wish.kind == Kind::Switchover && by_name && !in_sync(name) {

@@ -34,10 +34,6 @@ pub fn member(world: &World, identity: &Identity) -> MemberRecord {
     record.proxy_url.clone_from(&identity.proxy_url);
     record.version = Some(PATRONI_VERSION.to_owned());
     record.tags = sync::shown_tags(world);
-    if restart::leaves_sync(world) {
-        record.tags.0.insert("nosync".to_owned(), true.into());
-        record.tags.0.insert("sync_priority".to_owned(), 0.into());
-    }
     record.pause = world.settings.pause.then_some(true);
     // A record of texts and numbers cannot fail to become JSON.
     record.scheduled_restart =

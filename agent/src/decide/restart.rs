@@ -285,9 +285,8 @@ pub(super) fn leaves_sync(world: &World) -> bool {
 }
 
 fn is_waited_for(world: &World, view: &ClusterView) -> bool {
-    let names_us = |name: &str| name.eq_ignore_ascii_case(world.me.as_str());
     let sync = view.sync.as_ref().map(|s| &s.value).filter(|s| s.leader.is_some());
-    world.settings.synchronous_mode.is_on() && sync.is_some_and(|s| s.standbys().any(names_us))
+    world.settings.synchronous_mode.is_on() && sync.is_some_and(|s| s.has_standby(&world.me))
 }
 
 /// The start of a standby that was stopped to be restarted.

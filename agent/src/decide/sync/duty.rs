@@ -10,6 +10,7 @@ use super::names::StandbyNames;
 use super::succession::heritage;
 use super::{mode, record};
 use crate::decide::action::{Action, Decision, Reason};
+use crate::decide::restart;
 use crate::decide::world::{LocalRole, Process, Slot, Sql, World};
 
 /// A standby's server has in force what commits would have to wait for if it were promoted now, so that a promotion
@@ -47,16 +48,17 @@ pub(in crate::decide) fn leave(world: &World, view: &ClusterView) -> Option<Deci
     if !serves_as_standby(world, view) || mode(&world.settings) == SynchronousMode::Off {
         return None;
     }
-    let is_listed = record(view)?.value.standbys().any(|n| n.eq_ignore_ascii_case(world.me.as_str()));
+    let is_listed = record(view)?.value.has_standby(&world.me);
     let until = world.memory.sync.leaving_since? + world.settings.loop_wait * 2;
     (is_listed && world.now < until).then(|| world.wait_until(until, Reason::LeavingSync))
 }
 
-/// The tags that this node publishes: while it is about to stop, that it must not be waited for.
+/// The tags that this node publishes: while its server is about to stop, that it must not be waited for.
 pub fn shown_tags(world: &World) -> Tags {
     let mut tags = world.tags.clone();
     let is_leaving = world.memory.shutdown && !world.settings.pause;
-    if is_leaving && world.dcs.last_view().is_some_and(|view| serves_as_standby(world, view)) {
+    let ends = is_leaving && world.dcs.last_view().is_some_and(|view| serves_as_standby(world, view));
+    if ends || restart::leaves_sync(world) {
         tags.0.insert("nosync".to_owned(), true.into());
         tags.0.insert("sync_priority".to_owned(), 0.into());
     }
