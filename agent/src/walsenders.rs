@@ -58,8 +58,8 @@ impl Drop for Walsenders {
 }
 
 /// Walsenders of standbys that have connected again from the same address: nobody listens to them, and they count
-/// as synchronous standbys until TCP or `wal_sender_timeout` notices. Only members are standbys by that name: a tool
-/// that copies has two connections under one name, and needs both.
+/// as synchronous standbys until TCP or `wal_sender_timeout` notices. Only members are standbys by that name, and
+/// only what sends them WAL is ended: a tool that copies has two connections under one name, and needs both.
 pub fn left_behind(all: &[Walsender], members: &[&NodeName]) -> Vec<i32> {
     let is_member =
         |w: &&Walsender| members.iter().any(|name| name.as_str().eq_ignore_ascii_case(&w.application_name));
@@ -67,6 +67,7 @@ pub fn left_behind(all: &[Walsender], members: &[&NodeName]) -> Vec<i32> {
         newer.pid != older.pid
             && newer.application_name.eq_ignore_ascii_case(&older.application_name)
             && (&newer.usename, &newer.client_addr) == (&older.usename, &older.client_addr)
+            && matches!(older.state.as_str(), "streaming" | "catchup")
             && newer.state == "streaming"
             && newer.connected_epoch > older.connected_epoch
     };
@@ -103,9 +104,12 @@ mod tests {
 
     #[test]
     fn a_copy_keeps_both_its_connections() {
-        let copy =
-            [walsender(1, "pg_basebackup", "backup", 1.0), walsender(2, "pg_basebackup", "streaming", 2.0)];
-        assert!(left_behind(&copy).is_empty());
+        for name in ["pg_basebackup", "pg2"] {
+            for state in ["startup", "backup"] {
+                let copy = [walsender(1, name, state, 1.0), walsender(2, name, "streaming", 2.0)];
+                assert!(left_behind(&copy).is_empty(), "{name} {state}");
+            }
+        }
     }
 
     #[test]

@@ -170,8 +170,8 @@ async fn pg_basebackup(
     if !instance.basebackup.iter().any(|o| o.starts_with("--checkpoint")) {
         command.arg("--checkpoint=fast");
     }
-    let connection =
-        settings::tool_connection(instance, &instance.replication, source, instance.member.as_str());
+    // Not the member's name: a copy that streams under it would count as that standby.
+    let connection = settings::tool_connection(instance, &instance.replication, source, "pg_basebackup");
     command.arg(format!("--dbname={connection}")).args(&instance.basebackup);
     instance.run("pg_basebackup", command).await.map(drop)
 }
