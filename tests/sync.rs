@@ -15,10 +15,12 @@ const TTL_S: u32 = 3;
 
 const QUORUM: &str = "synchronous_mode = \"quorum\"\n";
 
+const STRICT: &str = "synchronous_mode = true\nsynchronous_mode_strict = true\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_mode_loses_no_acknowledged_row_and_says_when_it_cannot_write() {
-    let mut stage = Stage::open(TTL_S, "").await;
-    stage.configure(json!({"synchronous_mode": "on", "synchronous_mode_strict": true})).await;
+    // From the first moment on: the first standby has to be made while nobody can confirm a commit.
+    let mut stage = Stage::open(TTL_S, STRICT).await;
     stage.in_sync(1).await;
 
     // The whole node of the primary, again and again: agent and server, and the guard once.
