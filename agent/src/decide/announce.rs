@@ -132,14 +132,16 @@ pub fn status(world: &World) -> Option<(Epoch, StatusRecord)> {
 }
 
 /// The failsafe list as it should be, when this node leads and the key says otherwise: every member with an API
-/// address, or nobody once failsafe_mode is off.
+/// address, or nobody once failsafe_mode is off. Not before our own record is back: whom the list leaves out may not
+/// race, and if we were the only one that may lead, nobody ever would.
 pub fn failsafe(world: &World) -> Option<(Epoch, FailsafeRecord)> {
     let Dcs::Known(view) = &world.dcs else { return None };
     let epoch = serving_epoch(world)?;
     let seen = view.failsafe.as_ref();
     if world.settings.failsafe_mode {
         let list = failsafe_list(view);
-        return (seen != Some(&list)).then_some((epoch, list));
+        let differs = seen != Some(&list) && list.0.contains_key(&world.me);
+        return differs.then_some((epoch, list));
     }
     seen.is_some_and(|list| !list.0.is_empty()).then(|| (epoch, FailsafeRecord::default()))
 }

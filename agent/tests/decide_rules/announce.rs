@@ -199,6 +199,22 @@ fn the_failsafe_list_is_written_when_it_differs() {
     assert_eq!(failsafe(&world), None);
 }
 
+/// Whom the list leaves out may not race.
+#[test]
+fn a_leader_writes_no_failsafe_list_without_itself() {
+    let mut world = leading();
+    world.settings.failsafe_mode = true;
+    edit(&mut world, |view| {
+        view.failsafe = None;
+        view.members.retain(|name, _| name.as_str() != ME);
+    });
+    assert_eq!(failsafe(&world), None);
+    let mut world = leading();
+    world.settings.failsafe_mode = true;
+    edit(&mut world, |view| view.failsafe = None);
+    assert!(failsafe(&world).is_some());
+}
+
 #[test]
 fn the_failsafe_list_is_emptied_once_the_mode_is_off() {
     let mut world = leading();

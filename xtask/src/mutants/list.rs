@@ -220,6 +220,13 @@ pub const MUTANTS: &[Mutant] = &[
         after: "watch.deadline = watch.deadline.max(deadline).max(now + watch.ttl);",
         story: "the guard counts the lease from when it hears of the renewal",
     },
+    Mutant {
+        name: "list-without-leader",
+        file: "agent/src/decide/announce.rs",
+        before: "let differs = seen != Some(&list) && list.0.contains_key(&world.me);",
+        after: "let differs = seen != Some(&list);",
+        story: "a leader whose member key the store has lost may not race for what it loses next",
+    },
 ];
 
 #[cfg(test)]
