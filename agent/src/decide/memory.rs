@@ -195,7 +195,7 @@ impl Memory {
             Action::AskFailsafe { .. } => self.consent_asked_at = Some(now),
             Action::Release { epoch, .. } => self.released = Some(Released { epoch: *epoch, done: false }),
             Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => self.sync.settled = None,
-            Action::SetStandbyNames { .. } => self.sync.names = None,
+            Action::SetStandbyNames { names, .. } => self.sync.names_change(names.as_deref()),
             Action::StartPrimary => self.sync.started_at = Some(now),
             Action::Wait
             | Action::RaceInitialize

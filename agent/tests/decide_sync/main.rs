@@ -32,6 +32,44 @@ proptest! {
     }
 }
 
+/// Courses that broke it once.
+#[test]
+fn regressions() {
+    use Op::{Agent, Checkpointer, Commit, Die, Failover, NoSync, Receive, Return, Settings, Walsender};
+    use pgvane_cluster::settings::SynchronousMode::{Off, On, Quorum};
+    let turns = |n: usize| vec![Agent(0); n];
+    let courses = [
+        vec![
+            turns(7),
+            vec![NoSync(0, true), Die(3)],
+            turns(4),
+            vec![Die(2), Commit],
+            turns(2),
+            vec![Return(2)],
+            turns(2),
+            vec![Agent(1), Agent(0), Checkpointer, Agent(0), Receive(2)],
+            turns(3),
+            vec![Walsender(2)],
+            turns(2),
+            vec![Commit],
+        ],
+        vec![
+            vec![NoSync(2, true), Settings(Quorum, false, 1), NoSync(0, true)],
+            turns(7),
+            vec![Failover(34, 0), Agent(0), Settings(Off, false, 1)],
+            turns(2),
+            vec![Settings(On, false, 1)],
+        ],
+    ];
+    for course in courses.map(|parts| parts.concat()) {
+        let mut model = Model::new();
+        for (n, op) in course.iter().enumerate() {
+            model.play(op);
+            assert_eq!(model.check(), Ok(()), "after {op:?}, number {n} of {course:?}");
+        }
+    }
+}
+
 /// The property must be able to fail.
 #[test]
 fn the_model_notices_a_commit_that_nobody_confirmed() {

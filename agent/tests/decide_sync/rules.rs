@@ -646,7 +646,47 @@ fn a_crash_hands_over_to_who_surely_holds_all() {
     check(&world, &Action::PollPeers, &Reason::Crashed);
     world.memory.sync.started_at = None;
     world.settings.synchronous_mode = SynchronousMode::Off;
+    edit(&mut world, |view| view.sync = None);
     check(&world, &Action::StartPrimary, &Reason::Crashed);
+}
+
+/// Else it would name somebody who lacks what is acknowledged without him, and the mode may come back.
+#[test]
+fn a_mode_that_was_switched_off_ends_before_the_next_primary_serves() {
+    let mut started = confirmed();
+    stopped(&mut started, DataDir::Present(control(false, false)));
+    let mut promoted = won(SynchronousMode::On);
+    for world in [&mut started, &mut promoted] {
+        world.settings.synchronous_mode = SynchronousMode::Off;
+        let revision = world.dcs.last_view().and_then(|v| v.sync.as_ref()).expect("a rule").mod_revision;
+        check(world, &Action::DeleteSyncKey { epoch: EPOCH, revision }, &Reason::SyncIsOff);
+        busy(world, Slot::SyncKey, "delete_sync_key");
+        check(world, &Action::Wait, &Reason::SyncFirst);
+        world.local.ongoing.clear();
+        edit(world, |view| view.sync = None);
+    }
+    check(&started, &Action::StartPrimary, &Reason::NotRunning);
+    check(&promoted, &Action::Promote { epoch: EPOCH }, &Reason::WonKey);
+}
+
+/// A process of the server that has read the empty value lets commits go until it is seen to have read another.
+#[test]
+fn a_change_to_nobody_that_may_have_happened_has_to_be_proven_undone() {
+    let mut memory = confirmed().memory;
+    assert_eq!(memory.sync.waits, Some(EPOCH));
+    memory.begin(NOW, &set("pg3"));
+    memory.absorb(NOW, &Outcome::StandbyNamesUnknown);
+    assert_eq!(memory.sync.waits, Some(EPOCH), "both values wait");
+    memory.begin(NOW, &set(""));
+    memory.absorb(NOW, &Outcome::StandbyNamesUnknown);
+    assert_eq!(memory.sync.waits, None);
+    // Whatever is said to be in force.
+    let mut world = confirmed();
+    rule(&mut world, ME, 0, "", WRITTEN);
+    world.memory.sync.waits = None;
+    world.memory.sync.names = None;
+    let proven = Action::SetStandbyNames { names: Some("pg1".to_owned()), epoch: Some(EPOCH), prove: true };
+    check(&world, &proven, &Reason::SyncChanges);
 }
 
 #[test]

@@ -227,6 +227,20 @@ pub const MUTANTS: &[Mutant] = &[
         after: "let differs = seen != Some(&list);",
         story: "a leader whose member key the store has lost may not race for what it loses next",
     },
+    Mutant {
+        name: "waits-after-nobody",
+        file: "agent/src/decide/sync/mod.rs",
+        before: "self.waits = self.waits.filter(|_| waits(names));",
+        after: "",
+        story: "commits are taken to wait although a change to nobody, whose end is unknown, may have let them go",
+    },
+    Mutant {
+        name: "serves-over-an-old-rule",
+        file: "agent/src/decide/sync/succession.rs",
+        before: "let left = record(view)?;",
+        after: "let left = record(view).filter(|_| false)?;",
+        story: "with synchronous mode off a primary serves while the key still names standbys",
+    },
 ];
 
 #[cfg(test)]

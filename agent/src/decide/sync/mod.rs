@@ -67,10 +67,21 @@ pub struct InForce {
     pub noted: Option<(Epoch, Lsn)>,
 }
 
+fn waits(names: Option<&str>) -> bool {
+    names.is_some_and(|names| names::StandbyNames::parse(names).waits())
+}
+
 impl Memory {
+    /// The server's value is about to become `names`: whether it has or not, a process of the server that has read
+    /// a value that waits for nobody goes on by it until it was seen to have read another.
+    pub(super) fn names_change(&mut self, names: Option<&str>) {
+        self.names = None;
+        self.waits = self.waits.filter(|_| waits(names));
+    }
+
     /// The server has `value` in force.
     pub(super) fn names_are(&mut self, now: Tick, value: &InForce) {
-        let waits = value.names.as_deref().is_some_and(|names| names::StandbyNames::parse(names).waits());
+        let waits = waits(value.names.as_deref());
         self.waits = value.noted.map(|(epoch, _)| epoch).filter(|_| waits);
         self.names_at = Some(now);
         self.names = Some(value.clone());

@@ -19,7 +19,7 @@ pub(in crate::decide) fn before_serving(
     key: &LeaderKey,
 ) -> Option<Decision> {
     if mode(&world.settings) == SynchronousMode::Off {
-        return None;
+        return wind_up_first(world, view, key);
     }
     if !world.free(Slot::SyncKey) || !world.free(Slot::StandbyNames) {
         // The guard need not wait for it.
@@ -43,6 +43,18 @@ pub(in crate::decide) fn before_serving(
         return Some(upkeep::write(world, view, key, &Held::of(&ours.value)));
     }
     names_first(world, view, key)
+}
+
+/// The mode was switched off while nobody led: what is acknowledged from now on is on nobody that `sync` still names,
+/// and the mode may be switched on again before a leader that serves would delete the key.
+fn wind_up_first(world: &World, view: &ClusterView, key: &LeaderKey) -> Option<Decision> {
+    let left = record(view)?;
+    Some(if world.free(Slot::SyncKey) {
+        let action = Action::DeleteSyncKey { epoch: key.epoch, revision: left.mod_revision };
+        world.act(action, Reason::SyncIsOff)
+    } else {
+        world.wait_briefly(Reason::SyncFirst)
+    })
 }
 
 /// A standby that is to be promoted has to have the right value in force; one that is to be started is started

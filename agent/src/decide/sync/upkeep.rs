@@ -45,7 +45,7 @@ pub(in crate::decide) fn keep(world: &World, view: &ClusterView, key: &LeaderKey
     };
     match machine::step(now, &aim, |name| sql.replication.confirmed(name)) {
         Step::Write(rule) => Some(write(world, view, key, &rule)),
-        Step::Set(names) => Some(set(world, key, &names)),
+        Step::Set(names) => Some(set(world, key, &in_force, &names)),
         Step::Await(names) => Some(look_again(world, sql, Reason::StandbysCatchUp(listed(&names)))),
         Step::Done => blocked(world, sql, &in_force, &aim),
     }
@@ -92,12 +92,13 @@ fn record(world: &World, rule: &Held) -> SyncRecord {
     }
 }
 
-fn set(world: &World, key: &LeaderKey, names: &StandbyNames) -> Decision {
+fn set(world: &World, key: &LeaderKey, in_force: &StandbyNames, names: &StandbyNames) -> Decision {
+    // Until commits were seen to wait, they may not although the value is in force.
+    let wait = in_force.waits() && world.memory.sync.waits == Some(key.epoch);
     let action = Action::SetStandbyNames {
         names: Some(names.to_string()),
         epoch: Some(key.epoch),
-        // Until commits were seen to wait, they may not although the value is in force.
-        prove: names.waits() && world.memory.sync.waits != Some(key.epoch),
+        prove: names.waits() && !wait,
     };
     world.act(action, Reason::SyncChanges)
 }
