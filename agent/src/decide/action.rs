@@ -341,6 +341,8 @@ pub enum Reason {
     WrongUpstream,
     /// It has not streamed for too long although the leader serves, or its history parted from the leader's.
     CannotStream,
+    /// PostgreSQL has been starting for long as a standby of nobody, or of somebody who leads no more.
+    StartsOfNobody,
     /// Something failed a moment ago; it is tried again later.
     BackOff,
     /// Nobody leads; the others' positions are needed.
@@ -468,6 +470,9 @@ impl fmt::Display for Reason {
             Reason::Starting => f.write_str("PostgreSQL starts"),
             Reason::WrongUpstream => f.write_str("PostgreSQL follows another server than it should"),
             Reason::CannotStream => f.write_str("PostgreSQL cannot stream from the leader"),
+            Reason::StartsOfNobody => {
+                f.write_str("PostgreSQL has been starting for long and may need WAL of the leader, whom it does not follow")
+            }
             Reason::BackOff => f.write_str("the last attempt failed; trying again shortly"),
             Reason::RaceNeedsAnswers => f.write_str("nobody leads; asking the others for their positions"),
             Reason::PrimaryAlive(name) => write!(f, "{name} still answers as a primary"),

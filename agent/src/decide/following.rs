@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use pgvane_cluster::clock::Tick;
 use pgvane_cluster::reigns::Lineage;
 use pgvane_cluster::view::{ClusterView, LeaderKey};
 
-use super::action::{Action, Decision, Reason};
+use super::action::{Action, Decision, Reason, StopMode};
 use super::reign::{self, Word};
 use super::world::{Process, Sql, Upstream, World};
 use super::{candidate, reinit, restart, sync};
@@ -33,6 +34,12 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
         // leader that serves. Of nobody at first: which timelines a stopped server has WAL of shows when it runs.
         Process::Absent if super::data::is_stopped_primary(world) => not_serving(),
         Process::Absent => world.act(Action::StartStandby { upstream: None }, Reason::NotRunning),
+        Process::Starting { since }
+            if leader_serves
+                && lacks_wal(world, since, [&leader, &wanted_upstream(world, view, &leader)]) =>
+        {
+            world.act(Action::Stop { how: StopMode::Fast }, Reason::StartsOfNobody)
+        }
         Process::Starting { .. } => world.wait(Reason::Starting),
         Process::Stopping => world.wait(Reason::Busy(super::Slot::Postgres)),
         Process::Running => restart::of_standby(world, view).unwrap_or_else(|| match &world.local.sql {
@@ -40,6 +47,14 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
             Some(sql) => follow(world, view, key, sql, &leader, leader_serves),
         }),
     }
+}
+
+/// Whether a server that starts may never come to answer: the data of a copy or of a rewind are not consistent
+/// before it has WAL that only a leader has, and it was not pointed at one of `right` by this agent. It is stopped
+/// once, and rejoins.
+fn lacks_wal(world: &World, since: Tick, right: [&Upstream; 2]) -> bool {
+    let is_right = world.memory.pointed_at.as_ref().is_some_and(|upstream| right.contains(&upstream));
+    world.now.since(since) > STARVED_LIMIT && !is_right
 }
 
 /// Compares histories with the leader, once it has told its own.

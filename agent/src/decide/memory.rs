@@ -13,7 +13,7 @@ use super::reinit::Reinit;
 use super::restart::{Restart, ScheduledRestart};
 use super::schedule::Wall;
 use super::sync;
-use super::world::{Dcs, Local, Process, Slot};
+use super::world::{Dcs, Local, Process, Slot, Upstream};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +94,8 @@ pub struct Memory {
     pub gave_up_bootstrap: Revision,
     /// Since when a running standby has not streamed although a leader is there.
     pub not_streaming_since: Option<Tick>,
+    /// Whom this agent last started our server to follow, or pointed it at.
+    pub pointed_at: Option<Upstream>,
     /// How far the bootstrap of a new cluster is, while one is under way here and after it failed.
     pub bootstrap: Option<Progress>,
     /// When the command that is run before a promotion last forbade it.
@@ -197,6 +199,10 @@ impl Memory {
             Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => self.sync.settled = None,
             Action::SetStandbyNames { names, .. } => self.sync.names_change(names.as_deref()),
             Action::StartPrimary => self.sync.started_at = Some(now),
+            Action::StartStandby { upstream } => self.pointed_at.clone_from(upstream),
+            Action::Rejoin { leader: upstream } | Action::Follow { upstream } => {
+                self.pointed_at = Some(upstream.clone());
+            }
             Action::Wait
             | Action::RaceInitialize
             | Action::Bootstrap
@@ -204,9 +210,6 @@ impl Memory {
             | Action::WriteConfig
             | Action::Clone { .. }
             | Action::CloneAlone
-            | Action::StartStandby { .. }
-            | Action::Rejoin { .. }
-            | Action::Follow { .. }
             | Action::PollPeers
             | Action::Campaign
             | Action::TakeOverKey

@@ -293,6 +293,7 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
         | Reason::NotRunning
         | Reason::WrongUpstream
         | Reason::CannotStream
+        | Reason::StartsOfNobody
         | Reason::BackOff
         | Reason::RaceNeedsAnswers
         | Reason::BestCandidate

@@ -1,7 +1,7 @@
 //! While another member leads this node runs as its standby.
 
-use pgvane_agent::decide::action::{Action, Reason};
-use pgvane_agent::decide::world::{DataDir, Guard, Process, Slot, World};
+use pgvane_agent::decide::action::{Action, Reason, StopMode};
+use pgvane_agent::decide::world::{DataDir, Guard, Process, Slot, Upstream, World};
 use pgvane_cluster::ids::{Epoch, Lsn, Timeline};
 use pgvane_cluster::records::{MemberRole, Tags};
 
@@ -79,6 +79,38 @@ fn a_server_that_starts_or_stops_is_waited_for() {
     check_wait(&world, &Reason::Starting);
     world.local.process = Process::Stopping;
     check_wait(&world, &Reason::Busy(Slot::Postgres));
+}
+
+/// A copy or a rewound server that was started before a leader was known never comes to answer by itself.
+#[test]
+fn a_server_that_starts_for_long_and_follows_no_leader_is_stopped_to_rejoin() {
+    let stop = Action::Stop { how: StopMode::Fast };
+    let mut world = following();
+    world.local.process = Process::Starting { since: NOW - ms(5001) };
+    check(&world, &stop, &Reason::StartsOfNobody);
+    let leader = world.upstream(&"pg1".into()).expect("an address");
+    let other = Upstream { name: "pg3".into(), ..leader.clone() };
+    for (action, is_right) in [
+        (Action::StartStandby { upstream: None }, false),
+        (Action::Rejoin { leader: other.clone() }, false),
+        (Action::Follow { upstream: other }, false),
+        (Action::StartStandby { upstream: Some(leader.clone()) }, true),
+        (Action::Rejoin { leader: leader.clone() }, true),
+        (Action::Follow { upstream: leader }, true),
+    ] {
+        world.memory.begin(NOW, &action);
+        if is_right {
+            check_wait(&world, &Reason::Starting);
+        } else {
+            check(&world, &stop, &Reason::StartsOfNobody);
+        }
+    }
+    world.memory.begin(NOW, &Action::StartStandby { upstream: None });
+    world.local.process = Process::Starting { since: NOW - ms(5000) };
+    check_wait(&world, &Reason::Starting);
+    world.local.process = Process::Starting { since: NOW - ms(60_000) };
+    not_serving(&mut world);
+    check_wait(&world, &Reason::Starting);
 }
 
 #[test]

@@ -83,8 +83,7 @@ pub fn run(options: &Options) -> Result<(), String> {
 
 /// What the tests of the core say of the tree, and the simulation where they say nothing.
 fn try_all(tree: &Tree, build: &std::path::Path, options: &Options) -> Result<Caught, String> {
-    let tests =
-        ["--package", "pgvane-agent", "--lib", "--test", "decide_*"];
+    let tests = ["--package", "pgvane-agent", "--lib", "--test", "decide_*"];
     let by_tests = try_one(tree, build, &tests, &[])?;
     if by_tests.is_some() && !options.both {
         return Ok(Caught { by_tests, by_simulation: None });
