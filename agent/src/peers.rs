@@ -57,6 +57,9 @@ pub struct PeerStatus {
     pub timeline: Option<Timeline>,
     /// Primary: flushed WAL; standby: the larger of received and replayed.
     pub position: Lsn,
+    /// Whether it says that its position is from before it was asked (`GET /patroni?fresh`). A Patroni daemon asks its
+    /// server each time.
+    pub stale: bool,
     /// Its tags.
     pub tags: Tags,
     /// Whether its watchdog keeps it from leading.
@@ -95,6 +98,7 @@ impl PeerStatus {
                 .or(number("received_location").max(number("replayed_location")))
                 .unwrap_or(0)),
             tags,
+            stale: flag("stale"),
             watchdog_failed: flag("watchdog_failed"),
             failsafe_active: flag("failsafe_mode_is_active"),
             role,

@@ -187,15 +187,22 @@ impl<S: Store> Api<S> {
         timeout(JUDGED_WITHIN, answer).await.ok().and_then(Result::ok).ok_or_else(silent)
     }
 
-    /// `?fresh`: the server is asked first, for a member that compares positions; its answer is waited for briefly.
+    /// `?fresh`: the server is asked first, for a member that compares positions. Its answer is waited for briefly;
+    /// what is older then is told as `"stale": true`, for it is no vote.
     async fn patroni(&self, query: &Query) -> Reply {
         let now = Tick::now();
-        if query.contains_key("fresh") && self.commands.try_send(Command::Refresh).is_ok() {
+        let is_fresh = |s: &Arc<ApiSnapshot>| s.local.asked_at.is_none_or(|at| at >= now);
+        let wanted = query.contains_key("fresh");
+        if wanted && self.commands.try_send(Command::Refresh).is_ok() {
             let mut snapshots = self.snapshots.clone();
-            let asked = snapshots.wait_for(|s| s.local.asked_at.is_none_or(|at| at >= now));
-            let _ = timeout(FRESH_WITHIN, asked).await;
+            let _ = timeout(FRESH_WITHIN, snapshots.wait_for(is_fresh)).await;
         }
-        json(StatusCode::OK, &body::patroni(&self.snapshot(), Tick::now()))
+        let snapshot = self.snapshot();
+        let mut body = body::patroni(&snapshot, Tick::now());
+        if wanted && !is_fresh(&snapshot) {
+            body["stale"] = true.into();
+        }
+        json(StatusCode::OK, &body)
     }
 
     /// The cluster as the store has it at this moment.

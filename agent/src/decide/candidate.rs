@@ -191,7 +191,9 @@ fn compare(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict
     };
     let mut before = Vec::new();
     for (name, answer) in world.peers.answers.iter().filter(|(name, _)| **name != world.me) {
-        let Peer::Answered { is_primary, running, timeline, position, tags } = answer else { continue };
+        let Peer::Answered { is_primary, running, timeline, position, fresh, tags } = answer else {
+            continue;
+        };
         if *is_primary {
             return again(Reason::PrimaryAlive(name.clone()));
         }
@@ -199,7 +201,7 @@ fn compare(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict
         let (our_epoch, their_epoch) = epochs(world, view, name, timeline, sql);
         let theirs = (timeline, their_epoch, *position);
         let ours = (sql.timeline, our_epoch, sql.position);
-        if rule.is_voter(name) && *running && *position > Lsn(0) && theirs <= ours {
+        if rule.is_voter(name) && *running && *fresh && *position > Lsn(0) && theirs <= ours {
             votes += 1;
         }
         if !running || !tags.may_lead() || !rule.admits(name) || (theirs > ours && rule.was_led_by(name)) {

@@ -262,6 +262,8 @@ pub enum Peer {
         timeline: Option<Timeline>,
         /// Its position.
         position: Lsn,
+        /// Whether it read its position after it was asked. An older one may lack what the member has confirmed since.
+        fresh: bool,
         /// Its tags.
         tags: Tags,
     },

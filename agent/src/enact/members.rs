@@ -16,7 +16,7 @@ use crate::decide::memory::Consent;
 use crate::decide::world::{Peer, Peers, Slot};
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient};
-use crate::peers::PeerAnswer;
+use crate::peers::{PeerAnswer, at};
 
 /// How long the others get to tell their positions. Whoever leads decides on what came in by then.
 const POLL_LIMIT: Duration = Duration::from_millis(250);
@@ -35,7 +35,7 @@ pub(super) async fn poll<S: Store>(ctx: &Context<S>, view: Option<&ClusterView>)
         .iter()
         .flat_map(|v| v.members.iter())
         .filter(|(name, _)| **name != ctx.me)
-        .filter_map(|(name, m)| Some((name.clone(), m.record.api_url.clone()?)))
+        .filter_map(|(name, m)| Some((name.clone(), at(m.record.api_url.as_ref()?, "/patroni?fresh"))))
         .collect();
     let slow = view.is_some_and(ClusterView::has_patroni_member);
     let limit = if slow { PATRONI_POLL_LIMIT } else { POLL_LIMIT };
@@ -53,6 +53,7 @@ fn peer(answer: PeerAnswer) -> Peer {
             running: status.running,
             timeline: status.timeline,
             position: status.position,
+            fresh: !status.stale,
             tags: if status.watchdog_failed { barred(status.tags) } else { status.tags },
         },
     }

@@ -45,6 +45,7 @@ fn racer(base: &World, me: (&str, &Stand), rival: (&str, &Stand), elapsed: Durat
         running: true,
         timeline: Some(rival.1.timeline),
         position: rival.1.position,
+        fresh: true,
         tags: rival.1.tags.clone(),
     };
     world.peers =

@@ -371,12 +371,13 @@ fn guard() -> impl Strategy<Value = Guard> {
 }
 
 fn peers() -> BoxedStrategy<Peers> {
-    let answered = (any::<bool>(), any::<bool>(), of(timeline()), lsn(), tags()).prop_map(
-        |(is_primary, running, timeline, position, tags)| Peer::Answered {
+    let answered = (any::<bool>(), any::<bool>(), of(timeline()), lsn(), any::<bool>(), tags()).prop_map(
+        |(is_primary, running, timeline, position, fresh, tags)| Peer::Answered {
             is_primary,
             running,
             timeline,
             position,
+            fresh,
             tags,
         },
     );

@@ -37,7 +37,7 @@ fn priority(n: i64) -> Tags {
 
 fn answer(world: &mut World, timeline: Option<u32>, position: Lsn, tags: Tags) {
     let timeline = timeline.map(Timeline);
-    let answer = Peer::Answered { is_primary: false, running: true, timeline, position, tags };
+    let answer = Peer::Answered { is_primary: false, running: true, timeline, position, fresh: true, tags };
     world.peers.answers = [("pg3".into(), answer)].into();
 }
 
@@ -248,6 +248,7 @@ fn a_primary_that_still_answers_must_step_down_first() {
         running: true,
         timeline: Some(Timeline(1)),
         position: Lsn(1),
+        fresh: true,
         tags: nofailover(),
     };
     world.peers.answers = [("pg3".into(), primary)].into();
@@ -335,6 +336,7 @@ fn who_cannot_lead_is_not_waited_for() {
         running: false,
         timeline: Some(Timeline(2)),
         position: Lsn(HEAD.0 + 1),
+        fresh: true,
         tags: Tags::default(),
     };
     world.peers.answers = [("pg3".into(), down), ("pg1".into(), Peer::Unreachable)].into();

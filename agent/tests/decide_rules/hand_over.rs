@@ -113,6 +113,7 @@ fn the_request_is_dropped_when_nobody_can_take_over() {
         running,
         timeline: Some(Timeline(1)),
         position: HEAD,
+        fresh: true,
         tags,
     };
     let useless = [

@@ -70,6 +70,7 @@ pub fn standby_at(position: Lsn) -> Peer {
         running: true,
         timeline: Some(Timeline(1)),
         position,
+        fresh: true,
         tags: Tags::default(),
     }
 }

@@ -507,6 +507,7 @@ impl Model {
             running: true,
             timeline: Some(Timeline(1)),
             position: Lsn(self.nodes[m].flushed),
+            fresh: true,
             tags: Tags::default(),
         };
         let answers = reached.map(|m| (name(m), answer(m))).collect();

@@ -581,10 +581,17 @@ fn in_quorum_mode_votes_are_counted() {
             running: true,
             timeline: Some(Timeline(1)),
             position: Lsn(HEAD.0 - 1),
+            fresh: true,
             tags: nofailover(),
         },
     );
     assert_eq!(verdict(&world), Verdict::Campaign, "who cannot lead votes");
+    let told = world.peers.answers.clone();
+    if let Some(Peer::Answered { fresh, .. }) = world.peers.answers.get_mut(&NodeName::from("pg3")) {
+        *fresh = false;
+    }
+    assert_eq!(verdict(&world), votes_missing(0, 1), "it may have confirmed more since");
+    world.peers.answers = told;
     rule(&mut world, "pg1", 1, "pg3,pg4", BEFORE);
     assert_eq!(verdict(&world), Verdict::Campaign, "two votes make up for a voice of one's own");
     rule(&mut world, "pg1", 1, "pg3", BEFORE);

@@ -85,7 +85,7 @@ pub(in crate::decide) fn heir<'a>(
     let is_ours = is(sync.value.leader.as_ref(), &world.me) && sync.mod_revision.0 > key.epoch.0;
     let answers = world.peers.answers.iter();
     let running = answers.filter_map(|(name, answer)| match answer {
-        Peer::Answered { is_primary: false, running: true, timeline, position, tags }
+        Peer::Answered { is_primary: false, running: true, timeline, position, fresh: true, tags }
             if is_ours && *name != world.me && sync.value.names(name) && *position > Lsn(0) =>
         {
             Some((name, (timeline.unwrap_or(Timeline(0)), *position), tags.may_lead()))
