@@ -77,6 +77,8 @@ pub(crate) struct Agent {
     pub(crate) hurry: bool,
     last: Option<(&'static str, Reason)>,
     identity: Identity,
+    /// `synchronous_standby_names` as it keeps it in the file; `None`: as it was found.
+    pub(crate) held_names: Option<String>,
     /// Whether it was told to leave everything to the next agent.
     pub(crate) detach: bool,
 }
@@ -223,6 +225,7 @@ async fn run(sim: &Sim, n: usize, proc: Proc) {
             hurry: false,
             last: None,
             identity: identity(n),
+            held_names: None,
             detach: false,
         }
     };

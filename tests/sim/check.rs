@@ -62,8 +62,10 @@ pub(crate) struct Checker {
     stale_commits: Vec<(u64, u64)>,
     /// All that clients were told.
     told: Ledger,
-    /// What they were told after the named standbys had confirmed it, while synchronous mode was on.
-    confirmed: Ledger,
+    /// What they were told while the store named standbys that may lead next.
+    promised: Ledger,
+    /// Whom an operator has ever asked for whatever it lacks (contract 3.6).
+    insisted_on: [bool; MAX_NODES],
     pub(crate) violation: Option<Violation>,
 }
 
@@ -77,7 +79,8 @@ impl Checker {
             last_writer: None,
             stale_commits: vec![],
             told: Ledger::default(),
-            confirmed: Ledger::default(),
+            promised: Ledger::default(),
+            insisted_on: [false; MAX_NODES],
             violation: None,
         }
     }
@@ -146,7 +149,8 @@ impl Checker {
                     self.is_whole(now, *node);
                 }
             }
-            Fact::Synchronous { on: false } => self.confirmed.clear(),
+            Fact::Synchronous { on: false } => self.promised.clear(),
+            Fact::InsistedOn { node } => self.insisted_on[*node] = true,
             Fact::Suspended { node, on } => {
                 self.nodes[*node].suspended = *on;
                 if !on {
@@ -173,8 +177,8 @@ impl Checker {
                     self.stale_commits.push((*branch, *end));
                 }
             }
-            Fact::Acknowledged { node, branch, end, confirmed, .. } => {
-                self.acknowledged(now, *node, (*branch, *end), *confirmed);
+            Fact::Acknowledged { node, branch, end, promised, .. } => {
+                self.acknowledged(now, *node, (*branch, *end), *promised);
             }
             _ => self.see_proxy(now, fact),
         }
@@ -182,14 +186,14 @@ impl Checker {
     }
 
     /// A client was told that its commit is there.
-    fn acknowledged(&mut self, now: u64, node: usize, (branch, end): (u64, u64), confirmed: bool) {
+    fn acknowledged(&mut self, now: u64, node: usize, (branch, end): (u64, u64), promised: bool) {
         if self.stale_commits.contains(&(branch, end)) {
             let what = format!("{} confirmed a commit after another had become primary", host(node));
             self.broken(now, "S1", what);
         }
         self.told.add(branch, end);
-        if confirmed {
-            self.confirmed.add(branch, end);
+        if promised {
+            self.promised.add(branch, end);
         }
         // Another may have become primary since it was made.
         let another = self.last_writer.clone().filter(|(writer, _)| *writer != node);
@@ -205,10 +209,14 @@ impl Checker {
             let what = format!("{} lacks commit {branch}/{end} though nothing ever failed", host(node));
             self.broken(now, "S2", what);
         }
-        if let Some((branch, end)) = self.confirmed.missing(wal) {
-            let what = format!("{} lacks commit {branch}/{end}, which standbys had confirmed", host(node));
-            self.broken(now, "S2", what);
+        let Some((branch, end)) = self.promised.missing(wal) else { return };
+        if self.insisted_on[node] {
+            self.promised.clear();
+            return;
         }
+        let what =
+            format!("{} lacks commit {branch}/{end}, which was acknowledged in synchronous mode", host(node));
+        self.broken(now, "S2", what);
     }
 
     fn see_proxy(&mut self, now: u64, fact: &Fact) {

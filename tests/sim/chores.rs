@@ -6,7 +6,7 @@ use pgvane_agent::api::FailsafeAsk;
 use pgvane_agent::decide::Outcome;
 use pgvane_agent::decide::action;
 use pgvane_agent::decide::consent;
-use pgvane_agent::decide::world::{DataDir, Guard, OwnLease, Process, Slot};
+use pgvane_agent::decide::world::{DataDir, Guard, OwnLease, Peer, Process, Slot};
 use pgvane_agent::event::ServerEvent;
 use pgvane_agent::keepalive::pace;
 use pgvane_agent::postgres::probe::ProbeError;
@@ -19,7 +19,7 @@ use crate::fact::Fact;
 use crate::guard;
 use crate::network::End;
 use crate::replication;
-use crate::runtime::{Proc, Sim};
+use crate::runtime::{MS, Proc, Sim};
 use crate::trap;
 use crate::world::{Mutation, Promise};
 
@@ -146,6 +146,28 @@ pub(crate) fn probe(sim: &Sim, n: usize, proc: Proc) {
     }
     agent.woken = true;
     w.etcd.followers[of_agent(n)].changed.raise();
+}
+
+/// What an agent answers that is asked for its position: its server is asked first.
+pub(crate) async fn tell_position(sim: &Sim, n: usize, proc: Proc) -> Peer {
+    let came = sim.tick(n);
+    let takes = sim.w().rng.range(MS / 2, 3 * MS);
+    sim.sleep(proc, Duration::from_nanos(takes)).await;
+    probe(sim, n, proc);
+    let w = sim.w();
+    let Some(agent) = w.nodes[n].agent.as_ref().filter(|a| a.proc == proc) else { return Peer::Unreachable };
+    let live = agent.server.view.as_ref().filter(|view| view.asked_at >= came);
+    match (agent.shown.clone(), live) {
+        (Some(Peer::Answered { is_primary, running, tags, .. }), Some(view)) => Peer::Answered {
+            is_primary: is_primary || !view.in_recovery,
+            running,
+            timeline: Some(view.timeline).filter(|t| t.0 > 0),
+            position: view.position(),
+            fresh: true,
+            tags,
+        },
+        (shown, _) => shown.unwrap_or(Peer::Unreachable),
+    }
 }
 
 pub(crate) async fn ask_for_ever(sim: Sim, n: usize, proc: Proc) {

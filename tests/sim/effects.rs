@@ -15,6 +15,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId, Lsn, NodeName, Revision};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{FailoverRecord, MemberRecord, StatusRecord};
+use pgvane_cluster::settings::ClusterSettings;
 use pgvane_cluster::store::{Compare, StoreError, Txn, TxnOutcome, Write};
 use pgvane_cluster::view::ClusterView;
 
@@ -40,9 +41,11 @@ pub(crate) struct Order {
     pub(crate) action: Action,
     pub(crate) ttl: Duration,
     pub(crate) stop_budget: Duration,
-    pub(crate) use_rewind: bool,
+    pub(crate) settings: ClusterSettings,
     pub(crate) view: Option<Arc<ClusterView>>,
     pub(crate) lease: Option<LeaseId>,
+    /// What must still be true of the store when the key is created.
+    pub(crate) raced_on: Option<Compare>,
     pub(crate) record: MemberRecord,
     pub(crate) right_until: Option<Tick>,
     pub(crate) arming: Option<Watch>,
@@ -68,16 +71,16 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
         Action::SetInitialize { system_identifier } => ctx.set_initialize(system_identifier).await,
         Action::WriteConfig => {
             let config = sim.w().config.to_string().into_bytes();
-            ctx.create(Key::Config, config, None).await.0
+            ctx.create(Key::Config, config, None, None).await.0
         }
-        Action::Campaign => ctx.campaign(order.lease).await,
+        Action::Campaign => ctx.campaign(order.lease, order.raced_on).await,
         Action::TakeOverKey => ctx.take_over(order.lease, order.arming).await,
         Action::Release { epoch, optime } => ctx.release(&order, *epoch, *optime).await,
         Action::ClearRequest { revision } => ctx.clear_request(*revision).await,
-        // No schedule turns synchronous mode on yet.
-        Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => vec![Outcome::Failed(Slot::SyncKey)],
-        Action::SetStandbyNames { .. } => {
-            vec![Outcome::StandbyNamesUnknown, Outcome::Failed(Slot::StandbyNames)]
+        Action::WriteSyncKey { epoch, record, over } => ctx.write_sync_key(*epoch, record, *over).await,
+        Action::DeleteSyncKey { epoch, revision } => ctx.delete_sync_key(*epoch, *revision).await,
+        Action::SetStandbyNames { names, epoch, prove } => {
+            ctx.set_standby_names(names.as_deref(), *epoch, *prove).await
         }
         Action::ArmGuard { epoch } => ctx.arm(*epoch, order.arming).await,
         Action::DisarmGuard => ctx.disarm().await,
@@ -92,6 +95,7 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
         // No node here has a backup to be made from.
         Action::CloneAlone => vec![Outcome::Failed(Slot::Postgres)],
         Action::StartPrimary => {
+            ctx.hold_to_start(&order);
             let done = ctx.start(true, None, order.right_until).await;
             ctx.ended(done)
         }
@@ -162,7 +166,7 @@ impl Ctx<'_> {
     }
 
     /// Waits until the view shows a transaction of ours.
-    async fn seen(&self, txn: TxnOutcome) {
+    pub(crate) async fn seen(&self, txn: TxnOutcome) {
         if !txn.succeeded {
             self.sim.sleep(self.proc, MET_WITHIN).await;
             return;
@@ -174,9 +178,16 @@ impl Ctx<'_> {
         self.sim.timeout(self.proc, SEEN_WITHIN, reached).await;
     }
 
-    async fn create(&self, key: Key, value: Vec<u8>, lease: Option<LeaseId>) -> (Vec<Outcome>, bool) {
+    async fn create(
+        &self,
+        key: Key,
+        value: Vec<u8>,
+        lease: Option<LeaseId>,
+        also: Option<Compare>,
+    ) -> (Vec<Outcome>, bool) {
         let key = self.path(&key);
         let mut when = vec![Compare::Absent(key.clone())];
+        when.extend(also);
         if self.sim.w().mutation == Some(Mutation::StealingCampaign) {
             when.clear();
         }
@@ -227,10 +238,10 @@ impl Ctx<'_> {
         name(self.n).as_str().as_bytes().to_vec()
     }
 
-    async fn campaign(&self, lease: Option<LeaseId>) -> Vec<Outcome> {
+    async fn campaign(&self, lease: Option<LeaseId>, raced_on: Option<Compare>) -> Vec<Outcome> {
         let Some(lease) = lease else { return store_failed() };
         self.sim.w().count.campaigns += 1;
-        self.create(Key::Leader, self.me(), Some(lease)).await.0
+        self.create(Key::Leader, self.me(), Some(lease), raced_on).await.0
     }
 
     async fn take_over(&self, lease: Option<LeaseId>, arming: Option<Watch>) -> Vec<Outcome> {
@@ -362,9 +373,7 @@ impl Ctx<'_> {
                         }
                         None
                     } else {
-                        let w = inner.w();
-                        let shown = w.nodes[to].agent.as_ref().and_then(|a| a.shown.clone());
-                        Some(shown.unwrap_or(Peer::Unreachable))
+                        Some(chores::tell_position(&inner, to, proc).await)
                     };
                     let back = hop(&mut inner.w(), end, from);
                     if let Some(back) = back {

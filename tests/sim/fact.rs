@@ -82,6 +82,10 @@ pub(crate) enum Fact {
     Synchronous {
         on: bool,
     },
+    /// An operator asked for this member whatever it lacks.
+    InsistedOn {
+        node: usize,
+    },
     Gone {
         node: usize,
     },
@@ -150,7 +154,7 @@ pub(crate) enum Fact {
         branch: u64,
         end: u64,
         /// Whether standbys had to confirm it.
-        confirmed: bool,
+        promised: bool,
     },
 }
 
@@ -200,6 +204,7 @@ impl fmt::Display for Fact {
                 write!(f, "{}    postgres {does} writes, timeline {timeline}, at {branch}/{end}", host(*node))
             }
             Fact::Synchronous { on } => write!(f, "synchronous mode {}", if *on { "on" } else { "off" }),
+            Fact::InsistedOn { node } => write!(f, "an operator insists on {}", host(*node)),
             Fact::Gone { node } => write!(f, "{}    postgres is gone", host(*node)),
             Fact::ForeignWal { node, from } => {
                 write!(f, "{}    takes WAL of another history from {}", host(*node), host(*from))
@@ -234,8 +239,8 @@ impl fmt::Display for Fact {
             }
             Fact::SessionClosed { proxy, id } => write!(f, "proxy{proxy} session {id} closed"),
             Fact::Committed { node, branch, end } => write!(f, "{}    commit {branch}/{end}", host(*node)),
-            Fact::Acknowledged { proxy, branch, end, confirmed, .. } => {
-                let how = if *confirmed { ", confirmed" } else { "" };
+            Fact::Acknowledged { proxy, branch, end, promised, .. } => {
+                let how = if *promised { ", promised" } else { "" };
                 write!(f, "proxy{proxy} commit {branch}/{end} told{how}")
             }
         }

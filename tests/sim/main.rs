@@ -27,6 +27,7 @@ mod rng;
 mod runtime;
 mod schedule;
 mod server;
+mod sync_effects;
 mod trap;
 mod wal;
 mod world;

@@ -16,7 +16,10 @@ use crate::schedule::Fault;
 pub(crate) fn begin(sim: &Sim, command: Fault) {
     match command {
         Fault::Switchover(named) => request(sim, true, named),
-        Fault::Failover(n) => request(sim, false, Some(n)),
+        Fault::Failover(n) => {
+            request(sim, false, Some(n));
+            sim.w().fact(Fact::InsistedOn { node: n });
+        }
         Fault::Pause => configure(sim, &[("pause", true.into())]),
         Fault::SetTtl(ttl) => configure(sim, &[("ttl", ttl.as_secs().into())]),
         Fault::SetFailsafe(on) => configure(sim, &[("failsafe_mode", on.into())]),

@@ -67,7 +67,8 @@ impl Ctx<'_> {
         let mut w = self.sim.w();
         w.count.clones += 1;
         let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.descent());
-        w.nodes[self.n].pg.copy(&wal);
+        let file = w.nodes[source].pg.file.clone();
+        w.nodes[self.n].pg.copy(&wal, file);
         w.nodes[self.n].pg.keep(known);
         w.fact(Fact::Cloned { node: self.n });
         drop(w);
@@ -87,6 +88,8 @@ impl Ctx<'_> {
             let mut w = self.sim.w();
             let descent = w.nodes[self.n].pg.descent();
             w.nodes[self.n].pg.keep(descent);
+            drop(w);
+            self.hold(None);
         }
         let upstream = upstream.map(|u| node_of(u.name.as_str()));
         let pid = server::start(self.sim, self.n, as_primary, upstream).ok_or(Failed)?;
@@ -170,7 +173,7 @@ impl Ctx<'_> {
         }
         match self.judge(source, &theirs, order) {
             Course::Follow => {}
-            Course::Rewind => self.reunite(leader, source, order.use_rewind).await?,
+            Course::Rewind => self.reunite(leader, source, order.settings.postgresql.use_pg_rewind).await?,
             Course::Clone(_) => self.clone_from(leader).await?,
         }
         self.note_reign(order);
@@ -199,7 +202,8 @@ impl Ctx<'_> {
         let mut w = self.sim.w();
         w.count.rewinds += 1;
         let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.descent());
-        w.nodes[self.n].pg.copy(&wal);
+        let file = w.nodes[source].pg.file.clone();
+        w.nodes[self.n].pg.copy(&wal, file);
         w.nodes[self.n].pg.keep(known);
         drop(w);
         self.tell_descent();

@@ -111,9 +111,6 @@ pub(crate) fn draw_sync(rng: &mut Rng) -> Sync {
     rng.pick(&[Sync::Off, Sync::On, Sync::On, Sync::Strict, Sync::Quorum, Sync::Quorum])
 }
 
-/// Whether agents keep synchronous mode up; until they do, it is off.
-const SYNC_IS_KEPT: bool = false;
-
 fn draw_clock(rng: &mut Rng) -> Clock {
     let ppm = i64::try_from(rng.range(0, 2 * MAX_PPM)).expect("small");
     Clock {
@@ -151,7 +148,7 @@ impl Plan {
         };
         let nodes = rng.pick(&[2, 2, 3, 3, 3, 3, 3, 3, 3, 4, 5]);
         let proxies = rng.pick(&[1, 1, 1, 2, 2, 3]);
-        let may_sync = rng.chance(500) && SYNC_IS_KEPT;
+        let may_sync = rng.chance(500);
         let mut plan = Plan {
             class,
             nodes,

@@ -93,7 +93,9 @@ pub(crate) struct Postgres {
     pub(crate) checkpoint_timeline: u32,
     pub(crate) min_recovery: u64,
     /// `synchronous_standby_names` as it stands in the file.
-    pub(crate) names: Names,
+    pub(crate) file: String,
+    /// The same as the postmaster has read it.
+    pub(crate) in_force: String,
     pub(crate) server: Option<Server>,
     /// Raised whenever the server changes.
     pub(crate) changed: Signal,
@@ -118,7 +120,8 @@ impl Postgres {
             checkpoint: FIRST - CHECKPOINT,
             checkpoint_timeline: 1,
             min_recovery: FIRST,
-            names: Names::default(),
+            file: String::new(),
+            in_force: String::new(),
             server: None,
             changed: maker.make(),
             acknowledged: maker.make(),
@@ -217,21 +220,22 @@ impl Postgres {
             held: vec![],
             latest_end: None,
             restores: false,
-            replication: Postgres::walsenders(server),
-            standby_names: String::new(),
+            replication: self.walsenders(server),
+            standby_names: self.in_force.clone(),
             synchronous_commit: "on".to_owned(),
             slots: vec![],
         })
     }
 
-    fn walsenders(server: &Server) -> Vec<Walsender> {
+    fn walsenders(&self, server: &Server) -> Vec<Walsender> {
+        let names = Names::read(&self.in_force);
         let row = |s: &Sender| Walsender {
             usename: "replicator".to_owned(),
             application_name: host(s.node),
             client_addr: None,
             state: if s.streams { "streaming" } else { "catchup" }.to_owned(),
-            sync_state: server.names.state_of(s, &server.senders).to_owned(),
-            sync_priority: server.names.priority(s.node),
+            sync_state: names.state_of(s, &server.senders).to_owned(),
+            sync_priority: s.names.priority(s.node),
             pid: i32::try_from(s.node).unwrap_or(0),
             connected_epoch: 0.0,
             written: Lsn(s.flushed.unwrap_or(0)),
@@ -241,8 +245,9 @@ impl Postgres {
         server.senders.iter().map(row).collect()
     }
 
-    /// Makes this data what `source` has.
-    pub(crate) fn copy(&mut self, source: &Wal) {
+    /// Makes this data what a server with this WAL and configuration has.
+    pub(crate) fn copy(&mut self, source: &Wal, file: String) {
+        self.file = file;
         self.data = Data::Present;
         self.state = State::Recovery;
         self.standby_signal = true;

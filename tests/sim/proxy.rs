@@ -442,17 +442,16 @@ async fn commit(sim: &Sim, p: usize, proc: Proc) {
                 return;
             };
             let returned = replication::wait_for_standbys(&inner, node, pid, end).await;
-            let confirmed = match returned {
-                Returned::Alone => false,
-                Returned::Confirmed => true,
-                Returned::Never => {
-                    answer.send(None);
-                    return;
-                }
-            };
-            let back = hop(&mut inner.w(), End::Node(node), End::Proxy(p));
+            if returned == Returned::Never {
+                answer.send(None);
+                return;
+            }
+            let mut w = inner.w();
+            let promised = is_promised(&w, node);
+            let back = hop(&mut w, End::Node(node), End::Proxy(p));
+            drop(w);
             if let Some(back) = back {
-                inner.after(back, move |_| answer.send(Some((branch, end, confirmed))));
+                inner.after(back, move |_| answer.send(Some((branch, end, promised))));
             }
         });
     });
@@ -462,8 +461,8 @@ async fn commit(sim: &Sim, p: usize, proc: Proc) {
     let ours = w.proxies[p].session.as_ref().is_some_and(|s| s.id == session.id);
     match result {
         // Nothing is forwarded past the reign's deadline: the client never hears of it.
-        Some((branch, end, confirmed)) if ours && (session.reign.is_open(now) || ignores) => {
-            w.fact(Fact::Acknowledged { proxy: p, node, branch, end, confirmed });
+        Some((branch, end, promised)) if ours && (session.reign.is_open(now) || ignores) => {
+            w.fact(Fact::Acknowledged { proxy: p, node, branch, end, promised });
         }
         None if ours => {
             w.proxies[p].session = None;
@@ -471,4 +470,14 @@ async fn commit(sim: &Sim, p: usize, proc: Proc) {
         }
         Some(_) | None => {}
     }
+}
+
+/// Whether what `node` acknowledges now has to be on whoever leads next: the store says who that may be besides.
+fn is_promised(w: &World, node: usize) -> bool {
+    let view = w.etcd.truth();
+    let sync = view.sync.as_ref().filter(|_| view.settings().synchronous_mode.is_on()).map(|s| &s.value);
+    sync.is_some_and(|sync| {
+        sync.leader.as_ref().is_some_and(|leader| etcd::node_of(leader.as_str()) == node)
+            && sync.standbys().next().is_some()
+    })
 }

@@ -75,19 +75,19 @@ impl Names {
         }
     }
 
-    /// The named standbys that stream, those that count first.
-    fn candidates<'a>(&self, senders: &'a [Sender]) -> Vec<&'a Sender> {
-        let mut named: Vec<&Sender> = senders
-            .iter()
-            .filter(|s| s.streams && s.flushed.is_some() && self.priority(s.node) > 0)
-            .collect();
-        named.sort_by_key(|s| self.priority(s.node));
+    /// The named standbys that stream, those that count first. Every walsender says by its own reading whether, and
+    /// as what, it counts.
+    fn candidates(senders: &[Sender]) -> Vec<&Sender> {
+        let own = |s: &Sender| s.names.priority(s.node);
+        let mut named: Vec<&Sender> =
+            senders.iter().filter(|s| s.streams && s.flushed.is_some() && own(s) > 0).collect();
+        named.sort_by_key(|s| own(s));
         named
     }
 
     /// Up to where enough of the named standbys have it on their disks.
     fn confirmed(&self, senders: &[Sender]) -> Option<u64> {
-        let mut flushed: Vec<u64> = self.candidates(senders).iter().filter_map(|s| s.flushed).collect();
+        let mut flushed: Vec<u64> = Names::candidates(senders).iter().filter_map(|s| s.flushed).collect();
         if self.0.count == 0 || flushed.len() < self.0.count {
             return None;
         }
@@ -101,13 +101,13 @@ impl Names {
 
     /// What pg_stat_replication says of a standby.
     pub(crate) fn state_of(&self, sender: &Sender, senders: &[Sender]) -> &'static str {
-        if self.priority(sender.node) == 0 {
+        if sender.names.priority(sender.node) == 0 || self.is_empty() {
             return "async";
         }
         if self.0.any {
             return "quorum";
         }
-        let place = self.candidates(senders).iter().position(|s| s.node == sender.node);
+        let place = Names::candidates(senders).iter().position(|s| s.node == sender.node);
         if place.is_some_and(|place| place < self.0.count) { "sync" } else { "potential" }
     }
 }
@@ -124,55 +124,56 @@ pub(crate) struct Sender {
     pub(crate) streams: bool,
     catches_up_at: u64,
     /// What this process knows of `synchronous_standby_names`.
-    names: Names,
+    pub(crate) names: Names,
     last: u64,
 }
 
-#[expect(dead_code, reason = "for the effect of synchronous mode, which agents do not keep up yet")]
-/// Sets `synchronous_standby_names` and has the server read its configuration again.
-pub(crate) fn set_names(sim: &Sim, n: usize, text: &str) {
-    let pid = {
-        let mut w = sim.w();
-        let pg = &mut w.nodes[n].pg;
-        pg.names = Names::read(text);
-        pg.pid()
-    };
-    if let Some(pid) = pid {
-        reload(sim, n, pid);
-    }
-}
-
-/// Every process of the server reads the configuration at a time of its own.
-fn reload(sim: &Sim, n: usize, pid: i32) {
-    let (proc, names, who) = {
-        let mut w = sim.w();
-        let names = w.nodes[n].pg.names.clone();
-        let Some(server) = w.nodes[n].pg.running(pid) else { return };
-        (server.proc, names, server.senders.iter().map(|s| s.node).collect::<Vec<_>>())
-    };
-    for who in who.into_iter().map(Some).chain([None]) {
-        let (inner, names) = (sim.clone(), names.clone());
-        sim.spawn(proc, async move {
-            let takes = inner.w().rng.range(0, RELOAD);
-            inner.sleep(proc, std::time::Duration::from_nanos(takes)).await;
+/// Has the server read its configuration again: the postmaster first, then each of its processes at a time of its
+/// own, from the file as it is by then.
+pub(crate) fn reload(sim: &Sim, n: usize, pid: i32) {
+    let Some(proc) = sim.w().nodes[n].pg.running(pid).map(|server| server.proc) else { return };
+    let inner = sim.clone();
+    sim.spawn(proc, async move {
+        takes(&inner, proc).await;
+        let who = {
             let mut w = inner.w();
             let pg = &mut w.nodes[n].pg;
-            // A reload that came after this one counts.
-            if pg.names != names {
-                return;
-            }
+            let file = pg.file.clone();
             let Some(server) = pg.running(pid) else { return };
-            match who {
-                Some(node) => {
-                    let sender = server.senders.iter_mut().find(|s| s.node == node);
-                    sender.into_iter().for_each(|s| s.names = names.clone());
-                    release(server, node);
-                }
-                None => server.names = names,
-            }
-            w.nodes[n].pg.acknowledged.raise();
-        });
+            let who: Vec<usize> = server.senders.iter().map(|s| s.node).collect();
+            pg.in_force = file;
+            pg.acknowledged.raise();
+            who
+        };
+        for who in who.into_iter().map(Some).chain([None]) {
+            let again = inner.clone();
+            inner.spawn(proc, async move {
+                takes(&again, proc).await;
+                read(&mut again.w(), n, pid, who);
+            });
+        }
+    });
+}
+
+async fn takes(sim: &Sim, proc: Proc) {
+    let takes = sim.w().rng.range(0, RELOAD);
+    sim.sleep(proc, std::time::Duration::from_nanos(takes)).await;
+}
+
+/// A walsender reads the configuration, or the checkpointer does for those that wait.
+fn read(w: &mut World, n: usize, pid: i32, who: Option<usize>) {
+    let pg = &mut w.nodes[n].pg;
+    let names = Names::read(&pg.file);
+    let Some(server) = pg.running(pid) else { return };
+    match who {
+        Some(node) => {
+            let sender = server.senders.iter_mut().find(|s| s.node == node);
+            sender.into_iter().for_each(|s| s.names = names.clone());
+            release(server, node);
+        }
+        None => server.names = names,
     }
+    pg.acknowledged.raise();
 }
 
 /// What the walsender of `node` does when it knows more than before.
@@ -270,7 +271,10 @@ fn connect(sim: &Sim, w: &mut World, n: usize, now: u64) -> Option<Stream> {
         // The receiver is started again when its target changes.
         (Some(up), Some(stream)) if up != stream.from => None,
         (Some(up), Some(stream)) => match feed(w, up) {
-            (true, Some(pid)) if pid == stream.pid => Some(Stream { last: now, ..stream }),
+            // A walsender that gave its standby up is gone when that one is heard of again.
+            (true, Some(pid)) if pid == stream.pid && is_listed(w, n, up) => {
+                Some(Stream { last: now, ..stream })
+            }
             (true, _) => None,
             (false, _) => (now < stream.last + RECEIVER_TIMEOUT).then_some(stream),
         },
@@ -290,12 +294,19 @@ fn connect(sim: &Sim, w: &mut World, n: usize, now: u64) -> Option<Stream> {
     next
 }
 
+/// Whether the upstream has a walsender for this standby.
+fn is_listed(w: &World, n: usize, up: usize) -> bool {
+    let pid = w.nodes[n].pg.pid();
+    let server = w.nodes[up].pg.server.as_ref();
+    server.is_some_and(|server| server.senders.iter().any(|s| s.node == n && Some(s.pid) == pid))
+}
+
 /// The upstream has a walsender for this standby from now on.
 fn enlist(w: &mut World, n: usize, up: usize) {
     let Some(pid) = w.nodes[n].pg.pid() else { return };
     let now = w.now;
     let pg = &mut w.nodes[up].pg;
-    let (names, catches_up_at) = (pg.names.clone(), pg.wal.end);
+    let (names, catches_up_at) = (Names::read(&pg.in_force), pg.wal.end);
     let Some(server) = pg.server.as_mut() else { return };
     server.senders.retain(|s| s.node != n);
     server.senders.push(Sender {
@@ -408,15 +419,17 @@ pub(crate) fn prune(w: &mut World, n: usize) {
 mod tests {
     use super::*;
 
-    fn sender(node: usize, flushed: u64) -> Sender {
-        let names = Names::default();
+    fn sender(node: usize, flushed: u64, names: &str) -> Sender {
+        let names = Names::read(names);
         Sender { node, pid: 1, flushed: Some(flushed), streams: true, catches_up_at: 0, names, last: 0 }
     }
 
     #[test]
     fn names_are_read_as_postgresql_reads_them() {
-        let senders = [sender(1, 10), sender(2, 30), sender(3, 20)];
-        let confirmed = |text: &str| Names::read(text).confirmed(&senders);
+        let confirmed = |text: &str| {
+            let senders = [sender(1, 10, text), sender(2, 30, text), sender(3, 20, text)];
+            Names::read(text).confirmed(&senders)
+        };
         assert!(Names::read(" ").is_empty());
         assert_eq!(confirmed("pg2"), Some(10));
         assert_eq!(confirmed("pg3, pg2"), Some(30), "the first of the list that streams");
@@ -426,13 +439,23 @@ mod tests {
         assert_eq!(confirmed("ANY 1 (pg2,pg3)"), Some(30));
         assert_eq!(confirmed("2 (pg2)"), None, "too few");
         let placeholder = Names::read("__patroni_strict_sync_replica_placeholder__");
-        assert!(!placeholder.is_empty() && placeholder.confirmed(&senders).is_none());
+        assert!(!placeholder.is_empty());
+        assert_eq!(confirmed("__patroni_strict_sync_replica_placeholder__"), None);
+        let old = [sender(1, 10, ""), sender(2, 30, "pg3")];
+        assert_eq!(
+            Names::read("ANY 1 (pg2,pg3)").confirmed(&old),
+            Some(30),
+            "who has not read it does not count"
+        );
+        assert_eq!(Names::read("2 (pg2,pg3)").confirmed(&old), None);
     }
 
     #[test]
     fn standbys_are_shown_as_what_they_count_for() {
-        let senders = [sender(1, 10), sender(2, 30), sender(3, 20)];
-        let shown = |text: &str| senders.each_ref().map(|s| Names::read(text).state_of(s, &senders));
+        let shown = |text: &str| {
+            let senders = [sender(1, 10, text), sender(2, 30, text), sender(3, 20, text)];
+            senders.each_ref().map(|s| Names::read(text).state_of(s, &senders))
+        };
         assert_eq!(shown("1 (pg3,pg2)"), ["potential", "sync", "async"]);
         assert_eq!(shown("ANY 1 (pg3,pg2)"), ["quorum", "quorum", "async"]);
     }

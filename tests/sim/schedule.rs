@@ -284,6 +284,8 @@ const CAUSES: &[(Kind, &[&str])] = &[
     (Kind::AgentStop, trap::AT_SHUTDOWN),
     (Kind::AgentDetach, trap::AT_TAKE_OVER),
     (Kind::SetTtl, trap::AT_TAKE_OVER),
+    (Kind::SetSync, trap::AT_SYNC),
+    (Kind::CutReplication, trap::AT_SYNC),
 ];
 
 fn draw_trap(plan: &Plan, rng: &mut Rng, labels: &[&'static str], at: u64) -> Trap {
@@ -367,7 +369,10 @@ fn add(plan: &mut Plan, rng: &mut Rng, kind: Kind, at: u64) -> u64 {
             longest
         }
         Kind::AtStep => {
-            let (cause, labels) = rng.pick(CAUSES);
+            let (cause, labels) = match rng.pick(CAUSES) {
+                (Kind::SetSync, _) if !plan.may_sync => (Kind::Switchover, trap::AT_SWITCHOVER),
+                drawn => drawn,
+            };
             let trap = draw_trap(plan, rng, labels, at);
             let lasts = trap.until + trap.lasts - at;
             plan.faults.push(Planned { fault: Fault::AtStep(trap), begins: at, ends: at + lasts });

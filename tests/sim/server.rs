@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::fact::Fact;
 use crate::postgres::{Data, Server, State, Stop};
-use crate::replication::{self, RECEIVER_TIMEOUT};
+use crate::replication::{self, Names, RECEIVER_TIMEOUT};
 use crate::runtime::{MS, Proc, Sim};
 use crate::wal::COMMIT;
 use crate::world::World;
@@ -33,6 +33,7 @@ pub(crate) fn start(sim: &Sim, n: usize, as_primary: bool, upstream: Option<usiz
         // A server that was no standby replays all that it has before it lets anybody in.
         let was_standby = matches!(pg.state, State::Recovery | State::ShutDownInRecovery);
         pg.flushed = pg.wal.end;
+        pg.in_force.clone_from(&pg.file);
         pg.server = Some(Server {
             pid,
             proc,
@@ -47,7 +48,7 @@ pub(crate) fn start(sim: &Sim, n: usize, as_primary: bool, upstream: Option<usiz
             replayed: if was_standby { pg.min_recovery.min(pg.wal.end) } else { pg.wal.end },
             has_streamed: false,
             senders: vec![],
-            names: pg.names.clone(),
+            names: Names::read(&pg.file),
             confirmed: 0,
         });
         if as_primary {

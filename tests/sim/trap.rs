@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::task::Poll;
 
+#[cfg(test)]
+use pgvane_agent::decide::sync::Over;
 use pgvane_agent::decide::world::Upstream;
 use pgvane_agent::decide::{Action, Request, StopMode, action};
 use pgvane_cluster::ids::{Epoch, Revision};
@@ -77,8 +79,11 @@ pub(crate) const AT_SWITCHOVER: &[&str] = &[
     "disarm_guard",
     action::REJOIN,
     action::FOLLOW,
+    "write_sync_key",
+    "set_standby_names",
 ];
-pub(crate) const AT_RESTART: &[&str] = &["arm_guard", "start_primary", "start_standby", action::REJOIN];
+pub(crate) const AT_RESTART: &[&str] =
+    &["arm_guard", "start_primary", "start_standby", action::REJOIN, "write_sync_key", "set_standby_names"];
 pub(crate) const AT_FAILOVER: &[&str] = &[
     "poll_peers",
     "campaign",
@@ -89,7 +94,11 @@ pub(crate) const AT_FAILOVER: &[&str] = &[
     action::CLONE,
     action::FOLLOW,
     "start_standby",
+    "write_sync_key",
+    "set_standby_names",
 ];
+pub(crate) const AT_SYNC: &[&str] =
+    &["write_sync_key", "write_sync_key", "delete_sync_key", "set_standby_names", "set_standby_names"];
 pub(crate) const AT_STORE_LOSS: &[&str] =
     &["ask_failsafe", VOUCH, action::STOP, "campaign", "take_over_key", LEASE, action::RELEASE];
 pub(crate) const AT_SHUTDOWN: &[&str] =
@@ -98,8 +107,16 @@ pub(crate) const AT_TAKE_OVER: &[&str] = &["take_over_key", "arm_guard", LEASE, 
 
 /// All of them.
 pub(crate) fn labels() -> BTreeSet<&'static str> {
-    let all =
-        [AT_BOOTSTRAP, AT_SWITCHOVER, AT_RESTART, AT_FAILOVER, AT_STORE_LOSS, AT_SHUTDOWN, AT_TAKE_OVER];
+    let all = [
+        AT_BOOTSTRAP,
+        AT_SWITCHOVER,
+        AT_RESTART,
+        AT_FAILOVER,
+        AT_SYNC,
+        AT_STORE_LOSS,
+        AT_SHUTDOWN,
+        AT_TAKE_OVER,
+    ];
     all.into_iter().flatten().copied().collect()
 }
 
@@ -169,11 +186,15 @@ fn traps_cover_every_effect() {
         Action::AskFailsafe { .. } => Some(Action::ClearRequest { revision: Revision(1) }),
         Action::ClearRequest { .. } => Some(Action::Exit),
         Action::Exit => Some(Action::Halt),
-        // Synchronous mode is never on here.
-        Action::Halt
-        | Action::WriteSyncKey { .. }
-        | Action::DeleteSyncKey { .. }
-        | Action::SetStandbyNames { .. } => None,
+        Action::Halt => {
+            let record = pgvane_cluster::records::SyncRecord::default();
+            Some(Action::WriteSyncKey { epoch, record, over: Over::Nothing })
+        }
+        Action::WriteSyncKey { .. } => Some(Action::DeleteSyncKey { epoch, revision: Revision(1) }),
+        Action::DeleteSyncKey { .. } => {
+            Some(Action::SetStandbyNames { names: None, epoch: None, prove: false })
+        }
+        Action::SetStandbyNames { .. } => None,
     };
     let all = std::iter::successors(Some(Action::Wait), next);
     // Nobody here has a backup to be made from, or asks for a restart or for something later.

@@ -7,6 +7,7 @@ use pgvane_agent::guard::client::Doing;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::Tags;
 use pgvane_cluster::store::Txn;
+use pgvane_cluster::view::ClusterView;
 use serde_json::Value;
 
 use crate::agent::{self, Agent};
@@ -21,6 +22,7 @@ use crate::network::{End, Network};
 use crate::plan::{Plan, Sync};
 use crate::postgres::{self, Data, Postgres, SYSTEM};
 use crate::proxy::{self, Proxy};
+use crate::replication::Names;
 use crate::rng::Rng;
 use crate::runtime::{MS, Proc, SEC, Signal, SignalMaker, Sim};
 use crate::trap::Trap;
@@ -256,12 +258,27 @@ impl World {
                 return Some(Ailment::NothingCommitted(p));
             }
         }
-        (0..self.nodes.len()).filter(|n| *n != leader).find_map(|n| {
-            let pg = &self.nodes[n].pg;
-            let streams = pg.server.as_ref().and_then(|s| s.stream).is_some_and(|s| s.from == leader);
-            let follows = streams && pg.wal.branch == self.nodes[leader].pg.wal.branch;
-            (!follows).then_some(Ailment::DoesNotFollow(n))
-        })
+        (0..self.nodes.len())
+            .filter(|n| *n != leader)
+            .find_map(|n| {
+                let pg = &self.nodes[n].pg;
+                let streams = pg.server.as_ref().and_then(|s| s.stream).is_some_and(|s| s.from == leader);
+                let follows = streams && pg.wal.branch == self.nodes[leader].pg.wal.branch;
+                (!follows).then_some(Ailment::DoesNotFollow(n))
+            })
+            .or_else(|| self.sync_ailment(&truth, leader))
+    }
+
+    /// Once everybody streams, standbys confirm commits; without the mode nobody is asked.
+    fn sync_ailment(&self, truth: &ClusterView, leader: usize) -> Option<Ailment> {
+        let names = Names::read(&self.nodes[leader].pg.in_force);
+        if !truth.settings().synchronous_mode.is_on() {
+            return (truth.sync.is_some() || !names.is_empty()).then_some(Ailment::SyncIsLeft);
+        }
+        let sync = truth.sync.as_ref().map(|s| &s.value);
+        let leads = sync.and_then(|s| s.leader.as_ref()).is_some_and(|l| etcd::node_of(l.as_str()) == leader);
+        let named = sync.is_some_and(|s| s.standbys().next().is_some()) && !names.is_empty();
+        (!leads || !named).then_some(Ailment::NobodyConfirms)
     }
 }
 
@@ -273,6 +290,8 @@ enum Ailment {
     NotRouted(usize),
     NothingCommitted(usize),
     DoesNotFollow(usize),
+    NobodyConfirms,
+    SyncIsLeft,
 }
 
 impl std::fmt::Display for Ailment {
@@ -282,6 +301,8 @@ impl std::fmt::Display for Ailment {
             Ailment::DoesNotServe(n) => write!(f, "{} holds the key and does not serve", postgres::host(*n)),
             Ailment::NotRouted(p) => write!(f, "proxy{p} does not route to the leader"),
             Ailment::NothingCommitted(p) => write!(f, "nothing was committed through proxy{p}"),
+            Ailment::NobodyConfirms => f.write_str("all stream and no standby is synchronous"),
+            Ailment::SyncIsLeft => f.write_str("synchronous mode is off and something is left of it"),
             Ailment::DoesNotFollow(n) => write!(f, "{} does not follow the leader", postgres::host(*n)),
         }
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pgvane_agent::decide::announce;
 use pgvane_agent::decide::world::{Abilities, Dcs, Guard, Ongoing, OwnLease, Peer, Slot, World as Snapshot};
 use pgvane_agent::decide::{Action, Decision, Outcome, Reason, decide};
+use pgvane_agent::decide::{announce, sync};
 use pgvane_agent::guard::core::{Event as GuardEvent, Watch};
 use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
@@ -118,6 +118,7 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
     let (number, slot, before, order) = {
         let mut w = sim.w();
         let view = w.etcd.followers[of_agent(n)].view.clone();
+        let raced_on = sync::raced_on(world, &w.etcd.space);
         let blindly = w.mutation == Some(Mutation::ActsBlindly);
         let moves_first = w.mutation == Some(Mutation::MovesKeyFirst);
         let agent = w.nodes[n].agent.as_mut().expect("its loop runs");
@@ -155,9 +156,10 @@ fn enact(sim: &Sim, n: usize, proc: Proc, world: &Snapshot, decision: &Decision)
             action: decision.action.clone(),
             ttl: agent.timing.ttl,
             stop_budget: agent.timing.stop_budget,
-            use_rewind: agent.settings.postgresql.use_pg_rewind,
+            settings: agent.settings.clone(),
             view,
             lease,
+            raced_on,
             record,
             right_until: world.authority().map(|a| a.guard_deadline).filter(|_| !blindly),
             arming: arming.filter(|_| agent.guard_proc.is_some()),
@@ -273,6 +275,7 @@ fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
             running: record.state == MemberState::Running,
             timeline: Some(sql.timeline).filter(|t| t.0 > 0),
             position: sql.position,
+            fresh: false,
             tags: world.tags.clone(),
         });
         let reigns = announce::reigns(world).filter(|_| world.now >= agent.reigns_next);
