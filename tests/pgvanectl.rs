@@ -2,17 +2,22 @@
 
 mod cluster_support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use pgvane_cluster::changes::{Cause, Since};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use xtask::playground::{CLIENT_ROLE, Playground, SCOPE};
 use xtask::programs;
 
-use self::cluster_support::{SOON, cluster, healthy};
+use self::cluster_support::writer::config;
+use self::cluster_support::{SOON, cluster, healthy, kill_node, until};
 
 /// The tool, told which cluster.
 fn pgvanectl(playground: &Playground, args: &[&str]) -> Command {
@@ -126,4 +131,163 @@ async fn it_shows_the_cluster_and_changes_its_leader() {
     assert!(refused(p, &["switchover", "--scheduled", "soon"], 1).await.contains("is not a time"));
     refused(p, &["failover"], 2).await;
     assert_eq!(leader(p).await, "pg3");
+}
+
+/// What the test itself saw of a change of leader.
+struct Seen {
+    began: Instant,
+    /// When the old primary's postmaster was first seen to be gone.
+    gone: Option<Instant>,
+    /// When each other server was last seen to be a standby.
+    standby: BTreeMap<String, Instant>,
+}
+
+impl Seen {
+    /// The longest stretch without a primary that this proves, while `next` took over.
+    fn at_least(&self, next: &str) -> Duration {
+        let last = self.standby.get(next).copied();
+        last.zip(self.gone).map_or(Duration::ZERO, |(last, gone)| last.saturating_duration_since(gone))
+    }
+}
+
+/// Asks a server until it is no standby any more, and notes when it was last seen to be one.
+async fn watch_standby(
+    name: String,
+    server: std::net::SocketAddr,
+    seen: Arc<Mutex<BTreeMap<String, Instant>>>,
+) {
+    let (client, connection) = config(server).connect(tokio_postgres::NoTls).await.expect("a standby");
+    let driver = tokio::spawn(connection);
+    loop {
+        let asked = Instant::now();
+        let answer = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+        if !answer.is_ok_and(|row| row.get(0)) {
+            break;
+        }
+        seen.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), asked);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    driver.abort();
+}
+
+/// Does something that makes another than `leader` lead; answers the new line of the history, and what was seen.
+async fn changes_leader(
+    playground: &mut Playground,
+    leader: &str,
+    what: impl AsyncFnOnce(&mut Playground),
+) -> (Value, Seen) {
+    let postmaster = playground.node(leader).postmaster().expect("it runs");
+    let (seen, mut watching) = (Arc::new(Mutex::new(BTreeMap::new())), JoinSet::new());
+    for node in playground.nodes.iter().filter(|node| node.name != leader) {
+        watching.spawn(watch_standby(node.name.clone(), node.postgres(), Arc::clone(&seen)));
+    }
+    let gone = tokio::spawn(async move {
+        let process = format!("/proc/{}", postmaster.as_raw_nonzero());
+        while std::fs::metadata(&process).is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Instant::now()
+    });
+    let before = history(playground).await.len();
+    let began = Instant::now();
+    what(playground).await;
+    let mut lines = Vec::new();
+    until(playground, "the change is in the history", async || {
+        lines = history(playground).await;
+        lines.len() > before
+    })
+    .await;
+    assert_eq!(lines.len(), before + 1, "one change: {lines:?}\n{}", playground.log_tails(60));
+    let gone = gone.await.ok();
+    watching.abort_all();
+    let standby = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (lines.pop().expect("not empty"), Seen { began, gone, standby })
+}
+
+async fn history(playground: &Playground) -> Vec<Value> {
+    serde_json::from_str(&said(playground, &["history", "-f", "json"]).await).expect("a list")
+}
+
+/// The line says this of the end of `leader`, and its outage lies within what the test saw. Answers who leads now.
+fn tells(line: &Value, leader: &str, cause: &Cause, since: Since, at_least: Duration, seen: &Seen) -> String {
+    let said = (&line["Old Leader"], &line["Why"], &line["Outage Since"]);
+    assert_eq!(said, (&json!(leader), &json!(cause.explain()), &json!(since.explain())), "{line}");
+    let outage = Duration::from_secs_f64(line["Outage Seconds"].as_f64().expect("measured"));
+    let at_most = seen.began.elapsed();
+    eprintln!("  {cause}: {outage:?} since {}, seen {at_least:?} to {at_most:?}", since.explain());
+    // Two lengths of it are told in whole milliseconds.
+    assert!(outage + Duration::from_millis(2) >= at_least, "{outage:?}, but {at_least:?} were seen: {line}");
+    assert!(outage <= at_most, "{outage:?} within {at_most:?}: {line}");
+    line["New Leader"].as_str().expect("a name").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_why_each_leader_went_and_how_long_nobody_served() {
+    let mut playground = cluster(3, 3, vec![]).await;
+    healthy(&mut playground).await;
+    let set = async |p: &Playground, pair: &str| said(p, &["edit-config", "--force", "--set", pair]).await;
+
+    let (line, seen) = changes_leader(&mut playground, "pg1", async |p| {
+        drop(said(p, &["switchover", "--leader", "pg1", "--candidate", "pg2", "--force"]).await);
+    })
+    .await;
+    let proven = seen.at_least("pg2");
+    let leader = tells(&line, "pg1", &Cause::Switchover, Since::PrimaryStopped, proven, &seen);
+    assert_eq!(leader, "pg2");
+    healthy(&mut playground).await;
+
+    let (line, seen) = changes_leader(&mut playground, &leader, async |p| {
+        assert!(p.node_mut("pg2").stop_agent(SOON).await, "{}", p.log_tails(60));
+    })
+    .await;
+    let proven = seen.at_least(line["New Leader"].as_str().unwrap_or_default());
+    let leader = tells(&line, &leader, &Cause::AgentStopped, Since::PrimaryStopped, proven, &seen);
+    playground.revive().expect("starts");
+    healthy(&mut playground).await;
+
+    // A postmaster that is killed: handed over because nobody is to wait for its start, then because a standby holds
+    // everything. Its processes outlive it, and only the agent knows for how long.
+    set(&playground, "primary_start_timeout=0").await;
+    let kill = async |p: &mut Playground, leader: &str| {
+        p.node(leader).kill_postmaster().expect("it runs");
+    };
+    let (line, seen) = changes_leader(&mut playground, &leader, async |p| kill(p, &leader).await).await;
+    let leader = tells(&line, &leader, &Cause::StartTimeout, Since::PrimaryStopped, Duration::ZERO, &seen);
+    healthy(&mut playground).await;
+    set(&playground, "primary_start_timeout=").await;
+    set(&playground, "synchronous_mode=true").await;
+    until(&playground, "a standby is synchronous", async || {
+        members(&playground).await.iter().any(|m| m["Role"] == "Sync Standby")
+    })
+    .await;
+    let (line, seen) = changes_leader(&mut playground, &leader, async |p| kill(p, &leader).await).await;
+    let leader = tells(&line, &leader, &Cause::PostgresCrashed, Since::PrimaryStopped, Duration::ZERO, &seen);
+    healthy(&mut playground).await;
+    set(&playground, "synchronous_mode=").await;
+
+    // Agent and server die; the guard gives the lease back. It has no clock of the server's.
+    let (line, seen) =
+        changes_leader(&mut playground, &leader, async |p| kill_node(p, &leader, false).await).await;
+    let fed = line["Outage Since"] == Since::KeyGone.explain();
+    let since = if fed { Since::KeyGone } else { Since::StreamEnded };
+    let leader = tells(&line, &leader, &Cause::Guard, since, Duration::ZERO, &seen);
+    playground.revive().expect("starts");
+    healthy(&mut playground).await;
+
+    // The whole node dies. Its stream ended at once, and was seen to within the time of a look at the server; most of
+    // the outage is the lease.
+    let (line, seen) =
+        changes_leader(&mut playground, &leader, async |p| kill_node(p, &leader, true).await).await;
+    let proven = seen.at_least(line["New Leader"].as_str().unwrap_or_default());
+    assert!(proven > Duration::from_secs(1), "the lease ended after {proven:?}");
+    tells(&line, &leader, &Cause::LeaseEnded, Since::StreamEnded, proven / 2, &seen);
+
+    // In its other forms, and Patroni's part of it is what it was.
+    let tsv = said(&playground, &["history", "-f", "tsv"]).await;
+    assert!(tsv.starts_with("TL\tLSN\tReason\tTimestamp\tNew Leader\t") && tsv.lines().count() == 7, "{tsv}");
+    let yaml = said(&playground, &["history", "-f", "yaml"]).await;
+    assert!(yaml.contains("Why: switchover by the operator"), "{yaml}");
+    let table = said(&playground, &["history"]).await;
+    assert!(table.contains("| switchover by the operator "), "{table}");
+    eprintln!("{table}");
 }

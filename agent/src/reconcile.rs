@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgvane_cluster::changes::{Cause, Farewell};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::{Contact, Observation};
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
+use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{MemberRecord, MemberState, NativeMember, Tags};
 use pgvane_cluster::reigns::Descent;
 use pgvane_cluster::settings::{ClusterSettings, PATRONI_MIN_TTL};
@@ -29,12 +31,15 @@ use crate::decide::memory::{Memory, Vouch};
 use crate::decide::restart::Facts;
 use crate::decide::schedule::Wall;
 use crate::decide::sync;
+use crate::decide::vacancy;
 use crate::decide::world::{Abilities, DataDir, Dcs, Guard, OwnLease, Peers, Process, Slot, World};
 use crate::decide::{Action, Decision, Outcome, Reason, StopMode, decide};
 use crate::effects::Effects;
 use crate::enact::{self, Context, Order, Right};
 use crate::event::{Event, ServerEvent};
-use crate::guard::client::{Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Report};
+use crate::guard::client::{
+    Arming, Doing, Found, GuardClient, GuardError, GuardEvent, GuardOptions, Parting, Report,
+};
 use crate::keepalive::{LeaseNews, Pulse};
 use crate::keeper::Keeper;
 use crate::namesake::Namesake;
@@ -184,6 +189,8 @@ pub struct Reconciler<S: Store> {
     narrator: Narrator,
     /// When the store was last asked in vain, beside what follows it.
     store_silent_at: Option<Tick>,
+    /// What was said when a reign was last given up.
+    farewell: Option<Farewell>,
 }
 
 impl<S: Store> Reconciler<S> {
@@ -240,6 +247,7 @@ impl<S: Store> Reconciler<S> {
             reload: Reloading::new(start.reloader),
             narrator: Narrator::default(),
             store_silent_at: None,
+            farewell: None,
             ctx,
         }
     }
@@ -456,6 +464,7 @@ impl<S: Store> Reconciler<S> {
         if let Action::Release { .. } = decision.action {
             record.pgvane = record.pgvane.map(|n| NativeMember { serving_epoch: None, ..n });
         }
+        let farewell = self.farewell(world, decision);
         let order = Order {
             action: decision.action.clone(),
             settings: self.settings.clone(),
@@ -468,10 +477,22 @@ impl<S: Store> Reconciler<S> {
             guard: self.guard_client.clone(),
             raced_on: sync::raced_on(world, &self.ctx.space),
             voters: self.voters(world),
+            farewell,
+            vacancy: self.memory.witness.vacancy.clone(),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
         self.effects.start(slot, decision.action.label(), world.now, effect);
         None
+    }
+
+    /// What is said when the reign is given up. Said again, where the store did not answer, it is still the same.
+    fn farewell(&mut self, world: &World, decision: &Decision) -> Option<Farewell> {
+        let Action::Release { epoch, .. } = decision.action else { return None };
+        let said = self.farewell.take().filter(|said| said.epoch == epoch);
+        let now = vacancy::farewell(world, epoch, &decision.reason);
+        let said = said.map_or_else(|| now.clone(), |said| Farewell { down_ms: now.down_ms, ..said });
+        self.farewell = Some(said.clone());
+        Some(said)
     }
 
     /// Whom a question for consent goes to.
@@ -483,6 +504,7 @@ impl<S: Store> Reconciler<S> {
     /// What the guard is to hold for our lease.
     fn arming(&self, world: &World, epoch: Epoch, deadline: Tick) -> Option<(GuardClient, Arming)> {
         let OwnLease::Held { id, ttl, .. } = self.lease else { return None };
+        let last_words = Farewell { epoch, cause: Cause::Guard, detail: None, down_ms: None };
         let arming = Arming {
             epoch,
             lease: id,
@@ -491,6 +513,12 @@ impl<S: Store> Reconciler<S> {
             budget: world.timing.guard_budget,
             postmaster: None,
             store: self.ctx.store_access.clone(),
+            parting: Some(Parting {
+                leader_key: self.ctx.space.path(&Key::Leader),
+                leader: self.ctx.me.to_string(),
+                key: self.ctx.space.path(&Key::Farewell),
+                words: String::from_utf8_lossy(&last_words.to_json()).into_owned(),
+            }),
         };
         Some((self.guard_client.clone()?, arming))
     }

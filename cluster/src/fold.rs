@@ -1,5 +1,6 @@
 //! `ClusterView` + change -> `ClusterView`, pure. Unknown keys are ignored, unreadable values are named.
 
+use crate::changes::{Changes, Farewell};
 use crate::ids::{Epoch, NodeName, Revision};
 use crate::keyspace::{Key, Keyspace};
 use crate::records::{
@@ -125,6 +126,8 @@ fn read(view: &mut ClusterView, key: &Key, kv: &KeyValue) -> Result<(), RecordEr
         Key::Sync => view.sync = Some(versioned(kv, SyncRecord::parse(bytes)?)),
         Key::Failsafe => view.failsafe = Some(FailsafeRecord::parse(bytes)?),
         Key::Reigns => view.reigns = Some(PublishedReigns::parse(bytes)?),
+        Key::Farewell => view.farewell = Some(Farewell::parse(bytes)?),
+        Key::Changes => view.changes = Some(Changes::parse(bytes)?),
     }
     Ok(())
 }
@@ -164,6 +167,8 @@ fn forget(view: &mut ClusterView, key: &Key) {
         Key::Sync => view.sync = None,
         Key::Failsafe => view.failsafe = None,
         Key::Reigns => view.reigns = None,
+        Key::Farewell => view.farewell = None,
+        Key::Changes => view.changes = None,
     }
 }
 

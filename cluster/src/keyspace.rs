@@ -29,6 +29,10 @@ pub enum Key {
     Failsafe,
     /// `pgvane/reigns`: who began the timelines of the leader. Patroni ignores it.
     Reigns,
+    /// `pgvane/farewell`: why the last leader gave leadership up. Patroni ignores it.
+    Farewell,
+    /// `pgvane/changes`: the changes of leader, beside `history`. Patroni ignores it.
+    Changes,
 }
 
 /// The prefix of one cluster: `/{namespace}/{scope}/`.
@@ -70,6 +74,8 @@ impl Keyspace {
             Key::Sync => format!("{p}sync"),
             Key::Failsafe => format!("{p}failsafe"),
             Key::Reigns => format!("{p}pgvane/reigns"),
+            Key::Farewell => format!("{p}pgvane/farewell"),
+            Key::Changes => format!("{p}pgvane/changes"),
         }
     }
 
@@ -89,6 +95,8 @@ impl Keyspace {
             "sync" => Key::Sync,
             "failsafe" => Key::Failsafe,
             "pgvane/reigns" => Key::Reigns,
+            "pgvane/farewell" => Key::Farewell,
+            "pgvane/changes" => Key::Changes,
             other => {
                 let name = other.strip_prefix("members/")?;
                 if name.is_empty() || name.contains('/') {
@@ -119,6 +127,8 @@ mod tests {
             Just(Key::Sync),
             Just(Key::Failsafe),
             Just(Key::Reigns),
+            Just(Key::Farewell),
+            Just(Key::Changes),
             "[^/]{1,20}".prop_map(|n| Key::Member(NodeName::new(n))),
         ]
     }

@@ -66,6 +66,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words! {
     /// What a member is (contract 1.1).
     MemberRole {

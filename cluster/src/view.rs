@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::changes::{Changes, Farewell};
 use crate::ids::{Epoch, LeaseId, NodeName, Revision, Timeline};
 use crate::records::{FailoverRecord, FailsafeRecord, HistoryRecord, MemberRecord, StatusRecord, SyncRecord};
 use crate::reigns::PublishedReigns;
@@ -110,6 +111,10 @@ pub struct ClusterView {
     pub failsafe: Option<FailsafeRecord>,
     /// Who began the timelines of the leader that wrote it last.
     pub reigns: Option<PublishedReigns>,
+    /// Why the last leader that said so gave leadership up.
+    pub farewell: Option<Farewell>,
+    /// The changes of leader, as far as our agents know of them.
+    pub changes: Option<Changes>,
     /// Keys whose values could not be read, with the reason.
     pub malformed: BTreeMap<String, String>,
 }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use xtask::playground::ports::Ports;
 use xtask::playground::proxy::MoreSettings;
@@ -133,6 +134,32 @@ pub(crate) async fn switchover(playground: &Playground, leader: &str) {
     let answer = http::request(Method::POST, agent, "/switchover", body, SOON).await;
     let is_done = answer.as_ref().is_ok_and(|(status, _)| status.is_success());
     assert!(is_done, "the switchover: {answer:?}\n{}", playground.log_tails(60));
+}
+
+/// SIGKILL to a node's agent and postmaster; and to its guard, so that only the lease ends its reign.
+pub(crate) async fn kill_node(playground: &mut Playground, name: &str, guard: bool) {
+    if guard {
+        kill_guard(playground, name);
+    }
+    playground.node_mut(name).signal_agent(Signal::KILL);
+    playground.node(name).kill_postmaster();
+    playground.node_mut(name).kill_agent(SOON).await;
+}
+
+/// The guard is the agent's program run as such on this node's data.
+fn kill_guard(playground: &Playground, name: &str) {
+    let data = playground.dir().join(name).join("data").display().to_string();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let pid = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        if command.contains("\0guard\0") && command.contains(&data) {
+            let pid = pid.and_then(Pid::from_raw).expect("a pid");
+            kill_process(pid, Signal::KILL).expect("it runs");
+            return;
+        }
+    }
+    panic!("no guard of {name} runs");
 }
 
 /// Waits until the server takes writes; answers when it was first seen to, by its clock, in microseconds since 1970.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use pgvane_cluster::changes::Cause;
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::view::ClusterView;
@@ -47,6 +48,7 @@ async fn leadership_goes_both_ways() {
         all.sort();
         eprintln!("  switchover {direction}: median {} ms of {}", all[all.len() / 2].as_millis(), all.len());
     }
+    whoever_wrote_the_line_says_why(&cluster).await;
     let at = cluster.position().await;
     cluster.written(&clients, 20).await;
     cluster.keeps_slots_from(&at).await;
@@ -93,6 +95,20 @@ async fn switchover(cluster: &Mixed, tool: &str, from: &str, to: &str) {
         _ => cluster.pgvanectl(&args).await,
     };
     assert!(said.contains(&format!("over to \"{to}\"")), "{said}");
+}
+
+/// Our agents say why they took over, also from Patroni; of changes that Patroni wrote down it is not known.
+async fn whoever_wrote_the_line_says_why(cluster: &Mixed) {
+    let history = cluster.pgvanectl(&["history", "--format", "json"]).await;
+    let lines: Vec<serde_json::Value> = serde_json::from_str(&history).expect("a list");
+    let mut counts = BTreeMap::new();
+    for line in &lines {
+        let by_patroni = line["New Leader"] == "pg1";
+        let why = if by_patroni { "unknown" } else { Cause::Switchover.explain() };
+        assert_eq!((&line["Why"], line["Outage Seconds"].is_null()), (&why.into(), by_patroni), "{line}");
+        *counts.entry(by_patroni).or_insert(0) += 1;
+    }
+    assert_eq!(counts[&true], counts[&false], "{history}");
 }
 
 /// Waits until `leader` leads in everybody's eyes, and what it wrote of that is complete.

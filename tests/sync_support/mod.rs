@@ -10,7 +10,6 @@ use pgvane_cluster::keyspace::{Key, Keyspace};
 use pgvane_cluster::records::SyncRecord;
 use pgvane_cluster::store::Store;
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdStore};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
@@ -18,7 +17,7 @@ use xtask::playground::{HEALTHY_WITHIN, Options, Playground, SCOPE, http};
 use xtask::{drill, install, programs};
 
 use crate::cluster_support::writer::{Habit, Writer};
-use crate::cluster_support::{SOON, add_proxy, healthy, rows, until};
+use crate::cluster_support::{SOON, add_proxy, healthy, kill_node, rows, until};
 
 /// Time between two comparisons.
 const COMPARE_EVERY: Duration = Duration::from_millis(5);
@@ -145,28 +144,7 @@ impl Stage {
 
     /// SIGKILL to a node's agent and postmaster; and to its guard, so that only the lease ends its reign.
     pub(crate) async fn kill_node(&mut self, name: &str, guard: bool) {
-        if guard {
-            self.kill_guard(name);
-        }
-        self.playground.node_mut(name).signal_agent(Signal::KILL);
-        self.playground.node(name).kill_postmaster();
-        self.playground.node_mut(name).kill_agent(SOON).await;
-    }
-
-    /// The guard is the agent's program run as such on this node's data.
-    fn kill_guard(&self, name: &str) {
-        let data = self.playground.dir().join(name).join("data").display().to_string();
-        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).into_owned();
-            let pid = entry.file_name().to_str().and_then(|n| n.parse().ok());
-            if command.contains("\0guard\0") && command.contains(&data) {
-                let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a pid");
-                rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
-                return;
-            }
-        }
-        panic!("no guard of {name} runs");
+        kill_node(&mut self.playground, name, guard).await;
     }
 
     pub(crate) async fn revive(&mut self) {

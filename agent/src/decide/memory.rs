@@ -13,6 +13,7 @@ use super::reinit::Reinit;
 use super::restart::{Restart, ScheduledRestart};
 use super::schedule::Wall;
 use super::sync;
+use super::vacancy::Witness;
 use super::world::{Dcs, Local, Process, Slot, Upstream};
 
 /// The other members' promise to us: nobody of them races for `ttl` from their answer on.
@@ -78,6 +79,8 @@ pub struct Memory {
     pub leaderless_since: Option<Tick>,
     /// Who led last, as far as this agent saw.
     pub last_leader: Option<NodeName>,
+    /// What was seen of other leaders, and of their end.
+    pub witness: Witness,
     /// Whether that was a Patroni daemon.
     pub led_by_patroni: bool,
     /// When PostgreSQL ended unasked while we led; cleared when it serves again.
@@ -309,6 +312,7 @@ impl Memory {
     /// Takes in what is seen: who leads, whether a standby streams, whether PostgreSQL is back.
     pub fn note(&mut self, now: Tick, dcs: &Dcs, local: &Local, me: &NodeName) {
         if let Dcs::Known(view) = dcs {
+            self.witness.note(now, view, local, me);
             match &view.leader {
                 Some(key) => {
                     self.leaderless_since = None;

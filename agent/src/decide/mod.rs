@@ -27,6 +27,7 @@ mod storeless;
 pub mod sync;
 mod unfit;
 mod unlocked;
+pub mod vacancy;
 pub mod world;
 
 use std::time::Duration;

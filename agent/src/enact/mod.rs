@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgvane_cluster::changes::Farewell;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::follow::Observation;
 use pgvane_cluster::ids::{Epoch, LeaseId, NodeName};
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use crate::decide::Outcome;
 use crate::decide::action::Action;
 use crate::decide::lease::Authority;
+use crate::decide::vacancy::Vacancy;
 use crate::decide::world::Slot;
 use crate::event::Event;
 use crate::guard::client::{Arming, GuardClient, StoreAccess};
@@ -121,6 +123,10 @@ pub struct Order {
     pub raced_on: Option<Compare>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
+    /// For [`Action::Release`]: why.
+    pub farewell: Option<Farewell>,
+    /// For [`Action::Promote`]: whose reign ended before ours.
+    pub vacancy: Option<Vacancy>,
 }
 
 impl<S: Store> Context<S> {
@@ -151,7 +157,7 @@ impl<S: Store> Context<S> {
                 let before = order.view.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
                 let status = optime.map(|optime| StatusRecord { optime, ..before });
                 let stopped = order.lease.map(|lease| (order.record.clone(), lease));
-                store::release(ctx, *epoch, status, stopped).await
+                store::release(ctx, *epoch, status, stopped, order.farewell.as_ref()).await
             }
             Action::ClearRequest { revision } => store::clear_request(ctx, *revision).await,
             Action::RequestNow { revision } => {

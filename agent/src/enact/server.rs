@@ -19,6 +19,7 @@ use crate::config::{BootstrapMethod, HostPort};
 use crate::decide::Outcome;
 use crate::decide::action::{Request, StopMode};
 use crate::decide::bootstrap::Progress;
+use crate::decide::vacancy;
 use crate::decide::world::{Control, DataDir, Slot, Upstream};
 use crate::event::{Event, ServerEvent};
 use crate::history;
@@ -166,7 +167,7 @@ async fn first_history<S: Store>(ctx: &Context<S>, order: &Order) {
     let Some(view) = order.view.as_ref().filter(|view| view.history.is_none()) else { return };
     let restored = ControlData::read(&ctx.instance).await.is_ok_and(|control| control.timeline > Timeline(1));
     let Some(key) = view.leader.as_ref().filter(|_| restored) else { return };
-    match timeout(HISTORY_LIMIT, write_history(ctx, order, key.epoch)).await {
+    match timeout(HISTORY_LIMIT, write_history(ctx, order, key.epoch, None)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(error, "the cluster's history was not written"),
         Err(_) => warn!(limit = ?HISTORY_LIMIT, "the cluster's history was not written in time"),
@@ -266,6 +267,7 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
     }
     let mut done = control::promote(&ctx.instance, PROMOTE_LIMIT, until).await;
     if let Ok(probe) = &mut done {
+        let promoted = Tick::now();
         info!(%epoch, "promoted");
         let answer = probe.ask(&ctx.instance).await;
         if let Ok(view) = &answer {
@@ -275,12 +277,12 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
         let (order, after) = (order.clone(), Arc::clone(&ctx));
         // Not part of the outage: the history, so that a stale node knows; a checkpoint, so that others can
         // rewind against us.
-        tokio::spawn(async move { after_promotion(&after, &order, epoch).await });
+        tokio::spawn(async move { after_promotion(&after, &order, epoch, promoted).await });
     }
     outcome("promotion", done.map(drop))
 }
 
-async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) {
+async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch, promoted: Tick) {
     match Probe::default().ask(&ctx.instance).await {
         Ok(view) => match descent::keep(&ctx.instance, view.timeline) {
             Ok(descent) => ctx.report(Event::Descent(descent)),
@@ -288,7 +290,7 @@ async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch
         },
         Err(error) => warn!(%error, "the new timeline is not known"),
     }
-    if let Err(error) = write_history(ctx, order, epoch).await {
+    if let Err(error) = write_history(ctx, order, epoch, Some(promoted)).await {
         warn!(error, "the cluster's history was not written");
     }
     // Gone with the configuration files of a standby at the next start; removed now so that nobody wonders.
@@ -301,15 +303,35 @@ async fn after_promotion<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch
     ask(ctx).await;
 }
 
-async fn write_history<S: Store>(ctx: &Context<S>, order: &Order, epoch: Epoch) -> Result<(), String> {
+/// Writes `history`, and after a promotion what else is known of the change.
+async fn write_history<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    epoch: Epoch,
+    promoted: Option<Tick>,
+) -> Result<(), String> {
     let view = Probe::default().ask(&ctx.instance).await.map_err(|e| e.to_string())?;
     let file = ctx.instance.data_dir.join(format!("pg_wal/{:08X}.history", view.timeline.0));
     let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let stored = order.view.as_ref().and_then(|v| v.history.as_ref());
+    let before = order.view.as_deref();
+    let stored = before.and_then(|v| v.history.as_ref());
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00");
     let keep = order.settings.max_timelines_history;
     let record = history::merge(history::parse_file(&text), stored, &now.to_string(), &ctx.me, keep);
-    store::write_as_leader(ctx, epoch, Key::History, record.to_json()).await.map_err(|e| e.to_string())
+    let mut pairs = vec![(Key::History, record.to_json())];
+    if let (Some(promoted), Some(newest)) = (promoted, record.0.last()) {
+        let farewell = before.and_then(|v| v.farewell.as_ref());
+        let change = vacancy::change(order.vacancy.as_ref(), farewell, promoted, newest);
+        info!(
+            from = change.from.as_ref().map(tracing::field::display),
+            cause = change.cause.as_ref().map(tracing::field::display),
+            outage = ?change.outage(),
+            "the leader changed"
+        );
+        let known = before.and_then(|v| v.changes.clone()).unwrap_or_default();
+        pairs.push((Key::Changes, known.with(change, &record).to_json()));
+    }
+    store::write_all_as_leader(ctx, epoch, pairs).await.map_err(|e| e.to_string())
 }
 
 pub(super) async fn checkpoint<S: Store>(ctx: &Context<S>, request: Request) -> Vec<Outcome> {

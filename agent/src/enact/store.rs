@@ -1,5 +1,6 @@
 //! Effects on the store: each one transaction, run once, never repeated on a guess.
 
+use pgvane_cluster::changes::Farewell;
 use pgvane_cluster::ids::{Epoch, LeaseId, Revision};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{FailoverRecord, MemberRecord, StatusRecord};
@@ -97,12 +98,13 @@ pub async fn take_over_key<S: Store>(ctx: &Context<S>, lease: LeaseId) -> Vec<Ou
 }
 
 /// Deletes the leader key of `epoch`; with it, in one step, what the next leader needs to know: where our WAL
-/// ended and that we have stopped.
+/// ended and that we have stopped; and, for people, why.
 pub async fn release<S: Store>(
     ctx: &Context<S>,
     epoch: Epoch,
     status: Option<StatusRecord>,
     stopped: Option<(MemberRecord, LeaseId)>,
+    farewell: Option<&Farewell>,
 ) -> Vec<Outcome> {
     let leader = ctx.space.path(&Key::Leader);
     let mut then = Vec::new();
@@ -111,6 +113,9 @@ pub async fn release<S: Store>(
     }
     if let Some((record, lease)) = stopped {
         then.push(Write::Put(ctx.space.path(&Key::Member(ctx.me.clone())), record.to_json(), Some(lease)));
+    }
+    if let Some(farewell) = farewell {
+        then.push(Write::Put(ctx.space.path(&Key::Farewell), farewell.to_json(), None));
     }
     then.push(Write::Delete(leader.clone()));
     let when = vec![
@@ -178,7 +183,17 @@ pub async fn write_as_leader<S: Store>(
     key: Key,
     value: Vec<u8>,
 ) -> Result<(), StoreError> {
-    let then = vec![Write::Put(ctx.space.path(&key), value, None)];
+    write_all_as_leader(ctx, epoch, [(key, value)]).await
+}
+
+/// Writes several at once, or none.
+pub async fn write_all_as_leader<S: Store>(
+    ctx: &Context<S>,
+    epoch: Epoch,
+    pairs: impl IntoIterator<Item = (Key, Vec<u8>)>,
+) -> Result<(), StoreError> {
+    let put = |(key, value)| Write::Put(ctx.space.path(&key), value, None);
+    let then = pairs.into_iter().map(put).collect();
     ctx.store.txn(Txn { when: reign(ctx, epoch), then }).await.map(drop)
 }
 

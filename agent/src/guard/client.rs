@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::protocol::{Answer, ArmRequest, Ask, Line, Question};
-pub use super::protocol::{Doing, Report, StoreAccess};
+pub use super::protocol::{Doing, Parting, Report, StoreAccess};
 
 /// How long a new guard may take until it answers.
 const START_WITHIN: Duration = Duration::from_secs(3);
@@ -61,6 +61,8 @@ pub struct Arming {
     pub postmaster: Option<rustix::process::Pid>,
     /// Where the guard may revoke the lease.
     pub store: StoreAccess,
+    /// What it says before that.
+    pub parting: Option<Parting>,
 }
 
 /// What the guard told by itself.
@@ -153,6 +155,7 @@ impl GuardClient {
             budget_ms: millis(arming.budget),
             postmaster: arming.postmaster.map(|pid| pid.as_raw_nonzero().get()),
             store: arming.store,
+            parting: arming.parting,
         })))
         .await
         .map(drop)

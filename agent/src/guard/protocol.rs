@@ -62,6 +62,23 @@ pub struct ArmRequest {
     pub postmaster: Option<i32>,
     /// Where the lease can be revoked.
     pub store: StoreAccess,
+    /// What to say before that.
+    #[serde(default)]
+    pub parting: Option<Parting>,
+}
+
+/// Last words of a reign, for people: written only while the leader key is still that of the reign, and given up
+/// where the store does not take them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Parting {
+    /// The leader key.
+    pub leader_key: String,
+    /// What it holds.
+    pub leader: String,
+    /// Where they are written.
+    pub key: String,
+    /// The words.
+    pub words: String,
 }
 
 /// How to reach the store. Passwords travel only over the socket of mode 0600.

@@ -23,7 +23,9 @@ use rustix::time::{
 
 use super::core::{Command, Event, Phase, Refusal, Server, State, Watch, step};
 use super::log::Log;
-use super::protocol::{Answer, ArmRequest, Ask, Doing, Line, MAX_LINE, Question, Report, StoreAccess};
+use super::protocol::{
+    Answer, ArmRequest, Ask, Doing, Line, MAX_LINE, Parting, Question, Report, StoreAccess,
+};
 use super::revoke;
 use super::server::{Postmaster, stop_immediate};
 use crate::postgres::process::kill_everything;
@@ -61,6 +63,7 @@ pub(super) struct Guard {
     agent: Option<Agent>,
     postmaster: Option<Postmaster>,
     store: StoreAccess,
+    parting: Option<Parting>,
     timer: OwnedFd,
     wake_read: UnixStream,
     wake_write: UnixStream,
@@ -97,6 +100,7 @@ impl Guard {
             agent: None,
             postmaster: None,
             store: StoreAccess::default(),
+            parting: None,
             timer: timerfd_create(TimerfdClockId::Boottime, flags)?,
             wake_read,
             wake_write,
@@ -232,7 +236,9 @@ impl Guard {
             },
             Command::RevokeLease(lease) => {
                 self.log.say(format_args!("no process is left; revoking lease {}", lease.0));
-                revoke::start(self.store.clone(), lease, &self.answers.0, &self.wake_write);
+                let epoch = self.state.watch().map(|watch| watch.epoch);
+                let parting = self.parting.clone().zip(epoch);
+                revoke::start(self.store.clone(), lease, parting, &self.answers.0, &self.wake_write);
                 None
             }
             Command::Exit => {
@@ -380,6 +386,7 @@ impl Guard {
         }
         self.data_dir = real;
         self.store = request.store;
+        self.parting = request.parting;
         let mut server = Server::Awaited;
         self.postmaster = None;
         if let Some(pid) = request.postmaster.and_then(NonZeroI32::new) {

@@ -23,3 +23,4 @@ mod settle;
 mod stopping;
 mod storeless;
 mod unlocked;
+mod vacancy;

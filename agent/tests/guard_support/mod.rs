@@ -79,6 +79,7 @@ pub fn arming(plan: &Plan) -> Arming {
         budget: plan.budget,
         postmaster: Pid::from_raw(plan.postmaster),
         store: StoreAccess { endpoints: plan.etcd.clone().into_iter().collect(), ..StoreAccess::default() },
+        parting: None,
     }
 }
 

@@ -26,6 +26,8 @@ const VALUES: &[(&str, &[&str])] = &[
     ("failover", &["{}", r#"{"leader":"a"}"#, "[1]"]),
     ("sync", &[r#"{"leader":"a","sync_standby":"b"}"#, "5"]),
     ("failsafe", &[r#"{"a":"http://a:8008/patroni"}"#, "1"]),
+    ("pgvane/farewell", &[r#"{"epoch":5,"cause":"guard"}"#, "[]"]),
+    ("pgvane/changes", &["[]", r#"[{"timeline":1,"switch_lsn":5}]"#, "{"]),
     ("0/leader", &["citus"]),
     ("members/a/b", &["?"]),
     ("unheard-of", &["1", "2"]),
