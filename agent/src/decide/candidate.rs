@@ -32,6 +32,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long a candidate waits for its own position of after the leader was gone.
 const FRESH_WITHIN: Duration = Duration::from_millis(300);
 
+/// How soon WAL that is still being received shows.
+const WAL_GROWS_WITHIN: Duration = Duration::from_millis(700);
+
 /// What a node concludes about itself while nobody leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -61,13 +64,21 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
         // All others vouch for us (safety would have stopped us otherwise): the key is ours to renew.
         return Verdict::Campaign;
     }
-    if let Some(reason) = forbidden(world, view, sql) {
+    if let Some(reason) = unable(world, view) {
         return Verdict::Wait(reason, never);
     }
     let request = view.failover.as_ref().map(|f| &f.value).filter(|r| r.scheduled_at.is_none());
     let named = request.and_then(|r| r.member.as_ref());
-    if named == Some(&world.me) {
-        // The operator's word, and a leader that handed over has seen that we hold everything.
+    let is_me = named == Some(&world.me);
+    if is_me && request.is_some_and(|r| r.leader.is_none()) {
+        // A failover is the operator's word, whatever this node lacks (trap 16).
+        return Verdict::Campaign;
+    }
+    if let Some(reason) = unsuited(world, view, sql) {
+        return Verdict::Wait(reason, never);
+    }
+    if is_me {
+        // A leader that handed over has seen that we hold everything.
         return Verdict::Campaign;
     }
     let patience = since + NAMED_PATIENCE;
@@ -79,8 +90,14 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     if is_too_far_behind(world, view, sql) {
         return Verdict::Wait(Reason::TooFarBehind, never);
     }
+    if is_of_older_timeline(world, view, sql) {
+        return Verdict::Wait(Reason::OlderTimeline, never);
+    }
     if let Some(leader) = released_cleanly(world, view, sql) {
         return after_release(world, view, &leader, since);
+    }
+    if let Some(until) = waits_for_wal(world, sql, since).filter(|_| request.is_none()) {
+        return Verdict::Wait(Reason::WalStillComes, until);
     }
     if world.peers.asked_at < since || now.since(world.peers.asked_at) > ANSWERS_MAX_AGE {
         return Verdict::Ask;
@@ -88,7 +105,8 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     compare(world, view, sql, since)
 }
 
-fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
+/// What no wish of an operator changes: tags, the watchdog, and what the others' promises rest on (S1).
+fn unable(world: &World, view: &ClusterView) -> Option<Reason> {
     if !world.tags.may_lead() {
         return Some(Reason::NoFailoverTag);
     }
@@ -96,8 +114,15 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
         return Some(reason);
     }
     let listed = |f: &pgvane_cluster::records::FailsafeRecord| f.0.is_empty() || f.0.contains_key(&world.me);
-    if world.settings.failsafe_mode && !view.failsafe.as_ref().is_none_or(listed) {
-        return Some(Reason::NotInFailsafe);
+    let kept_out = world.settings.failsafe_mode && !view.failsafe.as_ref().is_none_or(listed);
+    kept_out.then_some(Reason::NotInFailsafe)
+}
+
+/// What would lose commits if this node led.
+fn unsuited(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
+    if world.settings.standby_cluster.is_some() {
+        // Its timelines and commits are another cluster's.
+        return None;
     }
     let in_sync = view.sync.as_ref().is_none_or(|s| s.value.leader.is_none() || s.value.names(&world.me));
     if world.settings.synchronous_mode.is_on() && !in_sync {
@@ -105,6 +130,22 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql) -> Option<Reason> {
     }
     let parted = reign::parted_from_cluster(view, &world.memory.descent, sql.timeline);
     (parted || has_diverged(view, sql.timeline, sql.position)).then_some(Reason::Diverged)
+}
+
+/// Whether the cluster was on a newer timeline already (trap 3), where that counts.
+fn is_of_older_timeline(world: &World, view: &ClusterView, sql: &Sql) -> bool {
+    let counts = world.settings.check_timeline && world.settings.standby_cluster.is_none();
+    counts && view.cluster_timeline().is_some_and(|cluster| sql.timeline < cluster)
+}
+
+/// Until when to wait because the old primary still sends WAL, at most `primary_race_backoff`.
+fn waits_for_wal(world: &World, sql: &Sql, since: Tick) -> Option<Tick> {
+    let end = since + world.settings.primary_race_backoff;
+    let counts = sql.streaming && world.now < end && world.settings.standby_cluster.is_none();
+    // In the beginning nobody can tell whether it still grows.
+    let grew = world.memory.wal_grew.map_or(since, |(_, at)| at.max(since));
+    let until = (grew + WAL_GROWS_WITHIN).min(end);
+    (counts && world.now < until).then_some(until)
 }
 
 fn is_too_far_behind(world: &World, view: &ClusterView, sql: &Sql) -> bool {

@@ -53,7 +53,7 @@ fn create(world: &World, view: &ClusterView, reason: Reason) -> Decision {
 /// that one serves.
 pub(super) fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
     let leader = view.leader.as_ref()?;
-    let serving = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
+    let serving = super::standby_leader::serves(world, view);
     if !serving {
         return None;
     }

@@ -54,7 +54,7 @@ pub struct SqlView {
     pub restores: bool,
     /// Who streams from here.
     pub replication: Vec<Walsender>,
-    /// Replication slots: name and restart position.
+    /// Replication slots: their names with the WAL that they keep from, or that a logical one's subscriber has.
     pub slots: Vec<(String, Option<Lsn>)>,
 }
 
@@ -142,7 +142,7 @@ SELECT r.in_recovery,
        (SELECT coalesce(jsonb_agg(to_jsonb(s)), '[]')::text FROM (
             SELECT usename, application_name, client_addr::text, state, sync_state, sync_priority
             FROM pg_stat_replication) s) AS replication,
-       (SELECT coalesce(jsonb_agg(jsonb_build_array(slot_name, restart_lsn::text)), '[]')::text
+       (SELECT coalesce(jsonb_agg(jsonb_build_array(slot_name, coalesce(confirmed_flush_lsn, restart_lsn)::text)), '[]')::text
             FROM pg_replication_slots WHERE NOT temporary) AS slots
 FROM (SELECT pg_is_in_recovery() AS in_recovery) r
 CROSS JOIN pg_control_checkpoint() c

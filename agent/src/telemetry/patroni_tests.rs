@@ -43,12 +43,7 @@ fn every_text_that_is_looked_for_is_said() {
             Reason::WonKey,
             &["Lock owner: pg1; I am pg1", "promoted self to leader because I had the session lock"],
         ),
-        (
-            &ours,
-            Action::Wait,
-            Reason::Leading,
-            &["no action. I am (pg1), the leader with the lock"],
-        ),
+        (&ours, Action::Wait, Reason::Leading, &["no action. I am (pg1), the leader with the lock"]),
         (
             &theirs,
             Action::Wait,
