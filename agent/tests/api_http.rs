@@ -47,6 +47,7 @@ fn login() -> Login {
 
 fn snapshot() -> ApiSnapshot {
     ApiSnapshot {
+        watchdog_failed: false,
         name: "a".into(),
         scope: "demo".to_owned(),
         tags: Tags::default(),

@@ -22,7 +22,7 @@ use pgvane_cluster::records::{
     NativeMember, StatusRecord, SyncRecord, Tags,
 };
 use pgvane_cluster::reigns::{Descent, PublishedReigns, Reign, Reigns};
-use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
+use pgvane_cluster::settings::{ClusterSettings, StandbyCluster, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -39,7 +39,7 @@ const NAMES: [&str; 4] = ["pg1", ME, "pg3", "pg9"];
 
 pub(crate) const SLOTS: [Slot; 5] = [Slot::Postgres, Slot::Store, Slot::Peers, Slot::Failsafe, Slot::Guard];
 
-pub(crate) const LABELS: [&str; 26] = [
+pub(crate) const LABELS: [&str; 27] = [
     "wait",
     "race_initialize",
     "bootstrap",
@@ -50,6 +50,7 @@ pub(crate) const LABELS: [&str; 26] = [
     "start_standby",
     "rejoin",
     "follow",
+    "copy_slots",
     "poll_peers",
     "campaign",
     "take_over_key",
@@ -448,6 +449,7 @@ fn memory() -> BoxedStrategy<Memory> {
                 descent,
                 parted,
                 leader_since,
+                slots_to_copy: if may_bootstrap { ["sub".to_owned()].into() } else { [].into() },
                 ..wishes
             },
         )
@@ -458,7 +460,10 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
     let timeout = select(vec![ms(0), ms(500), ms(300_000)]);
     let lag = select(vec![0, 1, 1_048_576, u64::MAX]);
     let mode = select(vec![SynchronousMode::Off, SynchronousMode::On]);
-    (any::<bool>(), any::<bool>(), mode, timeout, lag, ttl())
+    let section = StandbyCluster { host: Some("far".to_owned()), ..StandbyCluster::default() };
+    let standby = prop_oneof![9 => Just(None), 1 => Just(Some(section))];
+    let backoff = select(vec![ms(0), ms(2000)]);
+    (any::<bool>(), any::<bool>(), mode, timeout, lag, ttl(), standby, backoff)
         .prop_map(
             |(
                 pause,
@@ -467,8 +472,13 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
                 primary_start_timeout,
                 maximum_lag_on_failover,
                 ttl,
+                standby_cluster,
+                primary_race_backoff,
             )| {
                 ClusterSettings {
+                    standby_cluster,
+                    primary_race_backoff,
+                    check_timeline: ttl.is_zero(),
                     ttl,
                     pause,
                     failsafe_mode,
@@ -486,8 +496,11 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
 type Limits = (Abilities, Option<Tick>, u32, Option<Progress>);
 
 fn limits() -> BoxedStrategy<Limits> {
-    let abilities = (any::<bool>(), any::<bool>())
-        .prop_map(|(clones_alone, watchdog_failed)| Abilities { clones_alone, watchdog_failed });
+    let abilities = (any::<bool>(), any::<bool>()).prop_map(|(clones_alone, watchdog_failed)| Abilities {
+        clones_alone,
+        watchdog_failed,
+        ..Abilities::default()
+    });
     let failed = (any::<bool>(), tick()).prop_map(|(custom, at)| Progress::Failed { custom, at });
     let progress = prop_oneof![Just(Progress::Initdb), Just(Progress::Recovery), failed];
     (abilities, of(tick()), 0_u32..4, of(progress)).boxed()
