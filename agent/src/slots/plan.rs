@@ -134,6 +134,9 @@ fn misfit(wanted: Option<&Slot>, slot: &Existing, stand: Stand<'_>) -> Option<&'
         Some(Slot::Logical { database, plugin, .. }) if logical != Some((database, plugin)) => {
             Some("it is of another kind, database or plugin")
         }
+        // A new one would begin here and pass over in silence what its subscriber never got: that is for an operator
+        // to say, who drops it.
+        Some(Slot::Logical { .. }) if slot.invalid && stand.primary => None,
         Some(_) if slot.invalid => Some("what it needs is gone"),
         Some(Slot::Physical { .. }) if slot.restart.is_none() => Some("it keeps no WAL"),
         Some(Slot::Physical { active: Some(false), .. }) if slot.holds_rows && stand.led => {
@@ -250,6 +253,11 @@ mod tests {
             is_logical(s);
             s.invalid = true;
         });
+        assert_eq!(
+            steps(&slot, std::slice::from_ref(&lost), PRIMARY),
+            [],
+            "its subscriber is told by an error"
+        );
         let plan = plan(&slot, &[lost], STANDBY);
         assert!(matches!(&plan.steps[..], [Step::Drop(..)]) && plan.to_copy.is_empty(), "{plan:?}");
     }
