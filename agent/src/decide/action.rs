@@ -187,6 +187,9 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const STOP_TO_HAND_OVER: &str = "stop_to_hand_over";
 /// Label of [`Action::StopToRestart`].
 pub const STOP_TO_RESTART: &str = "stop_to_restart";
+
+/// Label of [`Action::CopySlots`].
+pub const COPY_SLOTS: &str = "copy_slots";
 /// Label of [`Action::Stop`].
 pub const STOP: &str = "stop";
 /// Label of [`Action::Release`].
@@ -239,7 +242,7 @@ impl Action {
             Action::StartStandby { .. } => "start_standby",
             Action::Rejoin { .. } => REJOIN,
             Action::Follow { .. } => FOLLOW,
-            Action::CopySlots { .. } => "copy_slots",
+            Action::CopySlots { .. } => COPY_SLOTS,
             Action::PollPeers => "poll_peers",
             Action::Campaign => "campaign",
             Action::TakeOverKey => "take_over_key",

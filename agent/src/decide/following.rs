@@ -86,6 +86,12 @@ fn follow(
         return decision;
     }
     if let Some(names) = slots_to_copy(world, view, sql).filter(|_| leader_serves) {
+        // Commits must not wait for one that is about to stop (contract 8.8).
+        let since = world.memory.slots_missing_since.unwrap_or_default();
+        let until = since + world.settings.loop_wait * 2;
+        if restart::is_waited_for(world, view) && world.now < until {
+            return world.wait_until(until, Reason::LeavingSync);
+        }
         let action = Action::CopySlots { leader: leader.clone(), upstream, names };
         return world.act(action, Reason::SlotsMissing);
     }
@@ -111,7 +117,7 @@ fn points_elsewhere(world: &World, sql: &Sql, upstream: &Upstream) -> bool {
 }
 
 /// Logical slots to be copied now: it takes a restart, so not while another member comes or goes.
-fn slots_to_copy(world: &World, view: &ClusterView, sql: &Sql) -> Option<BTreeSet<String>> {
+pub(super) fn slots_to_copy(world: &World, view: &ClusterView, sql: &Sql) -> Option<BTreeSet<String>> {
     let settled = |state: &MemberState| {
         ![MemberState::Starting, MemberState::Stopping, MemberState::Restarting, MemberState::CreatingReplica]
             .contains(state)

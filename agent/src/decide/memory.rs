@@ -108,6 +108,8 @@ pub struct Memory {
     pub leader_since: Option<(Epoch, Tick)>,
     /// Logical replication slots of the primary that this standby lacks.
     pub slots_to_copy: BTreeSet<String>,
+    /// Since when there are any.
+    pub slots_missing_since: Option<Tick>,
     /// Logical replication slots of ours that were copied and may lack what they need.
     pub unproven_slots: BTreeSet<String>,
     /// The furthest position that was seen of our standby, and when it was first seen there.
@@ -299,6 +301,8 @@ impl Memory {
             Outcome::Parted(epoch) => self.parted = Some(*epoch),
             Outcome::Slots { to_copy, unproven } => {
                 self.slots_to_copy.clone_from(to_copy);
+                let since = self.slots_missing_since.or(Some(now));
+                self.slots_missing_since = since.filter(|_| !to_copy.is_empty());
                 self.unproven_slots.clone_from(unproven);
             }
             Outcome::Consented(consent) => self.consent = Some(*consent),

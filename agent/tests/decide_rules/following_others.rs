@@ -4,10 +4,15 @@ use std::collections::BTreeSet;
 
 use pgvane_agent::decide::action::{Action, Reason};
 use pgvane_agent::decide::world::World;
-use pgvane_cluster::records::{MemberState, Tags};
+use pgvane_cluster::ids::Revision;
+use pgvane_cluster::records::{MemberState, SyncRecord, Tags};
+use pgvane_cluster::settings::SynchronousMode;
+use pgvane_cluster::view::Versioned;
 use serde_json::Value;
 
-use crate::decide_support::{NOW, check, check_wait, following, leaderless, member, ms, upstream};
+use crate::decide_support::{
+    ME, NOW, announced, check, check_wait, edit, following, leaderless, member, ms, upstream,
+};
 
 fn tag(name: &str, value: impl Into<Value>) -> Tags {
     Tags([(name.to_owned(), value.into())].into())
@@ -70,6 +75,17 @@ fn logical_slots_are_copied_while_all_is_calm() {
     other.memory.slots_to_copy = names.clone();
     let copy = Action::CopySlots { leader: upstream("pg1"), upstream: upstream("pg3"), names };
     check(&other, &copy, &Reason::SlotsMissing);
+    // Commits do not wait for one that is about to stop.
+    world.settings.synchronous_mode = SynchronousMode::On;
+    let rule = SyncRecord { leader: Some("pg1".into()), quorum: 0, sync_standby: Some(ME.to_owned()) };
+    world.memory.sync.names_at = Some(NOW);
+    edit(&mut world, |view| view.sync = Some(Versioned { value: rule, mod_revision: Revision(9) }));
+    world.memory.slots_missing_since = Some(NOW - ms(100));
+    check_wait(&world, &Reason::LeavingSync);
+    assert_eq!(announced(&world).tags.0.get("nosync"), Some(&true.into()));
+    world.memory.slots_missing_since = Some(NOW - world.settings.loop_wait * 2);
+    check(&world, &copy, &Reason::SlotsMissing);
+    world.settings.synchronous_mode = SynchronousMode::Off;
     // Two that restart at once would leave nobody to read from.
     member(&mut world, "pg3", |record| record.state = MemberState::Starting);
     check_wait(&world, &Reason::Following);
