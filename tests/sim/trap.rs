@@ -169,8 +169,9 @@ fn traps_cover_every_effect() {
         Action::AskFailsafe { .. } => Some(Action::ClearRequest { revision: Revision(1) }),
         Action::ClearRequest { .. } => Some(Action::Exit),
         Action::Exit => Some(Action::Halt),
-        // Synchronous mode is never on here.
+        // Synchronous mode is never on here, and nobody wants logical slots.
         Action::Halt
+        | Action::CopySlots { .. }
         | Action::WriteSyncKey { .. }
         | Action::DeleteSyncKey { .. }
         | Action::SetStandbyNames { .. } => None,

@@ -412,6 +412,7 @@ fn a_failover_names_whoever_it_names() {
         let mut world = leaderless();
         ended_at(&mut world, HEAD);
         world.settings.synchronous_mode = SynchronousMode::On;
+        synced(&mut world, Some("pg1"), "pg3");
         world.settings.check_timeline = true;
         edit(&mut world, |view| view.status.as_mut().expect("known").optime = Lsn(u64::MAX));
         world

@@ -71,6 +71,7 @@ fn logical_slots_are_copied_while_all_is_calm() {
     world.memory.slots_to_copy = names.clone();
     let copy = Action::CopySlots { leader: upstream("pg1"), upstream: upstream("pg1"), names: names.clone() };
     check(&world, &copy, &Reason::SlotsMissing);
+    let of_leader = copy;
     let mut other = behind();
     other.memory.slots_to_copy = names.clone();
     let copy = Action::CopySlots { leader: upstream("pg1"), upstream: upstream("pg3"), names };
@@ -84,7 +85,7 @@ fn logical_slots_are_copied_while_all_is_calm() {
     check_wait(&world, &Reason::LeavingSync);
     assert_eq!(announced(&world).tags.0.get("nosync"), Some(&true.into()));
     world.memory.slots_missing_since = Some(NOW - world.settings.loop_wait * 2);
-    check(&world, &copy, &Reason::SlotsMissing);
+    check(&world, &of_leader, &Reason::SlotsMissing);
     world.settings.synchronous_mode = SynchronousMode::Off;
     // Two that restart at once would leave nobody to read from.
     member(&mut world, "pg3", |record| record.state = MemberState::Starting);
