@@ -3,12 +3,20 @@
 mod cluster_support;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use cluster_support::{SOON, cluster, healthy, rows, switchover, until};
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 use xtask::playground::{Playground, http};
+
+/// The slots of a server.
+const SLOTS: &str = "SELECT slot_name::text FROM pg_replication_slots ORDER BY 1";
+
+/// Those of them that keep WAL.
+const SLOTS_IN_USE: &str =
+    "SELECT slot_name::text FROM pg_replication_slots WHERE restart_lsn IS NOT NULL ORDER BY 1";
 
 /// Changes the dynamic configuration, by way of the leader.
 async fn configure(playground: &Playground, leader: &str, patch: &Value) {
@@ -97,6 +105,70 @@ async fn one_timeline_number_begun_twice_is_two_histories() {
     assert!(log.contains("was begun by pg2") && log.contains("cloning again"), "{log}");
 }
 
+/// A member that is gone keeps its slot for a while, and misses a promotion; then it is the last one left.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_keeps_its_slot_for_a_while_and_does_not_lead_with_an_old_timeline() {
+    const KEPT_FOR: Duration = Duration::from_secs(6);
+    let mut playground = cluster(3, 5, vec![]).await;
+    let patch = json!({
+        "check_timeline": true,
+        "failsafe_mode": false,
+        "member_slots_ttl": format!("{}s", KEPT_FOR.as_secs()),
+    });
+    configure(&playground, "pg1", &patch).await;
+    healthy(&mut playground).await;
+    until(&playground, "all slots are there", async || {
+        ask(&playground, "pg1", SLOTS).await == ["pg2", "pg3"]
+    })
+    .await;
+
+    fell(&mut playground, "pg3").await;
+    let mut last_listed = Instant::now();
+    until(&playground, "pg3 is no member any more", async || {
+        let asked = Instant::now();
+        let listed = is_listed(&playground, "pg1", "pg3").await;
+        if listed {
+            last_listed = asked;
+        }
+        !listed
+    })
+    .await;
+    for holder in ["pg1", "pg2"] {
+        let what = format!("its slot is gone from {holder}");
+        until(&playground, &what, async || {
+            let slots = ask(&playground, holder, SLOTS).await;
+            !slots.is_empty() && !slots.contains(&"pg3".to_owned())
+        })
+        .await;
+        assert!(last_listed.elapsed() >= KEPT_FOR, "gone from {holder} after {:?}", last_listed.elapsed());
+    }
+
+    switchover(&playground, "pg1").await;
+    until_leads(&playground, "pg2").await;
+    write(&playground, "pg2", 1..10).await;
+    until(&playground, "the promotion is in the history", async || {
+        let agent = playground.node("pg1").rest();
+        http::get::<Vec<Value>>(agent, "/history", SOON).await.is_ok_and(|history| !history.is_empty())
+    })
+    .await;
+    fell(&mut playground, "pg1").await;
+    fell(&mut playground, "pg2").await;
+    playground.restart_agent("pg3").expect("starts");
+    let why = "on an older timeline than the cluster (check_timeline)";
+    until(&playground, "pg3 says why it does not lead", async || playground.log("pg3").contains(why)).await;
+    assert!(playground.look().await.leader().is_err(), "{}", playground.log_tails(40));
+    assert_eq!(ask(&playground, "pg3", "SELECT pg_is_in_recovery()::text").await, ["true"]);
+    configure(&playground, "pg3", &json!({ "check_timeline": false })).await;
+    until_leads(&playground, "pg3").await;
+}
+
+/// Whether the agent of `asked` lists `name` as a member.
+async fn is_listed(playground: &Playground, asked: &str, name: &str) -> bool {
+    let agent = playground.node(asked).rest();
+    let cluster: Value = http::get(agent, "/cluster", SOON).await.expect("an answer");
+    cluster["members"].as_array().expect("a list").iter().any(|member| member["name"] == name)
+}
+
 /// Slots of members and of the configuration, through a switchover and a failover.
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_are_kept_for_members_and_subscribers() {
@@ -117,14 +189,13 @@ async fn slots_are_kept_for_members_and_subscribers() {
         assert!(answer.as_ref().is_ok_and(|(status, _)| status.is_success()), "{name}: {answer:?}");
         healthy(&mut playground).await;
     }
-    let slots = "SELECT slot_name::text FROM pg_replication_slots ORDER BY 1";
     for (name, expected) in [
         ("pg1", ["keep", "pg2", "pg3", "sub"]),
         ("pg2", ["keep", "pg1", "pg3", "sub"]),
         ("pg3", ["keep", "pg1", "pg2", "sub"]),
     ] {
         let what = format!("{name} has its slots");
-        until(&playground, &what, async || ask(&playground, name, slots).await == expected).await;
+        until(&playground, &what, async || ask(&playground, name, SLOTS).await == expected).await;
     }
     let feedback = ask(&playground, "pg2", "SHOW hot_standby_feedback").await;
     assert_eq!(feedback, ["on"]);
@@ -134,7 +205,7 @@ async fn slots_are_kept_for_members_and_subscribers() {
         ask(&playground, "pg1", &format!("SELECT pg_create_physical_replication_slot('{slot}')::text")).await;
     }
     let kept = ["keep", "mine", "pg2", "pg3", "sub"];
-    until(&playground, "the unknown slot is gone", async || ask(&playground, "pg1", slots).await == kept)
+    until(&playground, "the unknown slot is gone", async || ask(&playground, "pg1", SLOTS).await == kept)
         .await;
 
     let mut read = Vec::new();
@@ -169,6 +240,23 @@ async fn slots_are_kept_for_members_and_subscribers() {
         read.len() <= 39 + 10,
         "no more may be repeated than came after the last position told: {read:?}"
     );
+
+    // Who led before is a member like the others again, and what is to be kept is kept everywhere.
+    playground.restart_agent(&second).expect("starts");
+    healthy(&mut playground).await;
+    for name in ["pg1", "pg2", "pg3"] {
+        let mut expected: Vec<&str> =
+            ["pg1", "pg2", "pg3"].into_iter().filter(|other| *other != name).collect();
+        expected.extend(["keep", "sub"]);
+        let what = format!("{name} has its slots again");
+        until(&playground, &what, async || {
+            let slots = ask(&playground, name, SLOTS_IN_USE).await;
+            slots.iter().map(String::as_str).filter(|slot| *slot != "mine").collect::<BTreeSet<_>>()
+                == expected.iter().copied().collect()
+        })
+        .await;
+    }
+    caught_up(&playground, &third, &[&second]).await;
 }
 
 /// Takes what the subscriber of `sub` gets on the primary `name`, once it is there.
