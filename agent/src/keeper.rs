@@ -3,33 +3,29 @@
 //! Nothing here is urgent or decides anything; each chore runs at most once at a time, beside the loop.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Lsn, Timeline};
+use pgvane_cluster::ids::Timeline;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::StatusRecord;
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
+use crate::config::HostPort;
 use crate::decide::announce;
 use crate::decide::consent::Voters;
 use crate::decide::reign;
 use crate::decide::world::{Dcs, LocalRole, Process, Slot, World};
-use crate::enact::{Context, store};
+use crate::enact::{Context, store, upstream};
 use crate::event::Event;
 use crate::postgres::probe::SqlView;
 use crate::postgres::process::Postmaster;
-use crate::postgres::settings::{self, Following};
-use crate::postgres::slots::{self, Kept, slot_name};
+use crate::postgres::settings;
 use crate::postgres::{control, descent, outgrown};
+use crate::slots::keeper::SlotKeeper;
 use crate::walsenders;
-
-/// Time between two looks at the slots.
-const SLOTS_EVERY: Duration = Duration::from_secs(2);
 
 /// Time between two looks at a replay that is paused.
 const OUTGROWN_EVERY: Duration = Duration::from_secs(5);
@@ -40,7 +36,7 @@ pub struct Keeper {
     status: Chore,
     failsafe: Chore,
     voters: Voters,
-    slots: Chore,
+    slots: SlotKeeper,
     reigns: Chore,
     learning: Chore,
     /// The timeline whose beginning was looked up on disk.
@@ -49,7 +45,7 @@ pub struct Keeper {
     outgrown: Chore,
     left_behind: Chore,
     written: Option<StatusRecord>,
-    kept: Arc<Mutex<Kept>>,
+    feedback: bool,
     settings_are_new: bool,
 }
 
@@ -95,7 +91,7 @@ impl Keeper {
         self.write_failsafe(ctx, world);
         self.write_reigns(ctx, world);
         self.learn_reigns(ctx, world);
-        self.keep_slots(ctx, world);
+        self.slots.turn(ctx, world);
         self.apply_settings(ctx, world);
         self.resume_outgrown(ctx, world, sql);
         self.end_left_behind(ctx, world, sql);
@@ -142,15 +138,9 @@ impl Keeper {
     }
 
     fn write_status<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World, sql: Option<&SqlView>) {
-        let Some((epoch, mut status)) = announce::status(world) else { return };
+        let Some((epoch, status)) = announce::status(world) else { return };
         let Dcs::Known(view) = &world.dcs else { return };
-        if world.settings.postgresql.use_slots {
-            let known = sql.iter().flat_map(|s| &s.slots);
-            let mut all: std::collections::BTreeMap<String, Lsn> =
-                known.filter_map(|(name, lsn)| Some((name.clone(), (*lsn)?))).collect();
-            all.insert(slot_name(&world.me), status.optime);
-            status.slots = Some(all);
-        }
+        let status = self.slots.status(world, sql, status);
         if self.written.as_ref() == Some(&status) {
             return;
         }
@@ -231,46 +221,25 @@ impl Keeper {
         });
     }
 
-    fn keep_slots<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
-        let Dcs::Known(view) = &world.dcs else { return };
-        let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
-        if !idle || !world.settings.postgresql.use_slots || world.settings.pause {
-            return;
-        }
-        let Some(done) = self.slots.begin(world.now, SLOTS_EVERY) else { return };
-        let others = view.members.keys().filter(|name| **name != world.me);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).note(world.now, others);
-        let kept = Arc::clone(&self.kept);
-        let (ctx, now, keep_for) = (Arc::clone(ctx), world.now, world.settings.member_slots_ttl);
-        // The leader's own slots say how much a replica must keep; the leader keeps what its standbys need.
-        let status = (world.local.role == LocalRole::Standby).then(|| view.status.clone()).flatten();
-        tokio::spawn(async move {
-            let _done = done;
-            let result = async {
-                let existing = slots::existing(&ctx.instance).await?;
-                let steps = {
-                    let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                    kept.plan(now, keep_for, &existing, status.as_ref())
-                };
-                slots::perform(&ctx.instance, &steps).await
-            };
-            if let Err(error) = result.await {
-                tracing::debug!(%error, "slots were not looked after");
-            }
-        });
-    }
-
     fn apply_settings<S: Store>(&mut self, ctx: &Arc<Context<S>>, world: &World) {
         let idle = world.free(Slot::Postgres) && world.local.process == Process::Running;
         let following = match (world.local.role, &world.local.sql) {
             (LocalRole::Primary, Some(sql)) if !sql.in_recovery => None,
-            (LocalRole::Standby, Some(sql)) => Some(Following {
-                upstream: sql.upstream.clone().map(|(host, port)| crate::config::HostPort { host, port }),
-                slot: (world.settings.postgresql.use_slots && sql.upstream.is_some())
-                    .then(|| slot_name(&world.me)),
-            }),
+            (LocalRole::Standby, Some(sql)) => {
+                let upstream = sql.upstream.clone().map(|(host, port)| HostPort { host, port });
+                Some(upstream::following(
+                    world.dcs.last_view(),
+                    &world.settings,
+                    &world.me,
+                    &world.tags,
+                    upstream,
+                ))
+            }
             _ => return,
         };
+        let feedback = following.as_ref().is_some_and(|following| following.feedback);
+        let changed = std::mem::replace(&mut self.feedback, feedback) != feedback;
+        self.settings_are_new |= changed;
         if !self.settings_are_new || !idle {
             return;
         }

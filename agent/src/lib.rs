@@ -44,6 +44,7 @@ pub mod reload;
 pub mod run;
 pub mod script;
 pub mod server;
+pub mod slots;
 pub mod telemetry;
 pub mod timing;
 pub mod tls;

@@ -389,7 +389,13 @@ impl<S: Store> Reconciler<S> {
     /// refused and the last one stays.
     fn take_settings(&mut self) {
         let Some(view) = self.sources.observation.borrow().view.clone() else { return };
-        let Some(config) = &view.config else { return };
+        let Some(config) = &view.config else {
+            if self.ctx.known_config.document().is_none() {
+                // The cluster begins with these: whether it is a standby cluster decides how.
+                (self.settings, _) = ClusterSettings::from_json(&self.ctx.first_config);
+            }
+            return;
+        };
         let changed = self.settings != config.value.settings;
         self.settings = config.value.settings.clone();
         let floor = if view.has_patroni_member() { PATRONI_MIN_TTL } else { Duration::ZERO };
@@ -479,6 +485,7 @@ impl<S: Store> Reconciler<S> {
             voters: self.voters(world),
             farewell,
             vacancy: self.memory.witness.vacancy.clone(),
+            unproven: world.memory.unproven_slots.clone(),
         };
         let effect = Arc::clone(&self.ctx).perform(order);
         self.effects.start(slot, decision.action.label(), world.now, effect);

@@ -58,6 +58,7 @@ fn login() -> Login {
 
 fn snapshot() -> ApiSnapshot {
     ApiSnapshot {
+        watchdog_failed: false,
         name: "a".into(),
         scope: "demo".to_owned(),
         tags: Tags::default(),
@@ -78,7 +79,6 @@ fn snapshot() -> ApiSnapshot {
         failsafe_active: false,
         pending_restart: None,
         operations: Operations::default(),
-        watchdog_failed: false,
         turned_at: Tick::now(),
         ttl: Duration::from_secs(30),
         dcs_last_seen: 0,

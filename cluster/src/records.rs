@@ -381,6 +381,12 @@ impl MemberRecord {
         self.role == MemberRole::Primary && self.state == MemberState::Running
     }
 
+    /// Whether the member, given that it holds the leader key, does what its cluster needs of a leader.
+    pub fn is_serving_leader(&self) -> bool {
+        let leads = [MemberRole::Primary, MemberRole::StandbyLeader].contains(&self.role);
+        leads && self.state == MemberState::Running
+    }
+
     /// Whether the agent behind the record is pgvane's.
     pub fn is_native(&self) -> bool {
         self.pgvane.is_some()

@@ -111,6 +111,8 @@ pub(crate) async fn perform(sim: &Sim, n: usize, proc: Proc, order: Order) -> Ve
             ctx.ended(done)
         }
         Action::Follow { upstream } => ctx.follow(upstream, &order).await,
+        // No logical slots are simulated.
+        Action::CopySlots { .. } => vec![Outcome::Done(Slot::Postgres)],
         Action::Promote { epoch } => ctx.promote(*epoch, order.right_until).await,
         Action::Checkpoint { request } => ctx.checkpoint(*request).await,
         Action::StopToHandOver { request } => ctx.stop_to_hand_over(*request).await,

@@ -194,7 +194,8 @@ fn traps_cover_every_effect() {
         Action::DeleteSyncKey { .. } => {
             Some(Action::SetStandbyNames { names: None, epoch: None, prove: false })
         }
-        Action::SetStandbyNames { .. } => None,
+        // Nobody wants logical slots.
+        Action::SetStandbyNames { .. } | Action::CopySlots { .. } => None,
     };
     let all = std::iter::successors(Some(Action::Wait), next);
     // Nobody here has a backup to be made from, or asks for a restart or for something later.

@@ -218,7 +218,7 @@ fn outcome(
     match leader {
         Some(new) if Some(new) != from => {
             // Holding the key is not serving.
-            if !view.leader_member().is_some_and(|m| m.record.is_serving_primary()) {
+            if !view.leader_member().is_some_and(|m| m.record.is_serving_leader()) {
                 return None;
             }
             Some(Ok(match &wish.candidate {

@@ -1,5 +1,6 @@
 //! What may be decided, and why.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use pgvane_cluster::clock::Tick;
@@ -48,6 +49,15 @@ pub enum Action {
     Follow {
         /// Whom to follow.
         upstream: Upstream,
+    },
+    /// Restart a standby with copies of the primary's logical replication slots.
+    CopySlots {
+        /// The primary.
+        leader: Upstream,
+        /// Whom to follow afterwards.
+        upstream: Upstream,
+        /// Which slots.
+        names: BTreeSet<String>,
     },
     /// Ask the other members where they are.
     PollPeers,
@@ -177,6 +187,9 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const STOP_TO_HAND_OVER: &str = "stop_to_hand_over";
 /// Label of [`Action::StopToRestart`].
 pub const STOP_TO_RESTART: &str = "stop_to_restart";
+
+/// Label of [`Action::CopySlots`].
+pub const COPY_SLOTS: &str = "copy_slots";
 /// Label of [`Action::Stop`].
 pub const STOP: &str = "stop";
 /// Label of [`Action::Release`].
@@ -194,6 +207,7 @@ impl Action {
             | Action::StartStandby { .. }
             | Action::Rejoin { .. }
             | Action::Follow { .. }
+            | Action::CopySlots { .. }
             | Action::Promote { .. }
             | Action::Checkpoint { .. }
             | Action::StopToHandOver { .. }
@@ -228,6 +242,7 @@ impl Action {
             Action::StartStandby { .. } => "start_standby",
             Action::Rejoin { .. } => REJOIN,
             Action::Follow { .. } => FOLLOW,
+            Action::CopySlots { .. } => COPY_SLOTS,
             Action::PollPeers => "poll_peers",
             Action::Campaign => "campaign",
             Action::TakeOverKey => "take_over_key",
@@ -339,6 +354,16 @@ pub enum Reason {
     Starting,
     /// It follows another server than it should.
     WrongUpstream,
+    /// It lacks logical replication slots that the primary has.
+    SlotsMissing,
+    /// WAL is still being received although nobody leads (`primary_race_backoff`).
+    WalStillComes,
+    /// It is on an older timeline than the cluster (`check_timeline`).
+    OlderTimeline,
+    /// The cluster follows another one as a whole.
+    StandbyCluster,
+    /// We lead a standby cluster and follow what it follows.
+    StandbyLeading,
     /// It has not streamed for too long although the leader serves, or its history parted from the leader's.
     CannotStream,
     /// PostgreSQL has been starting for long as a standby of nobody, or of somebody who leads no more.
@@ -419,6 +444,7 @@ pub enum Reason {
 }
 
 impl fmt::Display for Reason {
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Busy(slot) => write!(f, "an effect on {slot:?} has not ended"),
@@ -469,6 +495,11 @@ impl fmt::Display for Reason {
             Reason::NotRunning => f.write_str("PostgreSQL does not run"),
             Reason::Starting => f.write_str("PostgreSQL starts"),
             Reason::WrongUpstream => f.write_str("PostgreSQL follows another server than it should"),
+            Reason::SlotsMissing => f.write_str("logical replication slots of the primary are missing here"),
+            Reason::WalStillComes => f.write_str("WAL is still being received (primary_race_backoff)"),
+            Reason::OlderTimeline => f.write_str("on an older timeline than the cluster (check_timeline)"),
+            Reason::StandbyCluster => f.write_str("the cluster follows another one (standby_cluster)"),
+            Reason::StandbyLeading => f.write_str("leading a standby cluster"),
             Reason::CannotStream => f.write_str("PostgreSQL cannot stream from the leader"),
             Reason::StartsOfNobody => {
                 f.write_str("PostgreSQL has been starting for long and may need WAL of the leader, whom it does not follow")

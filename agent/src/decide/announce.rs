@@ -103,6 +103,7 @@ pub fn role(world: &World) -> MemberRole {
         (Process::Running | Process::Starting { .. }, LocalRole::Primary) => MemberRole::Primary,
         (Process::Stopping, LocalRole::Primary) => MemberRole::Demoted,
         (Process::Absent, _) if super::data::is_stopped_primary(world) => MemberRole::Demoted,
+        _ if super::standby_leader::epoch(world).is_some() => MemberRole::StandbyLeader,
         _ => MemberRole::Replica,
     }
 }
@@ -126,8 +127,9 @@ pub fn serving_epoch(world: &World) -> Option<Epoch> {
 
 /// The leader's `status`, when this node leads and knows its position. Slots are filled in by the caller.
 pub fn status(world: &World) -> Option<(Epoch, StatusRecord)> {
-    let epoch = serving_epoch(world)?;
-    let optime = world.local.sql.as_ref().filter(|sql| !sql.in_recovery)?.position;
+    let standby = super::standby_leader::epoch(world);
+    let epoch = serving_epoch(world).or(standby)?;
+    let optime = world.local.sql.as_ref().filter(|sql| sql.in_recovery == standby.is_some())?.position;
     Some((epoch, StatusRecord { optime, slots: None, retain_slots: None }))
 }
 

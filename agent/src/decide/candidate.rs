@@ -33,6 +33,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long a candidate waits for its own position of after the leader was gone.
 const FRESH_WITHIN: Duration = Duration::from_millis(300);
 
+/// How soon WAL that is still being received shows.
+const WAL_GROWS_WITHIN: Duration = Duration::from_millis(700);
+
 /// What a node concludes about itself while nobody leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -65,9 +68,9 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     let request = view.failover.as_ref().map(|f| &f.value).filter(|r| r.scheduled_at.is_none());
     let named = request.and_then(|r| r.member.as_ref());
     let is_named = named == Some(&world.me);
-    // A failover, unlike a switchover, overrides synchronous replication (trap 16).
+    // A failover, unlike a switchover, overrides synchronous replication and a missed promotion (trap 16).
     let overrides = is_named && request.is_some_and(|r| r.leader.is_none());
-    if let Some(reason) = forbidden(world, view, sql, overrides) {
+    if let Some(reason) = unable(world, view).or_else(|| unsuited(world, view, sql, overrides)) {
         return Verdict::Wait(reason, never);
     }
     let rule = Rule::of(world, view);
@@ -92,9 +95,15 @@ pub fn judge(world: &World, view: &ClusterView) -> Verdict {
     if is_too_far_behind(world, view, sql) {
         return Verdict::Wait(Reason::TooFarBehind, never);
     }
+    if is_of_older_timeline(world, view, sql) {
+        return Verdict::Wait(Reason::OlderTimeline, never);
+    }
     // The word of a leader that may have been stopped is no vote.
     if let Some(leader) = released_cleanly(world, view, sql).filter(|_| !needs_votes) {
         return after_release(world, view, &leader, since);
+    }
+    if let Some(until) = waits_for_wal(world, sql, since).filter(|_| request.is_none()) {
+        return Verdict::Wait(Reason::WalStillComes, until);
     }
     votes(world, view, sql, since)
 }
@@ -107,7 +116,8 @@ fn votes(world: &World, view: &ClusterView, sql: &Sql, since: Tick) -> Verdict {
     compare(world, view, sql, since)
 }
 
-fn forbidden(world: &World, view: &ClusterView, sql: &Sql, overrides: bool) -> Option<Reason> {
+/// What no wish of an operator changes: tags, the watchdog, and what the others' promises rest on (S1).
+fn unable(world: &World, view: &ClusterView) -> Option<Reason> {
     if !world.tags.may_lead() {
         return Some(Reason::NoFailoverTag);
     }
@@ -118,14 +128,36 @@ fn forbidden(world: &World, view: &ClusterView, sql: &Sql, overrides: bool) -> O
     // A leader that is cut off may not know yet that the mode was switched off, and lead on by the word of those on
     // its list. It empties the list when it knows; a Patroni daemon leaves it as it is.
     let in_force = world.settings.failsafe_mode || !world.memory.led_by_patroni;
-    if in_force && !view.failsafe.as_ref().is_none_or(listed) {
-        return Some(Reason::NotInFailsafe);
+    (in_force && !view.failsafe.as_ref().is_none_or(listed)).then_some(Reason::NotInFailsafe)
+}
+
+/// What would lose commits if this node led.
+fn unsuited(world: &World, view: &ClusterView, sql: &Sql, overrides: bool) -> Option<Reason> {
+    if world.settings.standby_cluster.is_some() {
+        // Its timelines and commits are another cluster's.
+        return None;
     }
     if !overrides && !Rule::of(world, view).admits(&world.me) {
         return Some(Reason::NotSynchronous);
     }
     let parted = reign::parted_from_cluster(view, &world.memory.descent, sql.timeline);
     (parted || has_diverged(view, sql.timeline, sql.position)).then_some(Reason::Diverged)
+}
+
+/// Whether the cluster was on a newer timeline already (trap 3), where that counts.
+fn is_of_older_timeline(world: &World, view: &ClusterView, sql: &Sql) -> bool {
+    let counts = world.settings.check_timeline && world.settings.standby_cluster.is_none();
+    counts && view.cluster_timeline().is_some_and(|cluster| sql.timeline < cluster)
+}
+
+/// Until when to wait because the old primary still sends WAL, at most `primary_race_backoff`.
+fn waits_for_wal(world: &World, sql: &Sql, since: Tick) -> Option<Tick> {
+    let end = since + world.settings.primary_race_backoff;
+    let counts = sql.streaming && world.now < end && world.settings.standby_cluster.is_none();
+    // In the beginning nobody can tell whether it still grows.
+    let grew = world.memory.wal_grew.map_or(since, |(_, at)| at.max(since));
+    let until = (grew + WAL_GROWS_WITHIN).min(end);
+    (counts && world.now < until).then_some(until)
 }
 
 fn is_too_far_behind(world: &World, view: &ClusterView, sql: &Sql) -> bool {

@@ -60,7 +60,7 @@ fn may_bootstrap(world: &World, view: &ClusterView) -> bool {
 /// that one serves.
 pub(super) fn clone_source(world: &World, view: &ClusterView) -> Option<Upstream> {
     let leader = view.leader.as_ref()?;
-    let serving = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
+    let serving = super::standby_leader::serves(world, view);
     if !serving {
         return None;
     }

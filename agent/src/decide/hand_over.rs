@@ -155,7 +155,7 @@ fn finish(
 }
 
 /// The named candidate, or the best of all, among those that may lead and have WAL up to `floor`.
-fn ready<'a>(
+pub(super) fn ready<'a>(
     world: &'a World,
     view: &ClusterView,
     named: Option<&NodeName>,
@@ -235,4 +235,9 @@ pub(super) fn somebody_else(world: &World, view: &ClusterView) -> bool {
             && m.record.tags.may_lead()
             && m.record.state == pgvane_cluster::records::MemberState::Running
     })
+}
+
+/// Whether the others told recently enough where they are.
+pub(super) fn answers_are_fresh(world: &World) -> bool {
+    world.now.since(world.peers.asked_at) <= ANSWERS_MAX_AGE
 }

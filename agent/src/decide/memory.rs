@@ -1,6 +1,6 @@
 //! What is remembered between decisions: promises, failures, the steps of a hand-over. Changed only here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pgvane_cluster::clock::Tick;
@@ -111,6 +111,14 @@ pub struct Memory {
     pub parted: Option<Epoch>,
     /// The last reign that was seen, and since when.
     pub leader_since: Option<(Epoch, Tick)>,
+    /// Logical replication slots of the primary that this standby lacks.
+    pub slots_to_copy: BTreeSet<String>,
+    /// Since when there are any.
+    pub slots_missing_since: Option<Tick>,
+    /// Logical replication slots of ours that were copied and may lack what they need.
+    pub unproven_slots: BTreeSet<String>,
+    /// The furthest position that was seen of our standby, and when it was first seen there.
+    pub wal_grew: Option<(Lsn, Tick)>,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
     /// The restart under way.
@@ -187,6 +195,13 @@ pub enum Outcome {
     StandbyNamesSet(sync::InForce),
     /// It may be, or not.
     StandbyNamesUnknown,
+    /// The replication slots of this standby were looked at.
+    Slots {
+        /// Those of the primary that it lacks and could copy.
+        to_copy: BTreeSet<String>,
+        /// Those that it copied and that may lack what they need.
+        unproven: BTreeSet<String>,
+    },
 }
 
 /// First pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -213,6 +228,7 @@ impl Memory {
             | Action::WriteConfig
             | Action::Clone { .. }
             | Action::CloneAlone
+            | Action::CopySlots { .. }
             | Action::PollPeers
             | Action::Campaign
             | Action::TakeOverKey
@@ -289,6 +305,12 @@ impl Memory {
             }
             Outcome::RequestCleared => self.hand_over = None,
             Outcome::Parted(epoch) => self.parted = Some(*epoch),
+            Outcome::Slots { to_copy, unproven } => {
+                self.slots_to_copy.clone_from(to_copy);
+                let since = self.slots_missing_since.or(Some(now));
+                self.slots_missing_since = since.filter(|_| !to_copy.is_empty());
+                self.unproven_slots.clone_from(unproven);
+            }
             Outcome::Consented(consent) => self.consent = Some(*consent),
             // Promises already given stay valid until their own end.
             Outcome::NotConsented => {}
@@ -351,6 +373,11 @@ impl Memory {
         }
         if self.shutdown {
             self.sync.leaving_since = self.sync.leaving_since.or(Some(now));
+        }
+        if let Some(sql) = local.sql.as_ref().filter(|sql| sql.in_recovery)
+            && self.wal_grew.is_none_or(|(position, _)| position != sql.position)
+        {
+            self.wal_grew = Some((sql.position, now));
         }
         let starved = local.process == Process::Running
             && local.sql.as_ref().is_some_and(|sql| sql.in_recovery && !sql.streaming);

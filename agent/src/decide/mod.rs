@@ -20,8 +20,10 @@ mod paused;
 pub mod reign;
 pub mod reinit;
 pub mod restart;
+pub mod route;
 mod safety;
 pub mod schedule;
+pub mod standby_leader;
 mod stopping;
 mod storeless;
 pub mod sync;
@@ -70,6 +72,9 @@ fn choose(world: &World) -> Decision {
                 return decision;
             }
             match world.holder(view) {
+                Holder::Me(key) if world.settings.standby_cluster.is_some() => {
+                    standby_leader::decide(world, view, key)
+                }
                 Holder::Me(key) => leading::decide(world, view, key),
                 Holder::MyName(_) => leading::take_over(world),
                 Holder::Other(key) => following::decide(world, view, key),
@@ -104,6 +109,10 @@ fn settle(world: &World, decision: Decision) -> Decision {
 fn held_back(world: &World, action: &Action) -> Option<Decision> {
     let serves = matches!(action, Action::Promote { .. } | Action::StartPrimary);
     let leads = serves || matches!(action, Action::Campaign);
+    if serves && world.settings.standby_cluster.is_some() {
+        // Nobody accepts writes here (S1 of the cluster that this one follows).
+        return Some(world.wait(Reason::StandbyCluster));
+    }
     if let Some(vouch) = world.memory.vouch.as_ref().filter(|_| leads) {
         // The leader we vouched for may accept writes until the promise ends.
         return Some(world.wait_until(vouch.until, Reason::WeVouchedFor(vouch.leader.clone())));

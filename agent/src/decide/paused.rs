@@ -4,7 +4,7 @@ use pgvane_cluster::view::{ClusterView, LeaderKey};
 
 use super::action::{Action, Decision, Reason};
 use super::world::{DataDir, Dcs, Guard, Holder, LocalRole, OwnLease, Process, World};
-use super::{following, hand_over, leading, reinit, restart, sync};
+use super::{following, hand_over, leading, reinit, restart, standby_leader, sync};
 
 /// The step of a paused node.
 pub(super) fn decide(world: &World) -> Decision {
@@ -44,6 +44,9 @@ fn leader(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     if let Some(decision) = restart::start_primary_in_pause(world, view) {
         return in_time(world, view, key, decision);
     }
+    if standby_leader::holds_in_pause(world) {
+        return world.wait(Reason::Paused);
+    }
     if is_named(world, view) {
         return in_time(world, view, key, world.act(Action::Promote { epoch: key.epoch }, Reason::WonKey));
     }
@@ -63,7 +66,7 @@ fn in_time(world: &World, view: &ClusterView, key: &LeaderKey, decision: Decisio
 }
 
 fn follower(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
-    let upstream = following::upstream_of(world, view);
+    let upstream = following::known_upstream(world, view, key);
     let wish = reinit::check(world, view)
         .or_else(|| reinit::start_in_pause(world, view))
         .or_else(|| restart::start_standby(world, upstream));
@@ -73,7 +76,7 @@ fn follower(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     match world.local.process {
         // Who handed over at an operator's request follows in the end: that is a part of it.
         Process::Absent if world.memory.handed_over => {
-            let serves = view.leader_member().is_some_and(|m| m.record.is_serving_primary());
+            let serves = standby_leader::serves(world, view);
             match world.upstream(&key.name).filter(|_| serves) {
                 Some(leader) => world.act(Action::Rejoin { leader }, Reason::NotRunning),
                 None => world.wait(Reason::LeaderNotServing(key.name.clone())),

@@ -13,6 +13,7 @@ use pgvane_cluster::view::ClusterView;
 use serde::{Deserialize, Serialize};
 
 use super::action::{self, Action, Decision, Reason, Request};
+use super::following;
 use super::schedule::{self, When};
 use super::world::{DataDir, Dcs, Holder, Process, Slot, Upstream, World};
 
@@ -279,12 +280,15 @@ pub(super) fn of_standby(world: &World, view: &ClusterView) -> Option<Decision> 
 /// Whether this standby has to leave `sync` first, and so calls itself `nosync`.
 pub(super) fn leaves_sync(world: &World) -> bool {
     let Dcs::Known(view) = &world.dcs else { return false };
-    let stops = world.local.ongoing.get(&Slot::Postgres).is_some_and(|o| o.what == action::STOP_TO_RESTART);
+    let ongoing = world.local.ongoing.get(&Slot::Postgres);
+    let stops = ongoing.is_some_and(|o| [action::STOP_TO_RESTART, action::COPY_SLOTS].contains(&o.what));
     let follows = matches!(world.holder(view), Holder::Other(_)) && world.settings.synchronous_mode.is_on();
-    follows && (stops || wanted(world).is_some())
+    let copies = || world.local.sql.as_ref().and_then(|sql| following::slots_to_copy(world, view, sql));
+    follows && (stops || wanted(world).is_some() || copies().is_some())
 }
 
-fn is_waited_for(world: &World, view: &ClusterView) -> bool {
+/// Whether commits may wait for this standby.
+pub(super) fn is_waited_for(world: &World, view: &ClusterView) -> bool {
     let sync = view.sync.as_ref().map(|s| &s.value).filter(|s| s.leader.is_some());
     world.settings.synchronous_mode.is_on() && sync.is_some_and(|s| s.has_standby(&world.me))
 }

@@ -24,7 +24,10 @@ pub(super) fn decide(world: &World, view: &ClusterView) -> Decision {
     match world.local.process {
         // The first leader of a new cluster starts its data as it is, on the first timeline.
         Process::Absent
-            if data::is_virgin(view) && data::is_stopped_primary(world) && world.tags.may_lead() =>
+            if data::is_virgin(view)
+                && data::is_stopped_primary(world)
+                && world.tags.may_lead()
+                && world.settings.standby_cluster.is_none() =>
         {
             match super::unfit::reason(world) {
                 Some(reason) => world.wait(reason),

@@ -2,14 +2,16 @@
 
 mod before_stop;
 pub mod callbacks;
+mod copy_slots;
 pub mod members;
 mod promotion;
 mod rejoin;
 pub mod server;
 pub mod store;
 pub mod sync;
+pub mod upstream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +123,8 @@ pub struct Order {
     pub guard: Option<GuardClient>,
     /// For [`Action::Campaign`]: what must be true of the rule it was decided by.
     pub raced_on: Option<Compare>,
+    /// Logical replication slots that were copied and may lack what they need.
+    pub unproven: BTreeSet<String>,
     /// For [`Action::AskFailsafe`]: who must vouch, name to API address; `None` where there is no list.
     pub voters: Option<BTreeMap<NodeName, String>>,
     /// For [`Action::Release`]: why.
@@ -180,6 +184,9 @@ impl<S: Store> Context<S> {
             Action::StartPrimary => server::start_primary(ctx, &order).await,
             Action::StartStandby { upstream } => server::start_standby(ctx, &order, upstream.as_ref()).await,
             Action::Rejoin { leader } => rejoin::rejoin(ctx, &order, leader).await,
+            Action::CopySlots { leader, upstream, names } => {
+                copy_slots::copy_slots(ctx, &order, leader, upstream, names).await
+            }
             Action::Follow { upstream } => rejoin::follow(ctx, &order, upstream).await,
             Action::Promote { epoch } => server::promote(Arc::clone(&self), &order, *epoch).await,
             Action::Checkpoint { request } => server::checkpoint(ctx, *request).await,

@@ -1,23 +1,27 @@
 //! The way back to the leader: stop, compare histories, rewind or clone where they parted, start as its standby.
 
 use pgvane_cluster::reigns::{Descent, Lineage, Reigns};
+use pgvane_cluster::settings::StandbyCluster;
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
-use super::server::{address, clone_from, ended, find, outcome, point, start_following, stop_and_report};
+use super::server::{
+    address, clone_from, configure, ended, find, outcome, point, start_following, stop_and_report,
+};
 use super::{Context, Order};
 use crate::config::HostPort;
 use crate::decide::Outcome;
 use crate::decide::reign::{self, Word};
+use crate::decide::standby_leader::REMOTE;
 use crate::decide::world::{Slot, Upstream};
 use crate::event::Event;
 use crate::postgres::control::Shutdown;
 use crate::postgres::controldata::ControlData;
 use crate::postgres::lineage::{self, Content, Course, Ours};
 use crate::postgres::probe::Probe;
-use crate::postgres::rewind::{self, LeaderHistory, Rewound};
+use crate::postgres::rewind::{self, LeaderHistory, Rewound, Source};
 use crate::postgres::wal::{self, Place};
-use crate::postgres::{PostgresError, descent, recovery};
+use crate::postgres::{Instance, PostgresError, archive, descent, recovery, settings};
 use crate::telemetry::patroni::patroni_info;
 
 /// The whole way.
@@ -31,8 +35,10 @@ async fn try_rejoin<S: Store>(
     order: &Order,
     leader: &Upstream,
 ) -> Result<(), PostgresError> {
-    let source = address(leader);
-    let theirs = rewind::leader_history(&ctx.instance, &source).await?;
+    let from = resolved(ctx, order, leader).await;
+    let source = address(&from);
+    let kind = kind(order);
+    let theirs = rewind::leader_history(&ctx.instance, &source, kind).await?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
         stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
     }
@@ -55,6 +61,7 @@ async fn try_rejoin<S: Store>(
                 rewind::checkpoint_leader(&ctx.instance, &source).await?;
             }
             let mut control = ours.control;
+            archive::push_ready(&ctx.instance, &order.settings.postgresql).await;
             if may_rewind(ctx, order) && recovery::is_due(&ctx.instance, &control) {
                 match recovery::run(&ctx.instance, &order.settings.postgresql).await {
                     Ok(()) => control = ControlData::read(&ctx.instance).await?,
@@ -62,14 +69,47 @@ async fn try_rejoin<S: Store>(
                     Err(error) => warn!(%error, "single-user recovery failed"),
                 }
             }
-            reunite(ctx, order, leader, &control, &source).await?;
+            if may_rewind(ctx, order) && settings::restores(&ctx.instance, &order.settings.postgresql) {
+                // pg_rewind asks the server's configuration for the command, which only a standby's has.
+                descent::settle(&ctx.instance, &control)?;
+                configure(ctx, order, Some(leader))?;
+            }
+            reunite(ctx, order, &from, &control, &source).await?;
         }
         Course::Clone(why) => {
             let allowed = may_clone_on_divergence(ctx, order);
-            replace(ctx, order, leader, &why, allowed).await?;
+            replace(ctx, order, &from, &why, allowed).await?;
         }
     }
     start_following(ctx, order, Some(leader)).await
+}
+
+/// Whom the leader of a standby cluster gets its data from: of several servers the one that is a primary.
+async fn resolved<S: Store>(ctx: &Context<S>, order: &Order, from: &Upstream) -> Upstream {
+    let Some(remote) = order.settings.standby_cluster.as_ref().filter(|_| from.name.as_str() == REMOTE)
+    else {
+        return from.clone();
+    };
+    match remote_server(&ctx.instance, remote).await {
+        Some(HostPort { host, port }) => Upstream { name: from.name.clone(), host, port },
+        None => from.clone(),
+    }
+}
+
+/// The server that a standby cluster's section means: of several the first that is a primary.
+pub(super) async fn remote_server(instance: &Instance, remote: &StandbyCluster) -> Option<HostPort> {
+    settings::remote_address(remote)?;
+    let servers = settings::remote_servers(remote);
+    for server in servers.iter().filter(|_| servers.len() > 1) {
+        if rewind::leader_history(instance, server, Source::Primary).await.is_ok() {
+            return Some(server.clone());
+        }
+    }
+    servers.into_iter().next()
+}
+
+fn kind(order: &Order) -> Source {
+    if order.settings.standby_cluster.is_some() { Source::Any } else { Source::Primary }
 }
 
 /// What is known of our stopped server.
@@ -133,7 +173,15 @@ async fn reunite<S: Store>(
     if may_rewind(ctx, order) {
         patroni_info!("running pg_rewind from {}", leader.name);
     }
-    let (why, allowed) = match rewind::run(&ctx.instance, ours, source, may_rewind(ctx, order)).await {
+    let (why, allowed) = match rewind::run(
+        &ctx.instance,
+        ours,
+        source,
+        may_rewind(ctx, order),
+        settings::restores(&ctx.instance, &order.settings.postgresql),
+    )
+    .await
+    {
         Rewound::Done => {
             info!(leader = %leader.name, "rewound to the leader's history");
             let known = leaders_list(order).cloned().unwrap_or_default();
@@ -143,7 +191,13 @@ async fn reunite<S: Store>(
             return Ok(());
         }
         Rewound::Impossible(why) => (why, may_clone_on_divergence(ctx, order)),
-        Rewound::Failed(error) => {
+        Rewound::Untouched(error)
+            if rewind::leader_history(&ctx.instance, source, kind(order)).await.is_err() =>
+        {
+            // The next leader is asked, or this one once it answers again.
+            return Err(error);
+        }
+        Rewound::Untouched(error) | Rewound::Failed(error) => {
             let of_cluster = order.settings.postgresql.remove_data_directory_on_rewind_failure;
             let local = ctx.instance.on_divergence.clone_on_rewind_failure;
             (error.to_string(), local.unwrap_or(of_cluster))
@@ -211,7 +265,7 @@ async fn parted<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) 
     let Some(at) = sql.replayed else { return false };
     let source = address(upstream);
     // A leader that is not promoted yet has no history of its own to tell.
-    let history = rewind::leader_history(&ctx.instance, &source).await.ok();
+    let history = rewind::leader_history(&ctx.instance, &source, Source::Primary).await.ok();
     let place = Place { timeline: sql.timeline, at };
     compare_wal(ctx, &source, place, history.as_ref()).await == Content::Differs
 }

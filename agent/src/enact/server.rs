@@ -10,12 +10,13 @@ use pgvane_cluster::ids::{Epoch, Lsn, Timeline};
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::MemberState;
 use pgvane_cluster::reigns::{Descent, Reign};
+use pgvane_cluster::settings::{ClusterSettings, StandbyCluster};
 use pgvane_cluster::store::Store;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use super::{Context, Order, before_stop, promotion, store};
-use crate::config::{BootstrapMethod, HostPort};
+use super::{Context, Order, before_stop, promotion, rejoin, store};
+use crate::config::{BootstrapMethod, HostPort, ReplicaMethod};
 use crate::decide::Outcome;
 use crate::decide::action::{Request, StopMode};
 use crate::decide::bootstrap::Progress;
@@ -29,7 +30,6 @@ use crate::postgres::probe::Probe;
 use crate::postgres::process::Postmaster;
 use crate::postgres::rewind;
 use crate::postgres::settings::{self, Following};
-use crate::postgres::slots::slot_name;
 use crate::postgres::{
     Instance, PostgresError, bootstrap as first, clone as copy, data_dir, descent, process,
 };
@@ -84,11 +84,10 @@ fn present(instance: &Instance, control: &ControlData) -> DataDir {
 pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {
     let custom = matches!(ctx.instance.bootstrap_method, BootstrapMethod::Custom { .. });
     info!(custom, "creating a new cluster");
-    let mut dynamic = order.settings.postgresql.clone();
+    let mut settings = order.settings.clone();
     // The cluster's configuration does not exist yet: it is the one this node would begin with.
     if order.view.as_ref().is_none_or(|v| v.config.is_none()) {
-        let (settings, _) = pgvane_cluster::settings::ClusterSettings::from_json(&ctx.first_config);
-        dynamic = settings.postgresql;
+        (settings, _) = ClusterSettings::from_json(&ctx.first_config);
     }
     let tell = |stage| {
         let progress = match stage {
@@ -98,9 +97,12 @@ pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<
         };
         ctx.report(Event::Meanwhile(Outcome::Bootstrapping(progress)));
     };
-    let made = first::create(&ctx.instance, &dynamic, &tell).await.map(|identifier| {
-        info!(identifier, "the new cluster is ready to start");
-    });
+    let made = match &settings.standby_cluster {
+        Some(remote) => copy_remote(ctx, &settings, remote).await,
+        None => first::create(&ctx.instance, &settings.postgresql, &tell).await.map(|identifier| {
+            info!(identifier, "the new cluster is ready to start");
+        }),
+    };
     if made.is_ok() {
         let mut outcomes = ended(ctx, "bootstrap", made).await;
         outcomes.push(Outcome::Bootstrapped);
@@ -112,6 +114,29 @@ pub(super) async fn bootstrap<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<
     outcomes.push(Outcome::Bootstrapping(failed));
     outcomes.extend(given_up.map(Outcome::LostInitialize));
     outcomes
+}
+
+/// Makes the first data of a standby cluster: a copy of what it follows, by its own methods where it names some.
+async fn copy_remote<S: Store>(
+    ctx: &Context<S>,
+    settings: &ClusterSettings,
+    remote: &StandbyCluster,
+) -> Result<(), PostgresError> {
+    let mut instance = ctx.instance.clone();
+    if let Some(names) = &remote.create_replica_methods {
+        let all = std::mem::take(&mut instance.replica_methods);
+        let known = |name: &String| {
+            let basebackup = || (name == "basebackup").then(ReplicaMethod::basebackup);
+            all.iter().find(|method| method.name == *name).cloned().or_else(basebackup)
+        };
+        instance.replica_methods = names.iter().filter_map(known).collect();
+    }
+    let source = rejoin::remote_server(&instance, remote).await;
+    info!(source = ?source.as_ref().map(ToString::to_string), "copying the cluster that this one follows");
+    copy::create(&instance, source.as_ref()).await?;
+    let following = Following { remote: Some(remote.clone()), ..Following::default() };
+    settings::write(&ctx.instance, &settings.postgresql, Some(&following))?;
+    data_dir::unmark(&ctx.instance)
 }
 
 /// Makes the data directory from another member, or without one.
@@ -194,8 +219,17 @@ pub(super) async fn start_following<S: Store>(
         let (timeline, _) = rewind::reached(&control);
         note_reign(ctx, order, &before, timeline)?;
     }
-    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, upstream)))?;
+    configure(ctx, order, upstream)?;
     start(ctx, order, false).await
+}
+
+/// Writes the configuration of a standby.
+pub(super) fn configure<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    upstream: Option<&Upstream>,
+) -> Result<bool, PostgresError> {
+    settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, upstream)))
 }
 
 /// Notes, before WAL can come from there, in which reign a standby on `timeline` is pointed at somebody.
@@ -259,6 +293,13 @@ pub(super) async fn promote<S: Store>(ctx: Arc<Context<S>>, order: &Order, epoch
         Ok(until) => until,
         Err(outcomes) => return outcomes,
     };
+    if !order.unproven.is_empty() {
+        let slots = order.unproven.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        warn!(
+            slots,
+            "logical replication slots may be unsafe to use after this promotion: what they need may be gone"
+        );
+    }
     ctx.report(Event::Server(ServerEvent::Promoting));
     let reign = Reign { epoch, leader: ctx.me.clone() };
     // Before it happens: nobody else's timeline of that number can be taken for ours, whatever becomes of this agent.
@@ -443,11 +484,8 @@ pub(super) fn address(upstream: &Upstream) -> HostPort {
 }
 
 fn following<S: Store>(ctx: &Context<S>, order: &Order, upstream: Option<&Upstream>) -> Following {
-    let use_slots = order.settings.postgresql.use_slots;
-    Following {
-        upstream: upstream.map(address),
-        slot: (use_slots && upstream.is_some()).then(|| slot_name(&ctx.me)),
-    }
+    let view = order.view.as_deref();
+    super::upstream::following(view, &order.settings, &ctx.me, &order.record.tags, upstream.map(address))
 }
 
 /// The end of an effect that may have changed the data directory.

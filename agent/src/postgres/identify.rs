@@ -28,7 +28,11 @@ pub async fn timeline(instance: &Instance) -> io::Result<Timeline> {
         let socket = dir.join(format!(".s.PGSQL.{}", instance.port));
         return ask(UnixStream::connect(socket).await?, role).await;
     }
-    let (host, port) = (instance.local_host(), instance.port);
+    timeline_at(role, instance.local_host(), instance.port).await
+}
+
+/// The timeline of the server there, as `role`, which may replicate from it.
+pub async fn timeline_at(role: &Role, host: &str, port: u16) -> io::Result<Timeline> {
     match ask(tls::stream(host, port, role, false).await?, role).await {
         // Without TLS nobody is let in, perhaps.
         Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {

@@ -1,5 +1,6 @@
 //! Everything the agent does to its local PostgreSQL. Effects only: nothing here knows who leads.
 
+pub mod archive;
 pub mod bootstrap;
 pub mod clone;
 pub mod control;

@@ -58,7 +58,7 @@ pub struct SqlView {
     pub synchronous_commit: String,
     /// Who streams from here.
     pub replication: Vec<Walsender>,
-    /// Replication slots: name and restart position.
+    /// Replication slots: their names with the WAL that they keep from, or that a logical one's subscriber has.
     pub slots: Vec<(String, Option<Lsn>)>,
 }
 
@@ -160,7 +160,7 @@ SELECT r.in_recovery,
                    extract(epoch FROM backend_start)::float8 AS connected_epoch,
                    write_lsn::text, flush_lsn::text, replay_lsn::text
             FROM pg_stat_replication) s) AS replication,
-       (SELECT coalesce(jsonb_agg(jsonb_build_array(slot_name, restart_lsn::text)), '[]')::text
+       (SELECT coalesce(jsonb_agg(jsonb_build_array(slot_name, coalesce(confirmed_flush_lsn, restart_lsn)::text)), '[]')::text
             FROM pg_replication_slots WHERE NOT temporary) AS slots
 FROM (SELECT pg_is_in_recovery() AS in_recovery) r
 CROSS JOIN pg_control_checkpoint() c

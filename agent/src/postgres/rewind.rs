@@ -7,7 +7,7 @@ use pgvane_cluster::records::HistoryEntry;
 
 use super::controldata::ControlData;
 use super::files::Files;
-use super::{Instance, PostgresError, data_dir, recovery, settings, tls};
+use super::{Instance, PostgresError, data_dir, identify, recovery, settings, tls};
 use crate::config::HostPort;
 use crate::history;
 
@@ -48,6 +48,8 @@ pub enum Rewound {
     Done,
     /// It cannot be tried here; the text says why.
     Impossible(String),
+    /// It failed before it changed anything.
+    Untouched(PostgresError),
     /// It failed; the directory may be unusable.
     Failed(PostgresError),
 }
@@ -88,8 +90,21 @@ pub fn reached(local: &ControlData) -> (Timeline, Lsn) {
     }
 }
 
+/// What a server answers that may be a primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// It must be one.
+    Primary,
+    /// In a standby cluster WAL comes from standbys, too.
+    Any,
+}
+
 /// Asks the leader for its history, as the rewind user: the functions it needs are those pg_rewind needs.
-pub async fn leader_history(instance: &Instance, leader: &HostPort) -> Result<LeaderHistory, PostgresError> {
+pub async fn leader_history(
+    instance: &Instance,
+    leader: &HostPort,
+    source: Source,
+) -> Result<LeaderHistory, PostgresError> {
     let client = connect(instance, leader).await?;
     let row = client
         .query_one(
@@ -100,11 +115,19 @@ pub async fn leader_history(instance: &Instance, leader: &HostPort) -> Result<Le
             &[],
         )
         .await?;
-    if row.get(0) {
+    let in_recovery: bool = row.get(0);
+    if in_recovery && source == Source::Primary {
         return Err(PostgresError::Other(format!("{leader} is in recovery; it is no primary yet")));
     }
     let timeline = |n: i32| Timeline(u32::try_from(n).unwrap_or(0));
-    let (checkpointed, current) = (timeline(row.get(1)), timeline(row.get(2)));
+    let (mut checkpointed, mut current) = (timeline(row.get(1)), timeline(row.get(2)));
+    if in_recovery {
+        // SQL tells late which timeline a standby replays.
+        let replays = identify::timeline_at(&instance.replication, &leader.host, leader.port).await;
+        current = replays.map_err(PostgresError::io(format!("IDENTIFY_SYSTEM on {leader}")))?;
+        // It cannot be told to write a checkpoint.
+        checkpointed = current;
+    }
     let mut ended = Vec::new();
     if current > Timeline(1) {
         let file = format!("pg_wal/{:08X}.history", current.0);
@@ -140,7 +163,14 @@ pub async fn connect(
 }
 
 /// Rewinds the stopped server to the leader's history.
-pub async fn run(instance: &Instance, local: &ControlData, leader: &HostPort, enabled: bool) -> Rewound {
+/// `restores`: missing WAL can be fetched with the server's own restore_command.
+pub async fn run(
+    instance: &Instance,
+    local: &ControlData,
+    leader: &HostPort,
+    enabled: bool,
+    restores: bool,
+) -> Rewound {
     if !enabled {
         return Rewound::Impossible("use_pg_rewind is off".to_owned());
     }
@@ -157,13 +187,21 @@ pub async fn run(instance: &Instance, local: &ControlData, leader: &HostPort, en
     if !Files::are_in_place(instance) && recovery::version(instance).is_some_and(|v| v >= CONFIG_FILE_SINCE) {
         command.arg("--config-file").arg(Files::of(instance).conf);
     }
+    command.arg("--progress");
+    if restores {
+        command.arg("--restore-target-wal");
+    }
     command.args(&instance.rewind_options);
     match instance.run("pg_rewind", command).await {
         Ok(_) => match data_dir::unmark(instance) {
             Ok(()) => Rewound::Done,
             Err(error) => Rewound::Failed(error),
         },
-        Err(error) => Rewound::Failed(error),
+        Err(error) if began_to_copy(&error.to_string()) => Rewound::Failed(error),
+        Err(error) => match data_dir::unmark(instance) {
+            Ok(()) => Rewound::Untouched(error),
+            Err(unmarked) => Rewound::Failed(unmarked),
+        },
     }
 }
 
@@ -177,6 +215,11 @@ pub fn marker(instance: &Instance) -> PathBuf {
     let mut path = instance.data_dir.as_os_str().to_owned();
     path.push(".rewinding");
     path.into()
+}
+
+/// Whether pg_rewind, by the end of what it said, got to the point where it changes files.
+fn began_to_copy(said: &str) -> bool {
+    said.contains("need to copy") || said.contains("copied")
 }
 
 #[cfg(test)]
@@ -236,5 +279,14 @@ pub(super) mod tests {
     #[test]
     fn a_timeline_the_leader_never_had_needs_a_rewind() {
         assert_eq!(compare(&local("shut down", 3, 100, 0), &leader(2, 220)), Verdict::NeedsRewind);
+    }
+
+    #[test]
+    fn what_pg_rewind_said_tells_whether_it_changed_anything() {
+        let early = "pg_rewind: connected to server\npg_rewind: fatal: could not find previous WAL record";
+        assert!(!began_to_copy(early));
+        assert!(!began_to_copy("pg_rewind: error: connection to server at \"a\" failed"));
+        assert!(began_to_copy("pg_rewind: need to copy 53 MB (total source directory size is 76 MB)\nfatal"));
+        assert!(began_to_copy("12288/54321 kB (22%) copied\npg_rewind: fatal: connection lost"));
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use pgvane_cluster::settings::{PostgresqlSettings, is_own_recovery_parameter};
+use pgvane_cluster::settings::{PostgresqlSettings, StandbyCluster, is_own_recovery_parameter};
 
 use super::files::{self, Files};
 use super::{Instance, PostgresError, standby_names};
@@ -40,12 +40,16 @@ const TARGETS: [&str; 5] = [
 ];
 
 /// Whom a standby follows.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Following {
     /// The upstream; `None` follows nobody.
     pub upstream: Option<HostPort>,
     /// The slot on the upstream, where slots are used.
     pub slot: Option<String>,
+    /// Whether it tells its upstream what its oldest snapshot and its slots need.
+    pub feedback: bool,
+    /// What the leader of a standby cluster follows, instead of an upstream.
+    pub remote: Option<StandbyCluster>,
 }
 
 /// What the settings that only the dynamic configuration may change are to be.
@@ -137,10 +141,15 @@ pub fn postgresql_conf(
         for name in TARGETS {
             text.push_str(&format!("{name} = ''\n"));
         }
-        if let Some(upstream) = &following.upstream {
-            text.push_str(&format!("primary_conninfo = {}\n", quote(&conninfo(instance, upstream))));
+        let remote = following.remote.as_ref().and_then(|remote| remote_conninfo(instance, remote));
+        if let Some(conninfo) = remote.or(following.upstream.as_ref().map(|up| conninfo(instance, up))) {
+            text.push_str(&format!("primary_conninfo = {}\n", quote(&conninfo)));
         }
-        if let Some(slot) = &following.slot {
+        if following.feedback {
+            text.push_str("hot_standby_feedback = 'on'\n");
+        }
+        let remote_slot = following.remote.as_ref().and_then(|remote| remote.primary_slot_name.as_ref());
+        if let Some(slot) = remote_slot.or(following.slot.as_ref()) {
             text.push_str(&format!("primary_slot_name = {}\n", quote(slot)));
         }
     }
@@ -157,6 +166,43 @@ pub fn conninfo(instance: &Instance, upstream: &HostPort) -> String {
         ("keepalives_count", "3".to_owned()),
     ];
     connection_string(instance, &instance.replication, upstream, &more)
+}
+
+/// The connection string of a standby leader; `None` where WAL comes by archive alone.
+fn remote_conninfo(instance: &Instance, remote: &StandbyCluster) -> Option<String> {
+    let server = remote_address(remote)?;
+    let mut more = vec![
+        // A member of the remote cluster may have our name, and commits there may wait for it (trap 7).
+        ("application_name", format!("{}@{}", instance.member, instance.scope)),
+        ("keepalives_idle", "5".to_owned()),
+        ("keepalives_interval", "2".to_owned()),
+        ("keepalives_count", "3".to_owned()),
+    ];
+    if let Some(ports) = remote.port.as_ref().filter(|ports| ports.contains(',')) {
+        more.push(("port", ports.clone()));
+    }
+    if server.host.contains(',') {
+        more.push(("target_session_attrs", "read-write".to_owned()));
+    }
+    Some(connection_string(instance, &instance.replication, &server, &more))
+}
+
+/// Where a standby cluster's leader gets its WAL; the port is 0 where there are several.
+pub fn remote_address(remote: &StandbyCluster) -> Option<HostPort> {
+    if remote.host.is_none() && remote.port.is_none() {
+        return None;
+    }
+    let port = remote.port.as_deref().map_or(5432, |port| port.trim().parse().unwrap_or(0));
+    Some(HostPort { host: remote.host.clone().unwrap_or_else(|| "localhost".to_owned()), port })
+}
+
+/// Each server of a standby cluster's section by itself.
+pub fn remote_servers(remote: &StandbyCluster) -> Vec<HostPort> {
+    let hosts: Vec<&str> = remote.host.as_deref().unwrap_or("localhost").split(',').map(str::trim).collect();
+    let ports: Vec<&str> = remote.port.as_deref().unwrap_or("5432").split(',').map(str::trim).collect();
+    let port = |n: usize| ports.get(n).or(ports.first()).and_then(|port| port.parse().ok());
+    let servers = hosts.iter().enumerate().filter_map(|(n, host)| Some(((*host).to_owned(), port(n)?)));
+    servers.map(|(host, port)| HostPort { host, port }).collect()
 }
 
 /// A connection string of libpq for `role` at `server`, with what the role's settings ask for. The password stands
@@ -261,7 +307,16 @@ pub fn write(
     following: Option<&Following>,
 ) -> Result<bool, PostgresError> {
     let wanted = ordinary(instance, dynamic);
-    let recovery = following.map(|_| recovery(instance, dynamic)).unwrap_or_default();
+    let mut recovery = following.map(|_| recovery(instance, dynamic)).unwrap_or_default();
+    if let Some(remote) = following.and_then(|following| following.remote.as_ref()) {
+        let theirs = [
+            ("restore_command", &remote.restore_command),
+            ("archive_cleanup_command", &remote.archive_cleanup_command),
+            ("recovery_min_apply_delay", &remote.recovery_min_apply_delay),
+        ];
+        let given = theirs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+        recovery.extend(given);
+    }
     let all = wanted.iter().chain(&recovery).map(|(name, value)| (name.clone(), value.clone())).collect();
     let writing = instance.standby_names.write(&Files::of(instance).conf);
     let mut accepted = instance.vetted.accepted(instance, &all);
@@ -316,6 +371,13 @@ pub(super) fn write_files(
     }
     write_pgpass(instance)?;
     Ok(changed)
+}
+
+/// Whether a standby here can fetch WAL from an archive.
+pub fn restores(instance: &Instance, dynamic: &PostgresqlSettings) -> bool {
+    let set =
+        |all: &BTreeMap<String, String>| all.get("restore_command").is_some_and(|c| !c.trim().is_empty());
+    set(&recovery(instance, dynamic)) || set(&ordinary(instance, dynamic))
 }
 
 /// The recovery parameters that an operator set and that are not ours; local ones win.
@@ -435,6 +497,7 @@ pub(super) mod tests {
         let following = Following {
             upstream: Some(HostPort { host: "::1".to_owned(), port: 5434 }),
             slot: Some("pg_1".to_owned()),
+            ..Following::default()
         };
         let conf = postgresql_conf(&i, &ordinary(&i, &d), Some(&following));
         assert!(conf.contains("log_line_prefix = 'it''s %m'"), "{conf}");
@@ -474,7 +537,7 @@ pub(super) mod tests {
         d.recovery_conf = map(&[("restore_command", "cp a %f"), ("recovery_min_apply_delay", "1min")]);
         i.recovery_conf =
             map(&[("restore_command", "cp b %f"), ("recovery_target_time", "now"), ("standby_mode", "on")]);
-        let nobody = Following { upstream: None, slot: None };
+        let nobody = Following::default();
         write(&i, &d, Some(&nobody)).expect("writes");
         let conf = fs::read_to_string(i.data_dir.join("postgresql.conf")).expect("reads");
         for expected in [
@@ -540,7 +603,7 @@ pub(super) mod tests {
         let i = instance(dir.path());
         fs::create_dir(&i.data_dir).expect("creates");
         fs::write(i.data_dir.join("postgresql.conf"), "# initdb's\n").expect("writes");
-        let nobody = Following { upstream: None, slot: None };
+        let nobody = Following::default();
         assert!(write(&i, &dynamic(&[]), Some(&nobody)).expect("writes"));
         assert!(!write(&i, &dynamic(&[]), Some(&nobody)).expect("writes"));
         assert!(i.data_dir.join("standby.signal").exists());

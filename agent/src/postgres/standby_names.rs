@@ -248,7 +248,7 @@ mod tests {
         assert!(hold(&i, &dynamic, Some("2 (a,b)")).expect("writes"));
         assert!(!hold(&i, &dynamic, Some("2 (a,b)")).expect("writes"));
         settings::write(&i, &dynamic, None).expect("writes");
-        let nobody = Following { upstream: None, slot: None };
+        let nobody = Following::default();
         settings::write(&i, &dynamic, Some(&nobody)).expect("writes");
         assert_eq!(has(), ["2 (a,b)"]);
 

@@ -104,6 +104,16 @@ pub fn end_of_record(pg_wal: &Path, timeline: Timeline, at: Lsn) -> Option<Lsn> 
     (length > 0).then(|| segments.end_of_record(at, length.into()))
 }
 
+/// Whether `pg_wal` has the file with the byte at `at`, on whichever timeline.
+pub fn has(pg_wal: &Path, at: Lsn) -> bool {
+    let Some(segments) = Segments::of(pg_wal) else { return false };
+    let wanted = segments.file(Timeline(1), at);
+    let Ok(files) = fs::read_dir(pg_wal) else { return false };
+    let mut names =
+        files.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|name| is_segment(name));
+    names.any(|name| name[8..] == wanted[8..])
+}
+
 fn read(pg_wal: &Path, segments: Segments, timeline: Timeline, at: Lsn, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     let file = File::open(pg_wal.join(segments.file(timeline, at)))?;

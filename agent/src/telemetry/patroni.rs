@@ -147,6 +147,9 @@ fn words(scene: &Scene, action: &Action, reason: &Reason, fresh: bool) -> Option
             Reason::NotRunning => Some(Words::result("starting as a secondary")),
             _ => None,
         },
+        Action::Follow { .. } if scene.leads() => {
+            Some(Words::result("promoted self to a standby leader because i had the session lock"))
+        }
         Action::Follow { .. } => Some(Words::result(LOST)),
         Action::Promote { .. } => Some(Words::result(if fresh {
             "promoted self to leader by acquiring session lock"
@@ -196,6 +199,7 @@ fn words(scene: &Scene, action: &Action, reason: &Reason, fresh: bool) -> Option
         Action::RaceInitialize
         | Action::SetInitialize { .. }
         | Action::WriteConfig
+        | Action::CopySlots { .. }
         | Action::PollPeers
         | Action::Campaign
         | Action::TakeOverKey
@@ -215,6 +219,7 @@ fn source(scene: &Scene, from: Option<&NodeName>) -> String {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
     let lost = || Words::result(LOST);
     Some(match reason {
@@ -225,6 +230,12 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
         | Reason::LeaderNotServing(_)
         | Reason::HistoryExpected(_)
         | Reason::Paused => scene.heartbeat(),
+        Reason::StandbyLeading => {
+            Words::result(format!("no action. I am ({}), the standby leader with the lock", scene.me))
+        }
+        Reason::OlderTimeline => {
+            Words::first(Level::Info, "My timeline is behind the timeline of the cluster").then(LOST)
+        }
         Reason::StoreAway => {
             Words::first(Level::Error, "Error communicating with DCS").then("DCS is not accessible")
         }
@@ -311,6 +322,9 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
         | Reason::NobodyConfirms(_)
         | Reason::HoldsAll(_)
         | Reason::VotesMissing { .. }
+        | Reason::SlotsMissing
+        | Reason::WalStillComes
+        | Reason::StandbyCluster
         | Reason::RestartFailed
         | Reason::StartFailed
         | Reason::BootstrapFailed => return None,

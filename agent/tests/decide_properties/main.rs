@@ -121,6 +121,7 @@ proptest! {
             (Action::StartPrimary, _) => (None, None),
             _ => return Ok(()),
         };
+        prop_assert!(world.settings.standby_cluster.is_none(), "in a standby cluster: {decision:?}");
         let key = leader_key(&world).filter(|key| key.name == world.me);
         prop_assert!(key.is_some(), "without the key: {decision:?}");
         let reign = key.map(|key| key.epoch).unwrap_or_default();

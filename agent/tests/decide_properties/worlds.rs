@@ -24,7 +24,7 @@ use pgvane_cluster::records::{
     NativeMember, StatusRecord, SyncRecord, Tags,
 };
 use pgvane_cluster::reigns::{Descent, PublishedReigns, Reign, Reigns};
-use pgvane_cluster::settings::{ClusterSettings, SynchronousMode};
+use pgvane_cluster::settings::{ClusterSettings, StandbyCluster, SynchronousMode};
 use pgvane_cluster::view::{ClusterView, LeaderKey, Member, Versioned};
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -52,7 +52,7 @@ pub(crate) const SLOTS: [Slot; 7] = [
     Slot::StandbyNames,
 ];
 
-pub(crate) const LABELS: [&str; 29] = [
+pub(crate) const LABELS: [&str; 30] = [
     "wait",
     "race_initialize",
     "bootstrap",
@@ -63,6 +63,7 @@ pub(crate) const LABELS: [&str; 29] = [
     "start_standby",
     "rejoin",
     "follow",
+    "copy_slots",
     "poll_peers",
     "campaign",
     "take_over_key",
@@ -510,6 +511,11 @@ fn memory() -> BoxedStrategy<Memory> {
                 parted,
                 leader_since,
                 sync,
+                slots_to_copy: if gave_up_bootstrap.0 % 2 == 0 {
+                    ["sub".to_owned()].into()
+                } else {
+                    [].into()
+                },
                 ..wishes
             },
         )
@@ -520,7 +526,10 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
     let timeout = select(vec![ms(0), ms(500), ms(300_000)]);
     let lag = select(vec![0, 1, 1_048_576, u64::MAX]);
     let mode = select(vec![SynchronousMode::Off, SynchronousMode::On, SynchronousMode::Quorum]);
-    (any::<bool>(), any::<bool>(), (mode, any::<bool>()), timeout, lag, ttl())
+    let section = StandbyCluster { host: Some("far".to_owned()), ..StandbyCluster::default() };
+    let standby = prop_oneof![9 => Just(None), 1 => Just(Some(section))];
+    let backoff = select(vec![ms(0), ms(2000)]);
+    (any::<bool>(), any::<bool>(), (mode, any::<bool>()), timeout, lag, ttl(), standby, backoff)
         .prop_map(
             |(
                 pause,
@@ -529,8 +538,13 @@ fn settings() -> BoxedStrategy<ClusterSettings> {
                 primary_start_timeout,
                 maximum_lag_on_failover,
                 ttl,
+                standby_cluster,
+                primary_race_backoff,
             )| {
                 ClusterSettings {
+                    standby_cluster,
+                    primary_race_backoff,
+                    check_timeline: ttl.is_zero(),
                     ttl,
                     pause,
                     failsafe_mode,
@@ -610,7 +624,7 @@ fn bases() -> Vec<World> {
     won.local.guard = Guard::Idle;
     won.settings.pause = true;
     request(&mut won, None, Some(ME));
-    bases.push(won);
+    bases.push(won.clone());
     let mut crashed = leading();
     stopped(&mut crashed, DataDir::Present(control(false, false)));
     crashed.memory.crashed_at = Some(NOW - ms(50));
@@ -686,6 +700,14 @@ fn bases() -> Vec<World> {
         let names = InForce { names: Some("pg1".to_owned()), noted: Some((EPOCH, HEAD)) };
         synchronous.memory.sync.names = Some(names);
         bases.push(synchronous);
+    }
+    let mut copying = following();
+    copying.memory.slots_to_copy = ["sub".to_owned()].into();
+    bases.push(copying);
+    for mut far in [leading(), won] {
+        far.settings.standby_cluster =
+            Some(StandbyCluster { host: Some("far".to_owned()), ..StandbyCluster::default() });
+        bases.push(far);
     }
     let mut leaving = following();
     stopped(&mut leaving, DataDir::Present(control(true, true)));

@@ -1,17 +1,17 @@
 //! The race: who may lead, in which order, and how long each waits for those before it.
 
-use pgvane_agent::decide::action::Reason;
+use pgvane_agent::decide::action::{Action, Reason};
 use pgvane_agent::decide::candidate::{Verdict, has_diverged, judge};
 use pgvane_agent::decide::world::{Peer, Peers, Slot, World};
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::{Lsn, Timeline};
+use pgvane_cluster::ids::{Lsn, NodeName, Timeline};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, SyncRecord, Tags};
 use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::{Member, Versioned};
 
 use crate::decide_support::{
-    HEAD, ME, NOW, OTHER_LEASE, busy, consent, edit, ended_at, leaderless, leading, member, ms, nofailover,
-    request, standby_at, view, vouch,
+    HEAD, ME, NOW, OTHER_LEASE, busy, check, check_wait, consent, edit, ended_at, leaderless, leading,
+    member, ms, nofailover, request, standby_at, view, vouch,
 };
 
 fn verdict(world: &World) -> Verdict {
@@ -404,4 +404,84 @@ fn more_wal_of_an_older_timeline_is_not_what_the_leader_wrote() {
     assert_eq!(verdict(&world), Verdict::Ask);
     world.local.sql.as_mut().expect("answers").timeline = Timeline(2);
     assert_eq!(verdict(&world), Verdict::Campaign);
+}
+
+/// Trap 16: a failover is the operator's word over lag, timeline and synchronous commit; a switchover is not over the
+/// last. Neither makes a leader of a server whose history parted from the cluster's.
+#[test]
+fn a_failover_names_whoever_it_names() {
+    let lacking = || {
+        let mut world = leaderless();
+        ended_at(&mut world, HEAD);
+        world.settings.synchronous_mode = SynchronousMode::On;
+        synced(&mut world, Some("pg1"), "pg3");
+        world.settings.check_timeline = true;
+        edit(&mut world, |view| view.status.as_mut().expect("known").optime = Lsn(u64::MAX));
+        world
+    };
+    let mut failover = lacking();
+    request(&mut failover, None, Some(ME));
+    check(&failover, &Action::Campaign, &Reason::BestCandidate);
+    let mut switchover = lacking();
+    request(&mut switchover, Some("pg1"), Some(ME));
+    check_wait(&switchover, &Reason::NotSynchronous);
+    ended_at(&mut failover, Lsn(5));
+    check_wait(&failover, &Reason::Diverged);
+    ended_at(&mut failover, HEAD);
+    // What the others' promises rest on is nobody's to waive.
+    failover.settings.failsafe_mode = true;
+    edit(&mut failover, |view| drop(view.failsafe.as_mut().expect("a list").0.remove(&NodeName::from(ME))));
+    check_wait(&failover, &Reason::NotInFailsafe);
+}
+
+/// Trap 3.
+#[test]
+fn a_node_that_missed_a_promotion_does_not_lead_where_that_counts() {
+    let mut world = leaderless();
+    ended_at(&mut world, HEAD);
+    check(&world, &Action::Campaign, &Reason::BestCandidate);
+    world.settings.check_timeline = true;
+    check_wait(&world, &Reason::OlderTimeline);
+    world.local.sql.as_mut().expect("answers").timeline = Timeline(2);
+    check(&world, &Action::Campaign, &Reason::BestCandidate);
+}
+
+#[test]
+fn wal_that_still_comes_is_waited_for() {
+    let mut world = leaderless();
+    world.settings.primary_race_backoff = ms(2000);
+    check(&world, &Action::Campaign, &Reason::BestCandidate);
+    world.local.sql.as_mut().expect("answers").streaming = true;
+    // It is not known yet whether it grows.
+    let decision = check_wait(&world, &Reason::WalStillComes);
+    assert_eq!(decision.wake_at, NOW + ms(200));
+    world.memory.wal_grew = Some((HEAD, NOW - ms(100)));
+    check_wait(&world, &Reason::WalStillComes);
+    world.memory.leaderless_since = Some(NOW - ms(2000));
+    check(&world, &Action::Campaign, &Reason::BestCandidate);
+    world.memory.leaderless_since = Some(NOW - ms(1000));
+    world.memory.wal_grew = Some((HEAD, NOW - ms(800)));
+    check(&world, &Action::Campaign, &Reason::BestCandidate);
+}
+
+/// One that does not tell its timeline is on that of its record, else on ours: it is waited for if it has more.
+#[test]
+fn a_peer_without_a_timeline_counts_by_its_record_and_else_as_on_ours() {
+    let mut world = leaderless();
+    let ahead = |position| Peer::Answered {
+        is_primary: false,
+        running: true,
+        timeline: None,
+        position,
+        fresh: true,
+        tags: Tags::default(),
+    };
+    world.peers.answers = [("pg3".into(), ahead(Lsn(HEAD.0 + 1)))].into();
+    check_wait(&world, &Reason::BehindPeer("pg3".into()));
+    member(&mut world, "pg3", |record| record.timeline = None);
+    check_wait(&world, &Reason::BehindPeer("pg3".into()));
+    world.peers.answers = [("pg3".into(), ahead(Lsn(HEAD.0 - 1)))].into();
+    check(&world, &Action::Campaign, &Reason::BestCandidate);
+    member(&mut world, "pg3", |record| record.timeline = Some(Timeline(2)));
+    check_wait(&world, &Reason::BehindPeer("pg3".into()));
 }

@@ -247,6 +247,9 @@ fn a_switchover_to_nobody_in_particular_is_refused() {
 fn a_running_standby_is_pointed_to_the_new_leader() {
     let mut world = pause(following());
     edit(&mut world, |view| lead(view, "pg3", OTHER_LEASE));
+    // What it is going to write may not be what this server has.
+    check_wait(&world, &Reason::Paused);
+    member(&mut world, "pg3", |record| record.role = MemberRole::Primary);
     check(&world, &Action::Follow { upstream: upstream("pg3") }, &Reason::WrongUpstream);
 }
 

@@ -84,6 +84,44 @@ pub struct Options {
     pub from_yaml: bool,
     /// What each node's agent is told besides, `pg1` first.
     pub more: Vec<MoreOfNode>,
+    /// What the cluster begins as a standby cluster of.
+    pub follows: Option<Followed>,
+}
+
+/// Another cluster, to be followed.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// Its servers; of several the primary is followed.
+    pub servers: Vec<SocketAddr>,
+    /// The permanent slot there.
+    pub slot: Option<String>,
+    /// The passwords of its roles, which a copy of it has as well: the superuser's, and that of replicas.
+    pub passwords: [String; 2],
+}
+
+impl Followed {
+    /// The cluster of `playground`, by all of its nodes.
+    pub fn cluster(playground: &Playground, slot: Option<&str>) -> Followed {
+        Followed {
+            servers: playground.nodes.iter().map(Node::postgres).collect(),
+            slot: slot.map(str::to_owned),
+            passwords: playground.nodes[0].passwords().map(str::to_owned),
+        }
+    }
+
+    /// The hosts and the ports, as `standby_cluster` has them.
+    pub fn addresses(&self) -> (String, String) {
+        let hosts: Vec<_> = self.servers.iter().map(|server| server.ip().to_string()).collect();
+        let ports: Vec<_> = self.servers.iter().map(|server| server.port().to_string()).collect();
+        (hosts.join(","), ports.join(","))
+    }
+
+    fn settings(&self) -> String {
+        let (hosts, ports) = self.addresses();
+        let slot =
+            self.slot.as_ref().map(|slot| format!(", primary_slot_name = \"{slot}\"")).unwrap_or_default();
+        format!("standby_cluster = {{ host = \"{hosts}\", port = \"{ports}\"{slot} }}\n")
+    }
 }
 
 impl Default for Options {
@@ -102,6 +140,7 @@ impl Default for Options {
             dcs: String::new(),
             from_yaml: false,
             more: vec![],
+            follows: None,
         }
     }
 }
@@ -230,7 +269,9 @@ impl Playground {
             Ground::Network(network, equipment) => Some((network, equipment)),
         };
         say("replicas stream, proxies route");
-        playground.create_client_role().await?;
+        if options.follows.is_none() {
+            playground.create_client_role().await?;
+        }
         Ok(playground)
     }
 
@@ -275,7 +316,11 @@ impl Playground {
         ground: &mut Ground,
         say: &(dyn Fn(&str) + Sync),
     ) -> Result<(), PlaygroundError> {
-        let (superuser_password, replication_password) = (home::secret()?, home::secret()?);
+        let [superuser_password, replication_password] = match &options.follows {
+            Some(followed) => followed.passwords.clone(),
+            None => [home::secret()?, home::secret()?],
+        };
+        let follows = options.follows.as_ref().map(Followed::settings).unwrap_or_default();
         // What Patroni's rules make of such a ttl, or its floors; our agent derives its deadlines from ttl alone.
         let slow = (options.ttl / 3).max(1);
         let (loop_wait, retry_timeout) =
@@ -298,7 +343,7 @@ impl Playground {
                 retry_timeout,
                 login: options.login.clone(),
                 network: ground.clients(),
-                dcs: options.dcs.clone(),
+                dcs: format!("{follows}{}", options.dcs),
                 place,
                 from_yaml: options.from_yaml,
                 more: options.more.get(number - 1).cloned().unwrap_or_default(),

@@ -90,7 +90,8 @@ impl Agent {
 
     /// Patroni does not say here whether it holds the key; what it runs as a primary it holds the key for.
     fn leads(&self) -> bool {
-        self.pgvane.is_none_or(|own| own.is_leader) && self.role == "primary" && self.state == "running"
+        let is_leader = ["primary", "standby_leader"].contains(&self.role.as_str());
+        self.pgvane.is_none_or(|own| own.is_leader) && is_leader && self.state == "running"
     }
 
     fn streams(&self) -> bool {
@@ -178,7 +179,7 @@ impl Sites {
 }
 
 impl Picture {
-    /// The one member that leads and runs as primary; or why there is none.
+    /// The one member that leads and runs as primary, or as leader of a standby cluster; or why there is none.
     pub fn leader(&self) -> Result<String, String> {
         let leaders: Vec<_> = self
             .nodes
