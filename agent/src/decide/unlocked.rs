@@ -8,6 +8,7 @@ use super::action::{Action, Decision, Reason};
 use super::candidate::{self, Verdict};
 use super::data;
 use super::hand_over;
+use super::sync::Rule;
 use super::world::{OwnLease, Process, World};
 
 /// How long a leader that stepped down gives way to the others.
@@ -27,7 +28,9 @@ pub(super) fn decide(world: &World, view: &ClusterView) -> Decision {
             if data::is_virgin(view)
                 && data::is_stopped_primary(world)
                 && world.tags.may_lead()
-                && world.settings.standby_cluster.is_none() =>
+                && world.settings.standby_cluster.is_none()
+                // A first leader may have come as far as its rule: what it led is its own then.
+                && Rule::of(world, view).admits(&world.me) =>
         {
             match super::unfit::reason(world) {
                 Some(reason) => world.wait(reason),

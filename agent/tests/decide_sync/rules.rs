@@ -657,6 +657,20 @@ fn a_crash_hands_over_to_who_surely_holds_all() {
     check(&world, &Action::StartPrimary, &Reason::Crashed);
 }
 
+/// It would give the key back at once, and win it again.
+#[test]
+fn a_new_cluster_whose_first_leader_wrote_its_rule_is_that_leaders() {
+    let mut world = leaderless();
+    stopped(&mut world, DataDir::Present(control(true, false)));
+    edit(&mut world, |view| (view.status, view.history) = (None, None));
+    world.settings.synchronous_mode = SynchronousMode::On;
+    check(&world, &Action::Campaign, &Reason::NewCluster);
+    rule(&mut world, "pg1", 0, "", BEFORE);
+    check(&world, &Action::StartStandby { upstream: None }, &Reason::NotRunning);
+    rule(&mut world, ME, 0, "", BEFORE);
+    check(&world, &Action::Campaign, &Reason::NewCluster);
+}
+
 /// Else it would name somebody who lacks what is acknowledged without him, and the mode may come back.
 #[test]
 fn a_mode_that_was_switched_off_ends_before_the_next_primary_serves() {
