@@ -153,10 +153,13 @@ pub(crate) async fn tell_position(sim: &Sim, n: usize, proc: Proc) -> Peer {
     let came = sim.tick(n);
     let takes = sim.w().rng.range(MS / 2, 3 * MS);
     sim.sleep(proc, Duration::from_nanos(takes)).await;
-    probe(sim, n, proc);
+    let stale = sim.w().mutation == Some(Mutation::StaleVotes);
+    if !stale {
+        probe(sim, n, proc);
+    }
     let w = sim.w();
     let Some(agent) = w.nodes[n].agent.as_ref().filter(|a| a.proc == proc) else { return Peer::Unreachable };
-    let live = agent.server.view.as_ref().filter(|view| view.asked_at >= came);
+    let live = agent.server.view.as_ref().filter(|view| stale || view.asked_at >= came);
     match (agent.shown.clone(), live) {
         (Some(Peer::Answered { is_primary, running, tags, .. }), Some(view)) => Peer::Answered {
             is_primary: is_primary || !view.in_recovery,

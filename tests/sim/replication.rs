@@ -10,7 +10,7 @@ use crate::network::End;
 use crate::postgres::{Server, Stream};
 use crate::runtime::{MS, Proc, SEC, Sim};
 use crate::wal::Wal;
-use crate::world::World;
+use crate::world::{Mutation, World};
 
 /// How long a standby believes in a connection that brings nothing.
 pub(crate) const RECEIVER_TIMEOUT: u64 = 10 * SEC;
@@ -205,7 +205,7 @@ pub(crate) async fn wait_for_standbys(sim: &Sim, n: usize, pid: i32, end: u64) -
         let Some(server) = w.nodes[n].pg.server.as_ref().filter(|s| s.pid == pid && s.writable) else {
             return Some(Returned::Never);
         };
-        if server.names.is_empty() {
+        if server.names.is_empty() || w.mutation == Some(Mutation::CommitsDoNotWait) {
             return Some(Returned::Alone);
         }
         (server.confirmed >= end).then_some(Returned::Confirmed)

@@ -56,6 +56,10 @@ pub(crate) enum Mutation {
     SharedTimelines,
     /// A promise lasts the voucher's own lease time, not the asker's.
     PromisesOwnTtl,
+    /// Whoever is asked for a position tells what it read before, and that it is new.
+    StaleVotes,
+    /// Commits return at once, whomever the server should wait for.
+    CommitsDoNotWait,
 }
 
 /// A promise as it lies on disk.
