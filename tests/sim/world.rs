@@ -270,7 +270,7 @@ impl World {
                 let follows = streams && pg.wal.branch == self.nodes[leader].pg.wal.branch;
                 (!follows).then_some(Ailment::DoesNotFollow(n))
             })
-            .or_else(|| self.sync_ailment(&truth, leader))
+            .or_else(|| self.sync_ailment(truth, leader))
     }
 
     /// Once everybody streams, standbys confirm commits; without the mode nobody is asked.
@@ -281,8 +281,8 @@ impl World {
         }
         let sync = truth.sync.as_ref().map(|s| &s.value);
         let leads = sync.and_then(|s| s.leader.as_ref()).is_some_and(|l| etcd::node_of(l.as_str()) == leader);
-        let named = sync.is_some_and(|s| s.standbys().next().is_some()) && !names.is_empty();
-        (!leads || !named).then_some(Ailment::NobodyConfirms)
+        let anybody = sync.is_some_and(|s| s.standbys().next().is_some()) && !names.is_empty();
+        (!leads || !anybody).then_some(Ailment::NobodyConfirms)
     }
 }
 
