@@ -56,7 +56,7 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
 /// before it has WAL that only a leader has, and it was not pointed at one of `right` by this agent. It is stopped
 /// once, and rejoins.
 fn lacks_wal(world: &World, since: Tick, right: [&Upstream; 2]) -> bool {
-    let is_right = world.memory.pointed_at.as_ref().is_some_and(|upstream| right.contains(&upstream));
+    let is_right = world.memory.pointed_at.as_ref().is_some_and(|(upstream, _)| right.contains(&upstream));
     world.now.since(since) > STARVED_LIMIT && !is_right
 }
 
@@ -155,8 +155,20 @@ pub(super) fn known_upstream(world: &World, view: &ClusterView, key: &LeaderKey)
     let ours = &world.memory.descent;
     let newest = ours.known.0.keys().next_back().copied().unwrap_or_default().max(control.timeline);
     let told = reign::word(&world.settings, view, key);
-    let is_ours = reign::lineage(ours, newest, told) == Lineage::Same;
-    upstream_of(world, view).filter(|_| is_ours)
+    let lineage = reign::lineage(ours, newest, told);
+    upstream_of(world, view).filter(|upstream| match lineage {
+        Lineage::Same => true,
+        Lineage::Parted(_) => false,
+        // What was found right for this reign still is.
+        Lineage::Unknown => was_pointed_at(world, key, upstream),
+    })
+}
+
+/// Whether this agent pointed our server there in the reign of `key`.
+fn was_pointed_at(world: &World, key: &LeaderKey, upstream: &Upstream) -> bool {
+    let reign = world.memory.leader_since.filter(|(epoch, _)| *epoch == key.epoch);
+    let pointed = world.memory.pointed_at.as_ref().filter(|(to, _)| to == upstream);
+    reign.zip(pointed).is_some_and(|((_, since), (_, at))| *at >= since)
 }
 
 /// Whether a running standby points elsewhere than it should.

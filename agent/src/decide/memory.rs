@@ -97,8 +97,8 @@ pub struct Memory {
     pub gave_up_bootstrap: Revision,
     /// Since when a running standby has not streamed although a leader is there.
     pub not_streaming_since: Option<Tick>,
-    /// Whom this agent last started our server to follow, or pointed it at.
-    pub pointed_at: Option<Upstream>,
+    /// Whom this agent last started our server to follow, or pointed it at, and when.
+    pub pointed_at: Option<(Upstream, Tick)>,
     /// How far the bootstrap of a new cluster is, while one is under way here and after it failed.
     pub bootstrap: Option<Progress>,
     /// When the command that is run before a promotion last forbade it.
@@ -217,9 +217,11 @@ impl Memory {
             Action::WriteSyncKey { .. } | Action::DeleteSyncKey { .. } => self.sync.settled = None,
             Action::SetStandbyNames { names, .. } => self.sync.names_change(names.as_deref()),
             Action::StartPrimary => self.sync.started_at = Some(now),
-            Action::StartStandby { upstream } => self.pointed_at.clone_from(upstream),
-            Action::Rejoin { leader: upstream } | Action::Follow { upstream } => {
-                self.pointed_at = Some(upstream.clone());
+            Action::StartStandby { upstream } => self.pointed_at = upstream.clone().map(|u| (u, now)),
+            Action::Rejoin { leader: upstream }
+            | Action::Follow { upstream }
+            | Action::CopySlots { upstream, .. } => {
+                self.pointed_at = Some((upstream.clone(), now));
             }
             Action::Wait
             | Action::RaceInitialize
@@ -228,7 +230,6 @@ impl Memory {
             | Action::WriteConfig
             | Action::Clone { .. }
             | Action::CloneAlone
-            | Action::CopySlots { .. }
             | Action::PollPeers
             | Action::Campaign
             | Action::TakeOverKey
