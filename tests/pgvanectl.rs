@@ -90,12 +90,12 @@ async fn it_shows_the_cluster_and_changes_its_leader() {
     let agent = versions[0]["Agent"].as_str().expect("an agent");
     assert!(agent.starts_with("pgvane ") && agent.ends_with("(speaks Patroni 4.1.4)"), "{versions}");
 
-    // A switchover is looked at first, then watched.
-    let plan = said(p, &["switchover", "--candidate", "pg3", "--dry-run"]).await;
-    assert!(
-        plan.contains(&format!("Leadership of {SCOPE} goes from pg1 to pg3 (0 B behind), now.")),
-        "{plan}"
-    );
+    // A switchover is looked at first, then watched. Members tell their positions now and then.
+    let first = format!("Leadership of {SCOPE} goes from pg1 to pg3 (0 B behind), now.");
+    until(p, "the plan says that pg3 has it all", async || {
+        said(p, &["switchover", "--candidate", "pg3", "--dry-run"]).await.contains(&first)
+    })
+    .await;
     assert_eq!(leader(p).await, "pg1");
     let mut watching = pgvanectl(p, &["watch"]).spawn().expect("starts");
     let mut changes = BufReader::new(watching.stdout.take().expect("piped")).lines();
