@@ -180,6 +180,9 @@ async fn reads_avoid_a_replica_that_lags_and_come_back_to_it() {
     )
     .await;
     let [two, three] = ["pg2", "pg3"].map(|name| port_of(&playground, name));
+    for name in ["pg2", "pg3"] {
+        until_lag(&playground, proxy, name, |lag| lag < 1 << 20).await;
+    }
     let before = [session(limited).await, session(limited).await];
     assert_eq!(before.iter().map(|(_, server)| *server).filter(|server| *server == three).count(), 1);
 

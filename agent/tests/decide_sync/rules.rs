@@ -661,7 +661,7 @@ fn a_crash_hands_over_to_who_surely_holds_all() {
 #[test]
 fn a_new_cluster_whose_first_leader_wrote_its_rule_is_that_leaders() {
     let mut world = leaderless();
-    stopped(&mut world, DataDir::Present(control(true, false)));
+    stopped(&mut world, DataDir::Present(control(false, true)));
     edit(&mut world, |view| (view.status, view.history) = (None, None));
     world.settings.synchronous_mode = SynchronousMode::On;
     check(&world, &Action::Campaign, &Reason::NewCluster);
