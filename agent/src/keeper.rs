@@ -3,16 +3,15 @@
 //! Nothing here is urgent or decides anything; each chore runs at most once at a time, beside the loop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::Timeline;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::StatusRecord;
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
+use crate::chore::Chore;
 use crate::config::HostPort;
 use crate::decide::announce;
 use crate::decide::consent::Voters;
@@ -47,36 +46,6 @@ pub struct Keeper {
     written: Option<StatusRecord>,
     feedback: bool,
     settings_are_new: bool,
-}
-
-#[derive(Debug, Default)]
-struct Chore {
-    busy: Arc<AtomicBool>,
-    next: Tick,
-}
-
-impl Chore {
-    /// Whether to do it now; it may not be done again before `every` has passed.
-    fn begin(&mut self, now: Tick, every: Duration) -> Option<Done> {
-        if now < self.next || self.busy.swap(true, Ordering::AcqRel) {
-            return None;
-        }
-        self.next = now + every;
-        Some(Done(Arc::clone(&self.busy)))
-    }
-
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Acquire)
-    }
-}
-
-/// Ends a chore when dropped, however its task ends.
-struct Done(Arc<AtomicBool>);
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 impl Keeper {

@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod callbacks;
+mod chore;
 pub mod config;
 pub mod decide;
 pub mod effects;

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, NodeName};
 use pgvane_cluster::records::StatusRecord;
 use pgvane_cluster::store::Store;
@@ -16,6 +14,7 @@ use super::names::{collisions, slot_name};
 use super::plan::{self, Existing, Plan, Stand};
 use super::retain::Retention;
 use super::wanted::{self, Basis, Wanted};
+use crate::chore::Chore;
 use crate::config::HostPort;
 use crate::decide::world::{Dcs, Holder, LocalRole, Process, Slot as Occupied, World};
 use crate::decide::{Outcome, route};
@@ -30,22 +29,11 @@ const EVERY: Duration = Duration::from_secs(2);
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
 pub struct SlotKeeper {
-    busy: Arc<AtomicBool>,
-    next: Tick,
+    chore: Chore,
     retention: Retention,
     last: Wanted,
     /// What an operator was told of names, so that it is told once.
     told: BTreeSet<String>,
-    first: bool,
-}
-
-/// Ends a look when dropped, however its task ends.
-struct Done(Arc<AtomicBool>);
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 impl SlotKeeper {
@@ -94,15 +82,14 @@ impl SlotKeeper {
         };
         let wanted = basis.wanted();
         self.tell(view, &basis.misnamed());
-        if world.now < self.next && wanted.keys().eq(self.last.keys()) && !self.first {
+        if !wanted.keys().eq(self.last.keys()) {
+            self.chore.hurry();
+        } else if !self.chore.is_due(world.now) {
             self.last = wanted;
             return;
         }
-        if self.busy.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        (self.next, self.first, self.last) = (world.now + EVERY, false, wanted.clone());
-        let done = Done(Arc::clone(&self.busy));
+        let Some(done) = self.chore.begin(world.now, EVERY) else { return };
+        self.last.clone_from(&wanted);
         let look = Look::of(world, view, primary, wanted);
         let ctx = Arc::clone(ctx);
         tokio::spawn(async move {
