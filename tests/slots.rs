@@ -5,7 +5,7 @@ mod cluster_support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cluster_support::{SOON, cluster, healthy, rows, switchover, until};
+use cluster_support::{SOON, ask, cluster, healthy, rows, switchover, until};
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
@@ -23,17 +23,6 @@ async fn configure(playground: &Playground, leader: &str, patch: &Value) {
     let agent = playground.node(leader).rest();
     let answer = http::request(Method::PATCH, agent, "/config", patch.to_string(), SOON).await;
     assert!(answer.as_ref().is_ok_and(|(status, _)| status.is_success()), "{answer:?}");
-}
-
-/// The rows of a statement on the server of `name`, as its superuser; none while it does not answer.
-async fn ask(playground: &Playground, name: &str, sql: &str) -> Vec<String> {
-    let Ok((client, connection)) = playground.node(name).superuser().connect(NoTls).await else {
-        return vec![];
-    };
-    let driver = tokio::spawn(connection);
-    let rows = client.query(sql, &[]).await.unwrap_or_default();
-    driver.abort();
-    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Writes rows on the server of `name`.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use cluster_support::{SOON, cluster, healthy, switchover, until};
+use cluster_support::{SOON, ask, cluster, healthy, switchover, until};
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -35,17 +35,6 @@ async fn demote(here: &Playground, there: &Playground) {
     let server = there.node(&leader).postgres();
     let (host, port) = (server.ip().to_string(), server.port().to_string());
     operate(here, &["demote-cluster", "--host", &host, "--port", &port, "--force"]).await;
-}
-
-/// The first column of a statement on the server of `name`, as its superuser; none while it does not answer.
-async fn ask(playground: &Playground, name: &str, sql: &str) -> Vec<String> {
-    let Ok((client, connection)) = playground.node(name).superuser().connect(NoTls).await else {
-        return vec![];
-    };
-    let driver = tokio::spawn(connection);
-    let rows = client.query(sql, &[]).await.unwrap_or_default();
-    driver.abort();
-    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// Writes rows through the primary of `playground`, and notes them.

@@ -178,6 +178,18 @@ pub(crate) async fn promotion(server: SocketAddr) -> i64 {
     }
 }
 
+/// The first column of a statement on the server of `name`, as its superuser; none while it does not answer.
+pub(crate) async fn ask(playground: &Playground, name: &str, sql: &str) -> Vec<String> {
+    let Ok((client, connection)) = playground.node(name).superuser().connect(tokio_postgres::NoTls).await
+    else {
+        return vec![];
+    };
+    let driver = tokio::spawn(connection);
+    let rows = client.query(sql, &[]).await.unwrap_or_default();
+    driver.abort();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// The rows that a server has.
 pub(crate) async fn rows(server: SocketAddr) -> Vec<i64> {
     let (client, connection) = config(server).connect(tokio_postgres::NoTls).await.expect("the server");

@@ -21,7 +21,7 @@ use crate::network::End;
 use crate::postgres::{Data, State, Stop};
 use crate::runtime::MS;
 use crate::server;
-use crate::world::Mutation;
+use crate::world::{Mutation, World};
 
 /// As in production.
 const PROMOTE_LIMIT: Duration = Duration::from_mins(1);
@@ -66,10 +66,7 @@ impl Ctx<'_> {
         }
         let mut w = self.sim.w();
         w.count.clones += 1;
-        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.descent());
-        let file = w.nodes[source].pg.file.clone();
-        w.nodes[self.n].pg.copy(&wal, file);
-        w.nodes[self.n].pg.keep(known);
+        take_over(&mut w, self.n, source);
         w.fact(Fact::Cloned { node: self.n });
         drop(w);
         self.tell_descent();
@@ -201,10 +198,7 @@ impl Ctx<'_> {
         }
         let mut w = self.sim.w();
         w.count.rewinds += 1;
-        let (wal, known) = (w.nodes[source].pg.wal.clone(), w.nodes[source].pg.descent());
-        let file = w.nodes[source].pg.file.clone();
-        w.nodes[self.n].pg.copy(&wal, file);
-        w.nodes[self.n].pg.keep(known);
+        take_over(&mut w, self.n, source);
         drop(w);
         self.tell_descent();
         Ok(())
@@ -298,6 +292,15 @@ impl Ctx<'_> {
             Err(Failed) => outcome(Err(Failed)),
         }
     }
+}
+
+/// The data of `n` become what `source` has.
+fn take_over(w: &mut World, n: usize, source: usize) {
+    let pg = &w.nodes[source].pg;
+    let (wal, file, known) = (pg.wal.clone(), pg.file.clone(), pg.descent());
+    let pg = &mut w.nodes[n].pg;
+    pg.copy(&wal, file);
+    pg.keep(known);
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as every effect ends")]
