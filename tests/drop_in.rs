@@ -12,6 +12,7 @@ use hyper::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio_postgres::NoTls;
+use xtask::playground::node::AgentSettings;
 use xtask::playground::{Options, Playground, http};
 use xtask::{install, programs};
 
@@ -28,7 +29,8 @@ async fn a_patroni_yml_is_enough() {
     let servers = install::servers().expect("PostgreSQL and etcd");
     let programs = programs::built().expect("the programs are built");
     let say = |line: &str| eprintln!("  {line}");
-    let options = Options { proxies: 1, from_yaml: true, ..Options::default() };
+    let options =
+        Options { proxies: 1, settings: AgentSettings::PatronisAndEnvironment, ..Options::default() };
     let mut playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
     first_words(&playground).await;
     no_password_is_shown(&playground);

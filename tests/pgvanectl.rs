@@ -291,3 +291,82 @@ async fn it_says_why_each_leader_went_and_how_long_nobody_served() {
     assert!(table.contains("| switchover by the operator "), "{table}");
     eprintln!("{table}");
 }
+
+/// A former primary that went on alone for a while, and whose agent is not allowed to throw that away.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_brings_a_former_primary_back_behind_the_leader() {
+    let mut playground = cluster(2, 3, vec![]).await;
+    healthy(&mut playground).await;
+    let forbidden = "postgresql.remove_data_directory_on_diverged_timelines=false";
+    let set = ["edit-config", "--force", "--set", "postgresql.use_pg_rewind=false", "--set", forbidden];
+    drop(said(&playground, &set).await);
+    kill_node(&mut playground, "pg1", true).await;
+    until(&playground, "pg2 leads", async || {
+        members(&playground).await.iter().any(|m| m["Member"] == "pg2" && m["Role"] == "Leader")
+    })
+    .await;
+    write_alone(&playground, "pg1").await;
+
+    playground.restart_agent("pg1").expect("starts");
+    until(&playground, "pg1 is not started", async || {
+        playground.log("pg1").contains("parted from the leader's and will not be started")
+    })
+    .await;
+    let why = refused(&playground, &["rewind", "pg1", "--force"], 1).await;
+    assert!(why.contains("use_pg_rewind is off") && why.contains("rewind failed on pg1"), "{why}");
+    assert_eq!(playground.node("pg1").postmaster(), None);
+
+    let why = refused(&playground, &["rewind", "pg2", "--force"], 1).await;
+    assert!(why.contains("pg2 leads"), "{why}");
+    drop(said(&playground, &["pause", "--wait"]).await);
+    let why = refused(&playground, &["rewind", "pg1", "--force"], 1).await;
+    assert!(why.contains("pause is on"), "{why}");
+    // In pause nothing tries by itself, so that it is this command that does it.
+    drop(said(&playground, &["edit-config", "--force", "--set", "postgresql.use_pg_rewind=true"]).await);
+    drop(said(&playground, &["resume", "--wait"]).await);
+    let done = said(&playground, &["rewind", "pg1", "--force"]).await;
+    assert!(done.contains("follows pg2") || done.contains("streams from pg2"), "{done}");
+    healthy(&mut playground).await;
+    assert!(
+        playground.log("pg1").contains("rewound to the leader's history"),
+        "{}",
+        playground.log_tails(60)
+    );
+    let (there, expected) = (alone(&playground, "pg1").await, alone(&playground, "pg2").await);
+    assert_eq!((there, expected), (false, false), "what pg1 wrote alone is gone");
+    let done = said(&playground, &["rewind", "pg1", "--force"]).await;
+    assert!(done.contains("streams from pg2; there is nothing to rewind"), "{done}");
+}
+
+/// Runs a killed primary without its agent, as one that was cut off would have gone on, and has it make a table.
+async fn write_alone(playground: &Playground, name: &str) {
+    let node = playground.node(name);
+    let bin = xtask::install::servers().expect("PostgreSQL").postgres;
+    let data = node.dir().join("data");
+    let owner = std::fs::metadata(&data).expect("there is data");
+    let run = async |args: &[&str], input: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let mut command = Command::new(bin.join("postgres"));
+        command.args(args).arg("-D").arg(&data).arg("postgres");
+        command.uid(owner.uid()).gid(owner.gid()).current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, input.as_bytes()).await.expect("reads");
+        drop(stdin);
+        let output = timeout(SOON, child.wait_with_output()).await.expect("ends").expect("can be waited for");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    // What a killed server leaves is recovered first; then the WAL goes on where the next leader's began anew.
+    run(&["--single"], "CREATE TABLE alone AS SELECT generate_series(1, 1000) AS id;\nCHECKPOINT;\n").await;
+}
+
+/// Whether a server has the table of [`write_alone`].
+async fn alone(playground: &Playground, name: &str) -> bool {
+    let config = playground.node(name).superuser();
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.expect("connects");
+    let driver = tokio::spawn(connection);
+    let row = client.query_one("SELECT to_regclass('alone') IS NOT NULL", &[]).await.expect("answers");
+    driver.abort();
+    row.get(0)
+}

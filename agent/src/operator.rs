@@ -10,7 +10,8 @@ use crate::api::{RestartAnswer, RestartAsk};
 use crate::decide::memory::Memory;
 use crate::decide::reinit::{self, Reinit};
 use crate::decide::restart::{self, Facts, Progress, Restart, Scheduled, ScheduledRestart};
-use crate::decide::world::{Dcs, World};
+use crate::decide::rewind;
+use crate::decide::world::{Dcs, Slot, World};
 
 /// The wishes under way.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub struct Operator {
     last: u64,
     /// Who waits for its end.
     waiting: Option<(u64, oneshot::Sender<RestartAnswer>)>,
+    /// Who waits for this member to follow.
+    rewinding: Option<oneshot::Sender<Result<String, String>>>,
     /// Whether our member record of an earlier agent was looked at.
     adopted: bool,
 }
@@ -31,7 +34,7 @@ impl Operator {
 
     /// Whether nobody waits for anything.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_none()
+        self.waiting.is_none() && self.rewinding.is_none()
     }
 
     /// Takes in what an earlier agent was asked to do later, once, before our own record replaces its.
@@ -62,6 +65,41 @@ impl Operator {
             }
         }
         self.answer(memory, world, settled);
+        if self.rewinding.is_some()
+            && let Some(answer) = rewind::settled(&rewind::standing(world))
+        {
+            self.rejoined(memory, answer);
+        }
+    }
+
+    /// The member is to follow its leader, by whatever that takes.
+    pub fn rewind(
+        &mut self,
+        memory: &mut Memory,
+        world: &World,
+        reply: oneshot::Sender<Result<String, String>>,
+    ) {
+        let under_way = || Err("an operator waits for that already".to_owned());
+        let now = rewind::settled(&rewind::standing(world));
+        match now.or_else(|| self.rewinding.is_some().then(under_way)) {
+            // Whoever asked may have gone.
+            Some(answer) => drop(reply.send(answer)),
+            None => {
+                info!("rewind is asked for");
+                memory.rewind = true;
+                memory.pauses.remove(&Slot::Postgres);
+                self.rewinding = Some(reply);
+            }
+        }
+    }
+
+    /// The way back to the leader ended so.
+    pub fn rejoined(&mut self, memory: &mut Memory, answer: Result<String, String>) {
+        memory.rewind = false;
+        if let Some(reply) = self.rewinding.take() {
+            info!(?answer, "the rewind ended");
+            let _ = reply.send(answer);
+        }
     }
 
     fn begin_scheduled(&mut self, memory: &mut Memory, world: &World, facts: &Facts) {

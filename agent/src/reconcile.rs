@@ -658,6 +658,9 @@ impl<S: Store> Reconciler<S> {
                 if self.effects.ended(slot, number) {
                     for outcome in &outcomes {
                         self.memory.absorb(now, outcome);
+                        if let Outcome::Rejoined(answer) = outcome {
+                            self.operator.rejoined(&mut self.memory, answer.clone());
+                        }
                     }
                     patroni::tell(self.narrator.ended(slot, &outcomes));
                     self.sinks.hurry.notify_one();
@@ -795,6 +798,10 @@ impl<S: Store> Reconciler<S> {
             Command::Unschedule { reply } => {
                 let was = self.memory.scheduled_restart.take();
                 let _ = reply.send(was.is_some());
+            }
+            Command::Rewind { reply } => {
+                let world = self.observe(Tick::now());
+                self.operator.rewind(&mut self.memory, &world, reply);
             }
             Command::Reinitialize { force, from_leader, reply } => {
                 let world = self.observe(Tick::now());

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 use xtask::drill::clients::Clients;
 use xtask::drill::ledger::Ledger;
-use xtask::playground::node::Daemon;
+use xtask::playground::node::{AgentSettings, Daemon};
 use xtask::playground::{Options, Playground, SCOPE, http};
 use xtask::{drill, install, programs};
 
@@ -57,6 +57,11 @@ pub(crate) struct Mixed {
 impl Mixed {
     /// One node for each of `daemons`, the first of which bootstraps, and a proxy.
     pub(crate) async fn start(daemons: &[Daemon]) -> Mixed {
+        Mixed::start_from(daemons, AgentSettings::Own).await
+    }
+
+    /// The same with these settings for our agents.
+    pub(crate) async fn start_from(daemons: &[Daemon], settings: AgentSettings) -> Mixed {
         let servers = install::servers().expect("PostgreSQL and etcd");
         let programs = programs::built().expect("the programs are built");
         let found = programs.clone();
@@ -69,17 +74,18 @@ impl Mixed {
             patroni: Some(patroni.clone()),
             daemons: daemons.to_vec(),
             login: Some((LOGIN.0.to_owned(), LOGIN.1.to_owned())),
+            settings,
             ..Options::default()
         };
         let say = |line: &str| eprintln!("  {line}");
         let playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
         let etcd = playground.etcd.client();
-        let settings = format!(
+        let of_tool = format!(
             "scope: {SCOPE}\netcd3:\n  host: {etcd}\n\
              restapi:\n  authentication:\n    username: {}\n    password: {}\n",
             LOGIN.0, LOGIN.1
         );
-        let settings = playground.write("patronictl.yml", &settings).expect("writes");
+        let settings = playground.write("patronictl.yml", &of_tool).expect("writes");
         Mixed {
             patronictl: patroni.ctl,
             pgvanectl: programs.ctl,
@@ -97,7 +103,7 @@ impl Mixed {
 
     /// Runs `pgvanectl` to its end, which must be good.
     pub(crate) async fn pgvanectl(&self, args: &[&str]) -> String {
-        self.tool(&self.pgvanectl, &self.playground.node("pg1").config(), args).await
+        self.tool(&self.pgvanectl, &self.playground.node("pg1").agent_config(), args).await
     }
 
     async fn tool(&self, program: &Path, settings: &Path, args: &[&str]) -> String {

@@ -6,7 +6,12 @@
 #[path = "../cluster_support/mod.rs"]
 mod cluster_support;
 
+#[path = "../sync_support/mod.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod sync_support;
+
 mod cluster;
 mod leadership;
 mod migration;
 mod outage;
+mod synchronous;

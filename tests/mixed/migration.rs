@@ -1,17 +1,19 @@
-//! From Patroni to our agent and back, node by node (contract section 9), while clients write: nobody notices.
+//! From Patroni to our agent and back, node by node (contract section 9), while clients write: nobody notices. Both are
+//! run from one `patroni.yml`, which stays as it is.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use xtask::playground::node::Daemon;
+use xtask::playground::node::{AgentSettings, Daemon};
 
 use crate::cluster::{LATER, Mixed};
 
 const NODES: [&str; 3] = ["pg1", "pg2", "pg3"];
 
 /// Files that the one kind leaves and the other needs, beside those that only a standby has.
-const KEPT: [&str; 5] = [
+const KEPT: [&str; 6] = [
+    "patroni.yml",
     "data/postgresql.base.conf",
     "data/postgresql.conf",
     "data/postgresql.conf.backup",
@@ -21,7 +23,11 @@ const KEPT: [&str; 5] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_change_hands_under_a_running_writer() {
-    let mut cluster = Mixed::start(&[Daemon::Patroni; 3]).await;
+    let mut cluster = Mixed::start_from(&[Daemon::Patroni; 3], AgentSettings::Patronis).await;
+    for name in NODES {
+        // So that there is nothing else to run from.
+        fs::remove_file(cluster.playground.node(name).config()).expect("removes");
+    }
     cluster.lists("pg1").await;
     let clients = cluster.clients().await;
     let started = start_times(&cluster).await;
@@ -76,7 +82,7 @@ async fn move_to(cluster: &mut Mixed, name: &str, daemon: Daemon) {
         let path = cluster.playground.node(name).dir().join(&file);
         let now = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{file} is gone: {e}"));
         // What the operator wrote is nobody's to change; Patroni copies the others at each start.
-        if file.ends_with(".base.conf") {
+        if ["data/postgresql.base.conf", "patroni.yml"].contains(&file.as_str()) {
             assert_eq!(
                 (fs::metadata(&path).expect("is there").ino(), &now),
                 (inode, &text),

@@ -39,7 +39,12 @@ impl Stage {
         let programs = programs::built().expect("the programs are built");
         let options = Options { proxies: 0, ttl, dcs: dcs.to_owned(), ..Options::default() };
         let say = |line: &str| eprintln!("  {line}");
-        let mut playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
+        let playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
+        Stage::on(playground).await
+    }
+
+    /// The same on a cluster that is there, without a proxy.
+    pub(crate) async fn on(mut playground: Playground) -> Stage {
         drill::create_table(&playground).await.expect("a table");
         let etcd = playground.etcd.client();
         let proxy = add_proxy(&mut playground, etcd, "", "");

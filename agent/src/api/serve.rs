@@ -125,6 +125,7 @@ impl<S: Store> Api<S> {
             ("DELETE", "restart"),
             ("POST", "reload"),
             ("POST", "reinitialize"),
+            ("POST", "rewind"),
             ("POST", "sigterm"),
             ("POST", "citus"),
             ("POST", "mpp"),
@@ -150,6 +151,7 @@ impl<S: Store> Api<S> {
             ("DELETE", _) => self.unschedule().await,
             (_, "restart") => self.restart(&optional(call).await?).await,
             (_, "reinitialize") => self.reinitialize(&optional(call).await?).await,
+            (_, "rewind") => self.rewind().await,
             (_, "reload") => {
                 self.tell(Command::Reload).await?;
                 Ok(text(StatusCode::ACCEPTED, "reload scheduled"))
@@ -267,6 +269,17 @@ impl<S: Store> Api<S> {
                 text(StatusCode::CONFLICT, "Another restart is already scheduled")
             }
             RestartAnswer::NotDone(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+        })
+    }
+
+    /// Waits as long as a rewind or a copy takes: the loop answers in any case. Patroni has no such path.
+    async fn rewind(&self) -> Result<Reply, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Rewind { reply }).await?;
+        let answer = answer.await.unwrap_or_else(|_| Err("the agent is stopping".to_owned()));
+        Ok(match answer {
+            Ok(done) => text(StatusCode::OK, done),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
         })
     }
 

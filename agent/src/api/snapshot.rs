@@ -196,6 +196,11 @@ pub enum Command {
         /// Whether there was one.
         reply: oneshot::Sender<bool>,
     },
+    /// Have this member follow its leader.
+    Rewind {
+        /// Where the end is told, in words for the operator; dropped: the agent ends.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
     /// Make this replica anew.
     Reinitialize {
         /// Also while something else is done with its server.

@@ -400,6 +400,8 @@ pub enum Reason {
     CannotServe,
     /// The operator wants the replica made anew.
     Reinitialize,
+    /// The operator waits for the member to follow.
+    RewindRequested,
     /// The time of the operator's scheduled request has come.
     ScheduleIsDue,
     /// The time of the operator's scheduled request passed long ago.
@@ -520,6 +522,7 @@ impl fmt::Display for Reason {
             Reason::LetOthersLead => f.write_str("stepped down; another member takes over"),
             Reason::CannotServe => f.write_str("the leader key is held and PostgreSQL cannot serve"),
             Reason::Reinitialize => f.write_str("reinitialize requested"),
+            Reason::RewindRequested => f.write_str("rewind requested"),
             Reason::ScheduleIsDue => f.write_str("the time of the scheduled switchover has come"),
             Reason::ScheduleIsStale => f.write_str("the time of the scheduled switchover has passed"),
             Reason::ScheduleIsUnreadable => {

@@ -31,6 +31,10 @@ pub(super) fn decide(world: &World, view: &ClusterView, key: &LeaderKey) -> Deci
     if let Some(decision) = restart::start_standby(world, known_upstream(world, view, key)) {
         return decision;
     }
+    let is_still = matches!(world.local.process, Process::Absent | Process::Running);
+    if world.memory.rewind && leader_serves && is_still {
+        return rejoin(world, view, key, leader, Reason::RewindRequested);
+    }
     match world.local.process {
         Process::Absent if leader_serves => rejoin(world, view, key, leader, Reason::NotRunning),
         // A standby can serve reads already; a former primary has to wait, its history can only be compared with a

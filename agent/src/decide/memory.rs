@@ -127,6 +127,8 @@ pub struct Memory {
     pub scheduled_restart: Option<ScheduledRestart>,
     /// The wish that this replica be made anew.
     pub reinit: Option<Reinit>,
+    /// Whether an operator waits for this member to follow.
+    pub rewind: bool,
     /// Whether we handed over at an operator's request and have to follow, in pause as well.
     pub handed_over: bool,
     /// The wall clock, as last read.
@@ -164,6 +166,8 @@ pub enum Outcome {
     NotRestarted(u64),
     /// The data directory was replaced by a whole copy.
     Cloned,
+    /// The way back to the leader ended so, as an operator is told.
+    Rejoined(Result<String, String>),
     /// The leader key of our reign is gone, or another's: the hand-over is complete.
     Released,
     /// All members vouch for us.
@@ -299,6 +303,7 @@ impl Memory {
                 let stopped = Some((now, *shutdown_lsn));
                 self.hand_over = Some(HandOver { request: *request, checkpointed: true, stopped });
             }
+            Outcome::Rejoined(_) => self.rewind = false,
             Outcome::Released => {
                 let planned = |h: HandOver| matches!(h.request, Request::Operator(_));
                 self.handed_over = self.hand_over.take().is_some_and(planned);

@@ -20,6 +20,7 @@ mod paused;
 pub mod reign;
 pub mod reinit;
 pub mod restart;
+pub mod rewind;
 pub mod route;
 mod safety;
 pub mod schedule;

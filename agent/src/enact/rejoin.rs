@@ -27,14 +27,40 @@ use crate::telemetry::patroni::patroni_info;
 /// The whole way.
 pub(super) async fn rejoin<S: Store>(ctx: &Context<S>, order: &Order, leader: &Upstream) -> Vec<Outcome> {
     let done = try_rejoin(ctx, order, leader).await;
-    ended(ctx, "rejoin", done).await
+    let told = Outcome::Rejoined(match &done {
+        Ok(way) => Ok(way.tell(leader)),
+        Err(error) => Err(error.to_string()),
+    });
+    let outcomes = ended(ctx, "rejoin", done.map(drop)).await;
+    std::iter::once(told).chain(outcomes).collect()
+}
+
+/// What the way back took.
+enum Way {
+    /// The histories were one.
+    Same,
+    /// pg_rewind.
+    Rewound,
+    /// A copy, for this reason.
+    Copied(String),
+}
+
+impl Way {
+    fn tell(&self, leader: &Upstream) -> String {
+        let leader = &leader.name;
+        match self {
+            Way::Same => format!("its history is {leader}'s; it follows {leader}"),
+            Way::Rewound => format!("rewound; it follows {leader}"),
+            Way::Copied(why) => format!("copied anew, for {why}; it follows {leader}"),
+        }
+    }
 }
 
 async fn try_rejoin<S: Store>(
     ctx: &Context<S>,
     order: &Order,
     leader: &Upstream,
-) -> Result<(), PostgresError> {
+) -> Result<Way, PostgresError> {
     let from = resolved(ctx, order, leader).await;
     let source = address(&from);
     let kind = kind(order);
@@ -49,11 +75,12 @@ async fn try_rejoin<S: Store>(
     } else {
         Content::Unknown
     };
-    match lineage::judge(&ours, &theirs, list, content) {
+    let way = match lineage::judge(&ours, &theirs, list, content) {
         Course::Follow => {
             if let Some(list) = list {
                 remove_foreign(ctx, &ours, list)?;
             }
+            Way::Same
         }
         Course::Rewind => {
             info!(leader = %leader.name, "our history is not part of the leader's");
@@ -74,14 +101,15 @@ async fn try_rejoin<S: Store>(
                 descent::settle(&ctx.instance, &control)?;
                 configure(ctx, order, Some(leader))?;
             }
-            reunite(ctx, order, &from, &control, &source).await?;
+            reunite(ctx, order, &from, &control, &source).await?
         }
         Course::Clone(why) => {
             let allowed = may_clone_on_divergence(ctx, order);
-            replace(ctx, order, &from, &why, allowed).await?;
+            replace(ctx, order, &from, &why, allowed).await?
         }
-    }
-    start_following(ctx, order, Some(leader)).await
+    };
+    start_following(ctx, order, Some(leader)).await?;
+    Ok(way)
 }
 
 /// Whom the leader of a standby cluster gets its data from: of several servers the one that is a primary.
@@ -169,7 +197,7 @@ async fn reunite<S: Store>(
     leader: &Upstream,
     ours: &ControlData,
     source: &HostPort,
-) -> Result<(), PostgresError> {
+) -> Result<Way, PostgresError> {
     if may_rewind(ctx, order) {
         patroni_info!("running pg_rewind from {}", leader.name);
     }
@@ -188,7 +216,7 @@ async fn reunite<S: Store>(
             let descent = Descent { known, ..Descent::default() };
             descent::save(&ctx.instance, &descent)?;
             ctx.report(Event::Descent(descent));
-            return Ok(());
+            return Ok(Way::Rewound);
         }
         Rewound::Impossible(why) => (why, may_clone_on_divergence(ctx, order)),
         Rewound::Untouched(error)
@@ -223,7 +251,7 @@ async fn replace<S: Store>(
     leader: &Upstream,
     why: &str,
     allowed: bool,
-) -> Result<(), PostgresError> {
+) -> Result<Way, PostgresError> {
     if !allowed {
         return Err(PostgresError::Other(format!(
             "this member's data parted from the leader's and will not be started: {why}; set \
@@ -232,7 +260,8 @@ async fn replace<S: Store>(
         )));
     }
     warn!(why, "this member's data parted from the leader's; cloning again");
-    clone_from(ctx, order, Some(leader)).await
+    clone_from(ctx, order, Some(leader)).await?;
+    Ok(Way::Copied(why.to_owned()))
 }
 
 /// Points a running standby elsewhere, unless a look at the WAL shows that it is on another history.

@@ -310,6 +310,7 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
         | Reason::BestCandidate
         | Reason::CannotServe
         | Reason::Reinitialize
+        | Reason::RewindRequested
         | Reason::ScheduleIsDue
         | Reason::ScheduleIsStale
         | Reason::ScheduleIsUnreadable

@@ -18,6 +18,7 @@ mod paused;
 mod reign;
 mod reinit;
 mod restart;
+mod rewind;
 mod safety;
 mod schedule;
 mod settle;

@@ -37,7 +37,7 @@ pub use self::ground::{Equipment, Prepared, Wanted};
 use self::ground::{Ground, NodeGround, ProxyGround};
 use self::home::Home;
 use self::network::Network;
-use self::node::{Daemon, MoreOfNode, Node, NodeOptions};
+use self::node::{AgentSettings, Daemon, MoreOfNode, Node, NodeOptions};
 use self::patroni::Patroni;
 use self::picture::{Picture, Sites};
 use self::place::Place;
@@ -80,8 +80,8 @@ pub struct Options {
     pub etcds: usize,
     /// More keys of the dynamic configuration, as `[bootstrap.dcs]` has them.
     pub dcs: String,
-    /// Whether our agents are run from Patroni's settings, with passwords in their environment.
-    pub from_yaml: bool,
+    /// What our agents are run from.
+    pub settings: AgentSettings,
     /// What each node's agent is told besides, `pg1` first.
     pub more: Vec<MoreOfNode>,
     /// What the cluster begins as a standby cluster of.
@@ -138,7 +138,7 @@ impl Default for Options {
             login: None,
             etcds: 1,
             dcs: String::new(),
-            from_yaml: false,
+            settings: AgentSettings::default(),
             more: vec![],
             follows: None,
         }
@@ -345,7 +345,7 @@ impl Playground {
                 network: ground.clients(),
                 dcs: format!("{follows}{}", options.dcs),
                 place,
-                from_yaml: options.from_yaml,
+                settings: options.settings,
                 more: options.more.get(number - 1).cloned().unwrap_or_default(),
             };
             let daemon = options.daemons.get(number - 1).copied().unwrap_or_default();

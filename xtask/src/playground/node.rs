@@ -51,10 +51,22 @@ pub struct NodeOptions {
     pub dcs: String,
     /// Where it runs.
     pub place: Place,
-    /// Whether our agent is run from Patroni's settings, with passwords in its environment.
-    pub from_yaml: bool,
+    /// What our agent is run from.
+    pub settings: AgentSettings,
     /// What our agent is told besides.
     pub more: MoreOfNode,
+}
+
+/// What our agent is run from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AgentSettings {
+    /// Its own `agent.toml`.
+    #[default]
+    Own,
+    /// The `patroni.yml` that Patroni is run from on the same node.
+    Patronis,
+    /// That without the passwords, which come through the environment.
+    PatronisAndEnvironment,
 }
 
 /// Further settings of our agent on a node, as TOML.
@@ -114,7 +126,7 @@ impl Node {
     ) -> Result<Node, PlaygroundError> {
         home.write(&dir.join("agent.toml"), &settings(&options))?;
         let mut patroni = patroni::settings(&options, &dir);
-        if options.from_yaml {
+        if options.settings == AgentSettings::PatronisAndEnvironment {
             patroni = patroni::without_passwords(&patroni);
         }
         home.write(&dir.join("patroni.yml"), &patroni)?;
@@ -129,15 +141,14 @@ impl Node {
     ) -> Result<(), PlaygroundError> {
         let place = &self.options.place;
         let agent = match (self.daemon, patroni) {
-            (Daemon::Pgvane, _) if self.options.from_yaml => {
-                let program = home.program(Path::new("pgvane-agent"));
-                let args = [self.patroni_config().into_os_string()];
-                let passwords = self.passwords_in_environment();
-                Running::start_at(home, place, &self.name, &program, args, passwords)?
-            }
             (Daemon::Pgvane, _) => {
                 let program = home.program(Path::new("pgvane-agent"));
-                Running::start_at(home, place, &self.name, &program, [self.config().into_os_string()], [])?
+                let args = [self.agent_config().into_os_string()];
+                let passwords = match self.options.settings {
+                    AgentSettings::PatronisAndEnvironment => self.passwords_in_environment().to_vec(),
+                    AgentSettings::Own | AgentSettings::Patronis => vec![],
+                };
+                Running::start_at(home, place, &self.name, &program, args, passwords)?
             }
             (Daemon::Patroni, Some(patroni)) => {
                 let log = format!("{}-patroni", self.name);
@@ -184,7 +195,15 @@ impl Node {
         self.dir.join("patroni.yml")
     }
 
-    /// The agent's settings file, for `pgvanectl -c`.
+    /// What our agent is run from here.
+    pub fn agent_config(&self) -> PathBuf {
+        match self.options.settings {
+            AgentSettings::Own => self.config(),
+            AgentSettings::Patronis | AgentSettings::PatronisAndEnvironment => self.patroni_config(),
+        }
+    }
+
+    /// The agent's own settings file, for `pgvanectl -c`.
     pub fn config(&self) -> PathBuf {
         self.dir.join("agent.toml")
     }

@@ -83,6 +83,8 @@ enum Command {
     Restart(restart::RestartArgs),
     /// Have agents and PostgreSQL read their settings again.
     Reload(restart::ReloadArgs),
+    /// Have members follow the leader now: rewound, or copied anew, where their history parted from its.
+    Rewind(restart::RewindArgs),
     /// Remove a replica's data and copy it again.
     Reinit(restart::ReinitArgs),
     /// Turn maintenance mode on: nothing is started, stopped, promoted or demoted by itself.
@@ -214,6 +216,7 @@ async fn run(cli: Cli) -> Result<(), Failed> {
         Command::Failover { candidate, force } => leader::failover(&target()?, &candidate, force).await,
         Command::Restart(args) => restart::restart(&target()?, args).await,
         Command::Reload(args) => restart::reload(&target()?, args).await,
+        Command::Rewind(args) => restart::rewind(&target()?, args).await,
         Command::Reinit(args) => restart::reinit(&target()?, args).await,
         Command::Pause { wait } => pause::set(&target()?, true, wait).await,
         Command::Resume { wait } => pause::set(&target()?, false, wait).await,

@@ -1,4 +1,4 @@
-//! `restart`, `reload` and `reinit`: things an agent does to its own PostgreSQL, asked of one member after another.
+//! `restart`, `reload`, `rewind` and `reinit`: things an agent does to its own PostgreSQL, asked of one member after another.
 
 use std::time::Duration;
 
@@ -145,6 +145,50 @@ async fn each(
         }
     }
     if failed.is_empty() { Ok(()) } else { fail(format!("{what} failed on {}", names(failed))) }
+}
+
+/// What `rewind` takes.
+#[derive(Args)]
+pub(crate) struct RewindArgs {
+    /// Names of members; the leader cannot be one of them.
+    #[arg(value_name = "MEMBER", required = true)]
+    members: Vec<String>,
+    /// Do not ask.
+    #[arg(long)]
+    force: bool,
+}
+
+/// How long a rewind, or a copy in its place, may take.
+const REWIND_WITHIN: Duration = Duration::from_hours(24);
+
+pub(crate) async fn rewind(target: &Target, args: RewindArgs) -> Result<(), Failed> {
+    let view = target.view().await?;
+    let chosen = MembersArgs { members: args.members, role: None }.choose(&view)?;
+    let Some(leader) = view.leader.as_ref().map(|l| &l.name) else {
+        return fail("nobody leads; there is nobody to rewind to");
+    };
+    for name in &chosen {
+        if name == leader {
+            return fail(format!("{name} leads; there is nobody to rewind it to"));
+        }
+        if !view.members[name].record.is_native() {
+            return fail(format!(
+                "{name} runs Patroni, which rewinds by itself and cannot be asked to; see reinit"
+            ));
+        }
+    }
+    if !args.force {
+        say(&list::pretty(target, &view))?;
+        say(&format!(
+            "{} are to follow {leader}. Who streams from it is left alone; else PostgreSQL stops, and where its \
+             history parted from that of {leader}, what only it has is LOST: it is rewound, or copied anew where \
+             the settings allow that. Agents do this by themselves; this does not wait for their next attempt and \
+             tells what came of it.\n",
+            names(&chosen)
+        ))?;
+        confirm("Rewind?")?;
+    }
+    each(target, &view, &chosen, "rewind", (Method::POST, "/rewind", &json!({})), REWIND_WITHIN).await
 }
 
 /// What `reinit` takes.
