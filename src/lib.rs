@@ -11,6 +11,7 @@
 mod acceptor;
 pub mod access;
 mod admin;
+mod agents;
 pub mod bind;
 mod checks;
 pub mod close;
@@ -172,12 +173,19 @@ fn follow_clusters<S: Store>(
 ) -> BTreeMap<String, TopologyRx> {
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {
+        let trust = cluster.agents.as_ref().and_then(|agents| match tls::load_for_rest(agents) {
+            Ok(trust) => Some(trust),
+            Err(error) => {
+                warn!(cluster = name, %error, "agents that speak TLS cannot be asked");
+                None
+            }
+        });
         let (source, driving) = match &cluster.source {
             config::Source::Etcd(etcd) => {
                 let Some(store) = stores.remove(name) else { continue };
                 follow_etcd(store, etcd)
             }
-            config::Source::PatroniRest(rest) => sources::ask_patroni(rest),
+            config::Source::PatroniRest(rest) => sources::ask_patroni(rest, &trust),
             config::Source::Probe(probe) => sources::ask_postgres(probe),
         };
         let metrics = metrics.cluster(name);
@@ -185,6 +193,7 @@ fn follow_clusters<S: Store>(
             cluster: name.as_str().into(),
             on_store_loss: cluster.on_store_loss,
             source,
+            agents: trust,
             metrics: Arc::clone(&metrics),
             timeline: Arc::clone(timeline),
         };

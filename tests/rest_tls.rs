@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use pgvane_agent::config::{Ctl, Login, Secret};
 use pgvane_agent::peers::{Answer, Caller};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use xtask::playground::Playground;
 
 use self::cluster_support::certificates::{Authority, Signed};
 use self::cluster_support::writer::{Habit, Writer};
-use self::cluster_support::{SOON, cluster, rows, until};
+use self::cluster_support::{SOON, add_proxy, cluster, one_more_port, rows, until};
 
 const TTL_S: u32 = 5;
 const NAMES: [&str; 3] = ["pg1", "pg2", "pg3"];
@@ -142,21 +141,46 @@ async fn members_trust_each_other_over_tls_and_nobody_else() {
     until_led_by(p, &callers.member, "pg2").await;
 
     // Without etcd the leader stays as long as all vouch, which each of them is asked over TLS.
-    let server = p.node("pg2").postgres();
-    let writer = Writer::start(server, Habit::Keeps);
-    until(p, "a write", async || !writer.journal().writes.is_empty()).await;
-    playground.etcd.signal(Signal::STOP);
+    // So are proxies that know whom to trust: one that goes by etcd, and one that asks the members in any case.
+    let etcd = p.etcd.client();
+    let trust = |cluster: &str| {
+        let files =
+            format!("cacert = \"{dir}/ca.crt\"\ncert = \"{dir}/member.crt\"\nkey = \"{dir}/member.key\"");
+        format!("[cluster.{cluster}.agents]\nverify = \"ca\"\n{files}\n")
+    };
+    let urls: Vec<String> = NAMES.map(|name| format!("\"https://{}\"", p.node(name).rest())).into();
+    let asked = format!("[cluster.asked.patroni_rest]\nmembers = [{}]\n{}", urls.join(", "), trust("asked"));
+    let (by_asking, section) = one_more_port("asking", "role = \"primary\"\ncluster = \"asked\"");
+    let trusting = add_proxy(&mut playground, etcd, &trust("demo"), &format!("{section}\n{asked}"));
+    let other = add_proxy(&mut playground, etcd, "", "");
+    let port = |place: usize| playground.proxies[place].options().primary;
+    let writers = [port(trusting), by_asking, port(other), playground.node("pg2").postgres()];
+    let writers = writers.map(|server| Writer::start(server, Habit::Keeps));
+    for writer in &writers {
+        until(&playground, "a write", async || !writer.journal().writes.is_empty()).await;
+    }
+    let began = Instant::now();
+    playground.etcd.kill().await;
     tokio::time::sleep(Duration::from_secs(u64::from(TTL_S) * 3)).await;
     let late = Instant::now();
-    until(&playground, "writes without etcd", async || writer.journal().acknowledged_since(late)).await;
+    let [by_vouching, by_asking, unvouched, writer] = &writers;
+    for writer in [by_vouching, by_asking, writer] {
+        until(&playground, "writes without etcd", async || writer.journal().acknowledged_since(late)).await;
+    }
+    // Who does not know whom to trust had no proof, and cut its session.
+    assert!(!unvouched.journal().failures.is_empty() && !unvouched.journal().acknowledged_since(late));
     let patroni = ask(&playground, &callers.member, "pg2", (Method::GET, "/patroni", None)).await;
     let patroni = patroni.expect("answers");
     let body: Value = serde_json::from_slice(&patroni.body).expect("JSON");
     assert_eq!(body["failsafe_mode_is_active"], true, "{body}\n{}", playground.log_tails(60));
-    playground.etcd.signal(Signal::CONT);
+    // One that starts again gives leases their whole time anew: nobody loses the key.
+    playground.restart_etcd().expect("starts");
     until_led_by(&playground, &callers.member, "pg2").await;
-    let journal = writer.journal().clone();
-    assert_eq!((journal.sessions, journal.failures.len()), (1, 0), "{:?}", journal.failures);
+    for writer in [by_vouching, by_asking, writer] {
+        let failures = writer.journal().failures.clone();
+        let failed: Vec<_> = failures.iter().filter(|failure| failure.at > began).collect();
+        assert!(failed.is_empty(), "{failed:?}\n{}", playground.log_tails(60));
+    }
 
     // A leader that dies with its agent is followed by one that asked the others over TLS.
     playground.node_mut("pg2").kill_agent(SOON).await;

@@ -33,7 +33,7 @@ fn the_example_names_every_key() {
             .any(|line| line.trim_start_matches("# ").starts_with(&first) || line.contains(&within));
         let section = ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"]
             .contains(&key)
-            || ["patroni_rest", "probe", "checks"].contains(&key);
+            || ["patroni_rest", "probe", "checks", "agents"].contains(&key);
         assert!(shown || section, "{key} is not in proxy.toml.example");
     }
 }
@@ -162,11 +162,23 @@ fn a_cluster_has_exactly_one_source() {
 #[test]
 fn members_that_cannot_be_asked_are_refused_where_they_stand() {
     let rest = |keys: &str| format!("[cluster.x.patroni_rest]\n{keys}");
+    let agents = |keys: &str| {
+        format!("[cluster.x.agents]\n{keys}\n[cluster.x.etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n")
+    };
     let probe = |keys: &str| format!("[cluster.x.probe]\nuser = \"u\"\n{keys}");
     for (text, place, part) in [
         (rest("members = []"), "proxy.toml:2:11:", "at least one member"),
         (rest("members = [\"http://a\"]"), "proxy.toml:2:12:", "http://10.0.0.1:8008"),
-        (rest("members = [\"https://a:8008\"]"), "proxy.toml:2:12:", "TLS"),
+        (rest("members = [\"https://a:8008\"]"), "proxy.toml:2:12:", "whom to trust"),
+        (
+            probe("servers = [\"a:1\"]\n[cluster.x.agents]\nverify = \"none\""),
+            "proxy.toml:4:",
+            "no agent is asked",
+        ),
+        (agents(""), "proxy.toml:1:", "whom to trust"),
+        (agents("verify = \"none\"\ncacert = \"/a\""), "proxy.toml:3:", "of no use"),
+        (agents("verify = \"none\"\nkey = \"/a\""), "proxy.toml:3:", "belong together"),
+        (agents("cacert = \"/nowhere/ca.crt\""), "proxy.toml:2:", "/nowhere/ca.crt"),
         (rest("members = [\"a:1\", \"http://a:1/\"]"), "proxy.toml:2:19:", "is listed twice"),
         (rest("members = [\"a:1\"]\ninterval = 0"), "proxy.toml:3:", "longer than zero"),
         (rest("members = [\"a:1\"]\nfall = 0"), "proxy.toml:3:", "1 to 100"),

@@ -12,10 +12,14 @@ use toml::Spanned;
 
 use super::check::positive;
 use super::problem::Problem;
-use super::raw::{RawChecks, RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe, RawWhen};
+use super::raw::{
+    RawAgents, RawChecks, RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe, RawVerify, RawWhen,
+};
 use super::{Checks, Cluster, Etcd, PatroniRest, Probe, Source, When};
+use crate::agents::Api;
 use crate::sources::Rhythm;
 use crate::sources::probe::Login;
+use crate::tls::{self, Identity, MinVersion, Originate, Part, Verify};
 use crate::topology::Address;
 use crate::topology::freshness::OnStoreLoss;
 use crate::topology::rise_fall::Limits;
@@ -51,6 +55,7 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
     if let Some(scope) = raw.scope.as_ref().filter(|s| s.get_ref().is_empty()) {
         return Err(Problem::at(scope, "the scope is empty"));
     }
+    let agents = raw.agents.as_ref().map(check_agents).transpose()?;
     let keys = Keys { scope: raw.scope, namespace: raw.namespace, reread_interval: raw.reread_interval };
     let source = match (raw.etcd, raw.patroni_rest, raw.probe) {
         (Some(etcd), None, None) => {
@@ -63,9 +68,10 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
                 source: Source::Etcd(check_etcd(name, keys, etcd)?),
                 on_store_loss,
                 checks,
+                agents,
             });
         }
-        (None, Some(rest), None) => Source::PatroniRest(check_patroni_rest(rest)?),
+        (None, Some(rest), None) => Source::PatroniRest(check_patroni_rest(rest, agents.is_some())?),
         (None, None, Some(probe)) => Source::Probe(check_probe(probe)?),
         (None, None, None) => {
             let text = format!("nothing says who tells of the cluster {:?}", name.get_ref());
@@ -91,8 +97,12 @@ pub(super) fn check_cluster(name: &Spanned<String>, raw: RawCluster) -> Result<C
         return Err(Problem::at(checks, "checks are for clusters with an etcd section")
             .help("the members themselves are asked here, at all times; leave it out"));
     }
+    if let (Source::Probe(_), Some(agents)) = (&source, &raw.agents) {
+        return Err(Problem::at(agents, "no agent is asked here")
+            .help("agents are of clusters with an etcd or a patroni_rest section; leave it out"));
+    }
     // To ask the primary once more, as "hold" does, would be the question that it does not answer.
-    Ok(Cluster { source, on_store_loss: OnStoreLoss::Fence, checks: None })
+    Ok(Cluster { source, on_store_loss: OnStoreLoss::Fence, checks: None, agents })
 }
 
 fn check_checks(raw: Option<RawChecks>) -> Result<Option<Checks>, Problem> {
@@ -112,7 +122,49 @@ fn one_too_many(section: &str, at: Range<usize>) -> Problem {
     Problem { at: Some(at), text, help: Some(SECTIONS.to_owned()) }
 }
 
-fn check_patroni_rest(rest: Spanned<RawPatroniRest>) -> Result<PatroniRest, Problem> {
+/// Whom agents that speak TLS are trusted by: the files are read, so that a bad one is told with its line.
+fn check_agents(section: &Spanned<RawAgents>) -> Result<Originate, Problem> {
+    let raw = section.get_ref();
+    let ca = raw.cacert.as_ref().map(|file| file.get_ref().clone());
+    let verify = match (raw.verify.as_ref().map_or(RawVerify::Full, |verify| *verify.get_ref()), ca) {
+        (RawVerify::Full, Some(ca)) => Verify::Full(ca),
+        (RawVerify::Ca, Some(ca)) => Verify::Ca(ca),
+        (RawVerify::None, None) => Verify::Nothing,
+        (RawVerify::None, Some(_)) => {
+            let at = raw.cacert.as_ref().map(Spanned::span);
+            let text = "this is of no use with verify = \"none\"".to_owned();
+            return Err(Problem { at, text, help: None });
+        }
+        (RawVerify::Full | RawVerify::Ca, None) => {
+            return Err(Problem::at(section, "nothing says whom to trust")
+                .help("write `cacert`, the path of a PEM file, or verify = \"none\""));
+        }
+    };
+    let identity = match (&raw.cert, &raw.key) {
+        (Some(cert), Some(key)) => {
+            Some(Identity { cert: cert.get_ref().clone(), key: key.get_ref().clone() })
+        }
+        (None, None) => None,
+        (Some(one), None) | (None, Some(one)) => {
+            return Err(Problem::at(one, "`cert` and `key` belong together").help("write both or neither"));
+        }
+    };
+    let agents = Originate { verify, identity, min_version: MinVersion::Tls12 };
+    match tls::load_for_rest(&agents) {
+        Ok(_) => Ok(agents),
+        Err(error) => {
+            let file = match error.part {
+                Part::ServerCert => &raw.cert,
+                Part::ServerKey => &raw.key,
+                _ => &raw.cacert,
+            };
+            let at = file.as_ref().map_or_else(|| section.span(), Spanned::span);
+            Err(Problem { at: Some(at), text: error.to_string(), help: None })
+        }
+    }
+}
+
+fn check_patroni_rest(rest: Spanned<RawPatroniRest>, trusts: bool) -> Result<PatroniRest, Problem> {
     const EXAMPLE: &str = "allowed: such as \"http://10.0.0.1:8008\"";
     let raw = rest.into_inner();
     if raw.members.get_ref().is_empty() {
@@ -120,12 +172,14 @@ fn check_patroni_rest(rest: Spanned<RawPatroniRest>) -> Result<PatroniRest, Prob
     }
     let member = |url: &Spanned<String>| {
         let text = url.get_ref().trim_end_matches('/');
-        if text.starts_with("https://") {
-            let problem = Problem::at(url, "a REST API behind TLS cannot be asked");
-            return Err(problem.help("allowed: http, which Patroni's restapi speaks without a certfile"));
+        let secure = text.strip_prefix("https://");
+        if secure.is_some() && !trusts {
+            let problem = Problem::at(url, "nothing says whom to trust as a REST API behind TLS");
+            return Err(problem.help("write the cluster's section `agents` with its `cacert`"));
         }
-        let address = sound_address(text.strip_prefix("http://").unwrap_or(text));
-        address.ok_or_else(|| {
+        let address = sound_address(secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text));
+        let api = address.map(|address| Api { address, tls: secure.is_some() });
+        api.ok_or_else(|| {
             Problem::at(url, format!("{:?} is not the URL of a REST API", url.get_ref())).help(EXAMPLE)
         })
     };
@@ -172,10 +226,10 @@ fn sound_address(text: &str) -> Option<Address> {
 }
 
 /// All of them, when none is there twice.
-fn distinct(
+fn distinct<T: Clone + Ord>(
     all: &[Spanned<String>],
-    read: impl Fn(&Spanned<String>) -> Result<Address, Problem>,
-) -> Result<Vec<Address>, Problem> {
+    read: impl Fn(&Spanned<String>) -> Result<T, Problem>,
+) -> Result<Vec<T>, Problem> {
     let mut seen = BTreeSet::new();
     let one = |text: &Spanned<String>| {
         let address = read(text)?;

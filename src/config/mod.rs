@@ -18,6 +18,7 @@ use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 
 pub use self::check::{load, parse};
 use crate::access::Networks;
+use crate::agents::Api;
 use crate::endpoint::Endpoint;
 use crate::route::Rules;
 use crate::sources::Rhythm;
@@ -109,6 +110,8 @@ pub struct Cluster {
     pub on_store_loss: OnStoreLoss,
     /// How servers are checked; `None`: not at all, or the source asks them already.
     pub checks: Option<Checks>,
+    /// Whom agents that speak TLS are trusted by; `None`: they are not asked.
+    pub agents: Option<Originate>,
 }
 
 /// How servers are checked.
@@ -163,7 +166,7 @@ pub struct Etcd {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PatroniRest {
     /// Where they listen.
-    pub members: Vec<Address>,
+    pub members: Vec<Api>,
     /// How often they are asked.
     pub rhythm: Rhythm,
 }

@@ -83,6 +83,16 @@ pub(super) struct RawCluster {
     pub(super) patroni_rest: Option<Spanned<RawPatroniRest>>,
     pub(super) probe: Option<Spanned<RawProbe>>,
     pub(super) checks: Option<Spanned<RawChecks>>,
+    pub(super) agents: Option<Spanned<RawAgents>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgents {
+    pub(super) cacert: Option<Spanned<PathBuf>>,
+    pub(super) cert: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+    pub(super) verify: Option<Spanned<RawVerify>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -17,6 +17,7 @@ use pgvane_cluster::ids::NodeName;
 use self::poll::poll;
 use self::probe::ProbedServer;
 use self::rest::RestMember;
+use crate::agents::{Api, Trust};
 use crate::config;
 use crate::topology::Address;
 use crate::topology::feed::{Driving, Source};
@@ -45,9 +46,10 @@ impl Rhythm {
 }
 
 /// A source that asks the members' REST APIs, and the task that does it.
-pub fn ask_patroni(settings: &config::PatroniRest) -> (Source, Driving) {
+pub fn ask_patroni(settings: &config::PatroniRest, trust: &Trust) -> (Source, Driving) {
     let rhythm = settings.rhythm;
-    let member = |api: &Address| (label(api), RestMember::new(api.clone(), rhythm.timeout));
+    let member =
+        |api: &Api| (label(&api.address), RestMember::new(api.clone(), trust.clone(), rhythm.timeout));
     let members = settings.members.iter().map(member).collect();
     // Patroni's lock is one for all of them; what a member says of it is what counts.
     let (source, task) = poll(members, Origin::PatroniRest(rhythm.interval), rhythm, true);

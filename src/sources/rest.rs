@@ -15,13 +15,13 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Lsn, NodeName, Timeline};
 use pgvane_cluster::records::{MemberRecord, MemberRole, MemberState, host_port};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::census::{Answer, Report};
 use super::poll::Ask;
 use super::{label, url};
+use crate::agents::{Api, Trust, connect};
 use crate::topology::Address;
 
 /// The longest answer that is read.
@@ -36,7 +36,8 @@ const LOOKUP_AGAIN: Duration = Duration::from_secs(1);
 /// A member's REST API.
 #[derive(Debug)]
 pub struct RestMember {
-    api: Address,
+    api: Api,
+    trust: Trust,
     /// Bound on a lookup that delays an answer.
     patience: Duration,
     /// Its name and where its PostgreSQL listens, as `/cluster` last said.
@@ -52,16 +53,16 @@ struct Place {
 
 impl RestMember {
     /// The member whose REST API is at `api`, and which has `limit` to answer.
-    pub fn new(api: Address, limit: Duration) -> RestMember {
+    pub fn new(api: Api, trust: Trust, limit: Duration) -> RestMember {
         // The other half is for the answer itself, which is worth having without the address.
-        RestMember { api, patience: limit / 2, place: None, next_lookup: Tick::ZERO }
+        RestMember { api, trust, patience: limit / 2, place: None, next_lookup: Tick::ZERO }
     }
 
     /// Asks for its name and address; what was known stays true until told otherwise.
     async fn look_up(&mut self, name: Option<&NodeName>) {
         self.next_lookup = Tick::now() + LOOKUP_AGAIN;
-        let found = match get(&self.api, "/cluster").await {
-            Ok((StatusCode::OK, body)) => json(&body).and_then(|body| place(&body, name, &self.api)),
+        let found = match get(&self.api, &self.trust, "/cluster").await {
+            Ok((StatusCode::OK, body)) => json(&body).and_then(|body| place(&body, name, &self.api.address)),
             Ok((status, _)) => Err(format!("GET /cluster answers {}", status.as_u16())),
             Err(why) => Err(why),
         };
@@ -77,7 +78,7 @@ impl RestMember {
 
 impl Ask for RestMember {
     async fn ask(&mut self) -> Answer {
-        let (status, body) = get(&self.api, "/primary").await?;
+        let (status, body) = get(&self.api, &self.trust, "/primary").await?;
         let body = json(&body)?;
         let told = name_of(&body);
         // Another member may have come to this address.
@@ -152,14 +153,13 @@ fn place(cluster: &Value, name: Option<&NodeName>, api: &Address) -> Result<Plac
 }
 
 /// Status and body of one request. Everything ends with the future.
-async fn get(server: &Address, path: &str) -> Result<(StatusCode, Bytes), String> {
-    let stream =
-        TcpStream::connect((server.0.as_str(), server.1)).await.map_err(|error| error.to_string())?;
+async fn get(api: &Api, trust: &Trust, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let stream = connect(api, trust).await.map_err(|error| error.to_string())?;
     let failed = |error: hyper::Error| format!("GET {path}: {error}");
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get(path)
-        .header(HOST, label(server).as_str())
+        .header(HOST, label(&api.address).as_str())
         .header(USER_AGENT, "pgvane")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())

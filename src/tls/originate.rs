@@ -31,6 +31,13 @@ pub struct Originate {
     pub min_version: MinVersion,
 }
 
+/// The same for agents' REST APIs, to which PostgreSQL's name in ALPN would say nothing.
+pub(crate) fn load_for_rest(settings: &Originate) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = Arc::unwrap_or_clone(load(settings)?);
+    config.alpn_protocols = vec![];
+    Ok(Arc::new(config))
+}
+
 /// Reads the files and checks that they belong together.
 pub(crate) fn load(settings: &Originate) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();

@@ -22,6 +22,7 @@ use super::succession::succeed;
 use super::timeline::{Timeline, What};
 use super::vouch::{self, Answer};
 use super::{Admission, NoPrimary, Node, Reign, Target, Topology, TopologyRx};
+use crate::agents::Trust;
 use crate::close::CloseReason;
 use crate::metrics::ClusterMetrics;
 
@@ -75,6 +76,8 @@ pub struct FeedInput {
     pub on_store_loss: OnStoreLoss,
     /// What is known of the cluster.
     pub source: Source,
+    /// Whom its agents are trusted by.
+    pub agents: Trust,
     /// Where to count.
     pub metrics: Arc<ClusterMetrics>,
     /// Where to note what happens.
@@ -404,11 +407,12 @@ impl Feed {
         self.next_ask = now + ASK_EVERY;
         let agent = view.leader_member().ok_or_else(|| "it has no member record".to_owned());
         let (name, epoch) = (leader.name.clone(), leader.epoch);
-        match agent.and_then(|member| vouch::agent_of(&member.record)) {
-            Ok(address) => {
+        let trust = self.input.agents.clone();
+        match agent.and_then(|member| vouch::agent_of(&member.record, &trust)) {
+            Ok(api) => {
                 let policy = Policy { on_store_loss: self.input.on_store_loss, ttl: view.settings().ttl };
                 let limit = policy.ask_lead();
-                Some(Box::pin(async move { (now, name, epoch, vouch::ask(address, limit).await) }))
+                Some(Box::pin(async move { (now, name, epoch, vouch::ask(api, trust, limit).await) }))
             }
             Err(why) => {
                 self.heard(now, &(name, epoch), Answer::Silent(why));

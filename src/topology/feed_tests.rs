@@ -42,6 +42,7 @@ fn start(on_store_loss: OnStoreLoss) -> Fixture {
     let input = FeedInput {
         cluster: "main".into(),
         on_store_loss,
+        agents: None,
         source: Source {
             origin: Origin::Etcd,
             observations: rx,

@@ -1,14 +1,15 @@
 //! Asks a leader's own agent whether it leads: `GET /primary` (contract section 6.1), status line only.
 //!
 //! Patroni answers in HTTP/1.0 style, without lengths and sometimes without headers, so nothing beyond the
-//! status line is read. An agent behind TLS cannot be asked and counts as silent.
+//! status line is read. An agent behind TLS that nothing says whether to trust counts as silent.
 
 use std::time::Duration;
 
 use pgvane_cluster::records::MemberRecord;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::agents::{Api, Trust, UNTRUSTED, connect};
 
 /// What an agent said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,17 +22,19 @@ pub(super) enum Answer {
     Silent(String),
 }
 
-/// The agent of the member behind `record`, as host and port.
-pub(super) fn agent_of(record: &MemberRecord) -> Result<(String, u16), String> {
-    if record.api_url.as_deref().is_some_and(|url| url.starts_with("https:")) {
-        return Err("its agent speaks TLS, which this proxy cannot ask".to_owned());
+/// The agent of the member behind `record`.
+pub(super) fn agent_of(record: &MemberRecord, trust: &Trust) -> Result<Api, String> {
+    let tls = record.api_url.as_deref().is_some_and(|url| url.starts_with("https:"));
+    if tls && trust.is_none() {
+        return Err(UNTRUSTED.to_owned());
     }
-    record.api_address().ok_or_else(|| "its record has no usable api_url".to_owned())
+    let address = record.api_address().ok_or("its record has no usable api_url")?;
+    Ok(Api { address, tls })
 }
 
 /// Asks; answers within `limit`.
-pub(super) async fn ask(address: (String, u16), limit: Duration) -> Answer {
-    match timeout(limit, status(&address)).await {
+pub(super) async fn ask(api: Api, trust: Trust, limit: Duration) -> Answer {
+    match timeout(limit, status(&api, &trust)).await {
         Ok(Ok(200)) => Answer::Yes,
         Ok(Ok(status)) => Answer::No(status),
         Ok(Err(error)) => Answer::Silent(error.to_string()),
@@ -39,9 +42,9 @@ pub(super) async fn ask(address: (String, u16), limit: Duration) -> Answer {
     }
 }
 
-async fn status(address: &(String, u16)) -> std::io::Result<u16> {
-    let (host, port) = address;
-    let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
+async fn status(api: &Api, trust: &Trust) -> std::io::Result<u16> {
+    let (host, port) = &api.address;
+    let mut stream = connect(api, trust).await?;
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let request = format!("GET /primary HTTP/1.0\r\nHost: {host}:{port}\r\nUser-Agent: pgvane\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -70,6 +73,10 @@ mod tests {
 
     use super::*;
 
+    fn plain(port: u16) -> Api {
+        Api { address: ("127.0.0.1".to_owned(), port), tls: false }
+    }
+
     async fn answer_with(text: &'static str) -> Answer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let port = listener.local_addr().expect("address").port();
@@ -82,7 +89,7 @@ mod tests {
             assert!(request.starts_with(b"GET /primary HTTP/1."), "{request:?}");
             stream.write_all(text.as_bytes()).await.expect("write");
         };
-        let question = ask(("127.0.0.1".to_owned(), port), Duration::from_secs(20));
+        let question = ask(plain(port), None, Duration::from_secs(20));
         tokio::join!(question, agent).0
     }
 
@@ -98,20 +105,27 @@ mod tests {
     async fn an_agent_that_accepts_and_says_nothing_is_silent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let port = listener.local_addr().expect("address").port();
-        let answer = ask(("127.0.0.1".to_owned(), port), Duration::from_millis(20)).await;
+        let answer = ask(plain(port), None, Duration::from_millis(20)).await;
         assert!(matches!(answer, Answer::Silent(_)), "{answer:?}");
     }
 
     #[test]
-    fn agents_behind_tls_cannot_be_asked() {
-        let with = |url: &str| {
+    fn agents_behind_tls_are_asked_where_it_is_said_whom_to_trust() {
+        let trust = crate::tls::load_for_rest(&crate::tls::Originate {
+            verify: crate::tls::Verify::Nothing,
+            identity: None,
+            min_version: crate::tls::MinVersion::Tls12,
+        });
+        let trust = Some(trust.expect("no files"));
+        let with = |url: &str, trust: &Trust| {
             let api_url = Some(url.to_owned());
-            agent_of(&MemberRecord {
-                api_url,
-                ..MemberRecord::new(MemberState::Running, MemberRole::Primary)
-            })
+            let record =
+                MemberRecord { api_url, ..MemberRecord::new(MemberState::Running, MemberRole::Primary) };
+            agent_of(&record, trust)
         };
-        assert_eq!(with("http://10.0.0.1:8008/patroni"), Ok(("10.0.0.1".to_owned(), 8008)));
-        assert!(with("https://10.0.0.1:8008/patroni").is_err());
+        let api = |tls| Api { address: ("10.0.0.1".to_owned(), 8008), tls };
+        let (http, https) = ("http://10.0.0.1:8008/patroni", "https://10.0.0.1:8008/patroni");
+        assert_eq!((with(http, &None), with(http, &trust)), (Ok(api(false)), Ok(api(false))));
+        assert_eq!((with(https, &None), with(https, &trust)), (Err(UNTRUSTED.to_owned()), Ok(api(true))));
     }
 }
