@@ -41,7 +41,7 @@ use world::{Mutation, Outcome};
 
 /// Where the seeds of a plain `cargo test` begin, so that it is the same test every day.
 const BASE_SEED: u64 = 20_260_000;
-const RUNS: u64 = 30_000;
+const RUNS: u64 = 100_000;
 const LONG_RUNS: u64 = 2_000_000;
 
 /// Within so many runs a broken variant is noticed.

@@ -74,8 +74,11 @@ fn extensions_only_move_forward_and_never_past_the_lease() {
     assert_eq!(extend(1600, 100), None);
     assert_eq!(extend(1700, 900_000), None);
     assert_eq!(s.wake_at(), Some(at(4700)));
-    let other = Event::Extend { lease: LeaseId(8), deadline: at(4000) };
-    assert_eq!(step(&mut s, other, at(1800)).1, Some(Refusal::NotWatched));
+    for other in [LEASE.0 - 1, LEASE.0 + 1].map(LeaseId) {
+        let other = Event::Extend { lease: other, deadline: at(4750) };
+        assert_eq!(step(&mut s, other, at(1800)).1, Some(Refusal::NotWatched));
+    }
+    assert_eq!(s.wake_at(), Some(at(4700)));
 }
 
 #[test]

@@ -163,6 +163,9 @@ fn a_standby_does_not_begin_a_cluster_from_its_copy() {
     let mut world = leaderless();
     edit(&mut world, |view| view.initialize = None);
     check_wait(&world, &Reason::StandbyMayNotBeFirst);
+    // However well its copy was left.
+    stopped(&mut world, DataDir::Present(control(true, true)));
+    check_wait(&world, &Reason::StandbyMayNotBeFirst);
 }
 
 #[test]

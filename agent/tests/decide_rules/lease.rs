@@ -1,6 +1,7 @@
 //! Until when this node may lead, and by which right.
 
 use pgvane_agent::decide::lease::{Authority, renewal_is_late, store_is_away};
+use pgvane_agent::decide::memory::Released;
 use pgvane_agent::decide::world::{Dcs, OwnLease, World};
 use pgvane_cluster::ids::Epoch;
 
@@ -28,6 +29,20 @@ fn the_key_under_our_own_lease_is_a_right_until_the_deadline_of_the_guard() {
     assert!(right(&world).is_late(NOW));
     renewed(&mut world, ms(2620));
     assert_eq!(world.authority(), None);
+}
+
+/// The deletion may have happened although nobody said so.
+#[test]
+fn a_reign_that_was_given_up_is_no_right_whether_or_not_that_was_answered() {
+    for done in [false, true] {
+        let mut world = leading();
+        world.memory.released = Some(Released { epoch: EPOCH, done });
+        assert_eq!(world.authority(), None, "by the lease, done: {done}");
+        world.memory.consent = Some(consent(&world, ms(100)));
+        assert_eq!(world.authority(), None, "by the word of the others, done: {done}");
+        world.memory.released = Some(Released { epoch: Epoch(EPOCH.0 - 1), done });
+        assert!(world.authority().is_some(), "of an earlier reign, done: {done}");
+    }
 }
 
 #[test]
