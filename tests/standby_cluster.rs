@@ -19,22 +19,44 @@ use xtask::{install, programs};
 /// The slot by which one cluster keeps WAL for the other.
 const SLOT: &str = "other_site";
 
-/// Runs the operator's tool on the cluster of `playground`; it must succeed.
-async fn operate(playground: &Playground, args: &[&str]) {
-    let mut command = Command::new(programs::built().expect("the programs are built").ctl);
+/// What an operator may change the places of clusters with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tool {
+    Ours,
+    Patronis,
+}
+
+/// Runs an operator's tool on the cluster of `playground`; it must succeed.
+async fn operate(playground: &Playground, tool: Tool, args: &[&str]) {
+    let programs = programs::built().expect("the programs are built");
     let etcd = playground.etcd.client().to_string();
-    command.args(["--endpoints", &etcd, "--scope", SCOPE]).args(args).env_remove("PGVANECTL_CONFIG");
+    let mut command = match tool {
+        Tool::Ours => {
+            let mut command = Command::new(programs.ctl);
+            command.args(["--endpoints", &etcd, "--scope", SCOPE]).env_remove("PGVANECTL_CONFIG");
+            command
+        }
+        Tool::Patronis => {
+            let found = tokio::task::spawn_blocking(move || install::patroni::patroni(&programs));
+            let mut command = Command::new(found.await.expect("no panic").expect("Patroni").ctl);
+            let settings = format!("scope: {SCOPE}\netcd3:\n  host: {etcd}\n");
+            command.arg("-c").arg(playground.write("patronictl.yml", &settings).expect("writes"));
+            command.env("LC_ALL", "C.UTF-8");
+            command
+        }
+    };
+    command.args(args);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = timeout(SOON, command.output()).await.expect("ends").expect("starts");
-    assert!(output.status.success(), "pgvanectl {args:?}: {output:?}\n{}", playground.log_tails(60));
+    assert!(output.status.success(), "{tool:?} {args:?}: {output:?}\n{}", playground.log_tails(60));
 }
 
 /// Makes the cluster of `here` follow that of `there`.
-async fn demote(here: &Playground, there: &Playground) {
+async fn demote(here: &Playground, there: &Playground, tool: Tool) {
     let leader = there.look().await.leader().expect("a leader");
     let server = there.node(&leader).postgres();
     let (host, port) = (server.ip().to_string(), server.port().to_string());
-    operate(here, &["demote-cluster", "--host", &host, "--port", &port, "--force"]).await;
+    operate(here, tool, &["demote-cluster", "--host", &host, "--port", &port, "--force"]).await;
 }
 
 /// Writes rows through the primary of `playground`, and notes them.
@@ -181,17 +203,18 @@ async fn a_cluster_follows_another_and_changes_places_with_it() {
     until_all_have(&second, &written).await;
 
     // The two change places, and back: who accepted writes stops first, and what it wrote is there.
-    demote(&first, &second).await;
+    demote(&first, &second, Tool::Ours).await;
     until_follows(&mut first, &servers(&second)).await;
-    operate(&second, &["promote-cluster", "--force"]).await;
+    operate(&second, Tool::Ours, &["promote-cluster", "--force"]).await;
     until_serves(&mut second).await;
     write(&second, &mut written, 40..50).await;
     until_follows(&mut first, &servers(&second)).await;
     until_all_have(&first, &written).await;
     until_all_have(&second, &written).await;
 
-    demote(&second, &first).await;
-    operate(&first, &["promote-cluster", "--force"]).await;
+    // The same with Patroni's own tool.
+    demote(&second, &first, Tool::Patronis).await;
+    operate(&first, Tool::Patronis, &["promote-cluster", "--force"]).await;
     until_serves(&mut first).await;
     write(&first, &mut written, 50..60).await;
     until_follows(&mut second, &servers(&first)).await;
