@@ -10,6 +10,7 @@ mod postgresql;
 mod raw;
 mod restapi;
 mod sources;
+mod translate;
 mod watchdog;
 mod yaml;
 
@@ -29,6 +30,7 @@ pub use self::load::{Loaded, Origin, Reach, load, parse, parse_yaml, reach, read
 pub use self::log::{Line, Log, LogField, LogFile, LogFormat, Piece};
 pub use self::postgresql::{Callbacks, Postgresql, ReplicaMethod, Role, Script};
 pub use self::restapi::{Access, Ctl, Restapi, ServerTls, ServerTokens, VerifyClient};
+pub use self::translate::{Fate, Setting, Translated, translate};
 pub use self::watchdog::{Watchdog, WatchdogMode};
 use crate::guard::protocol::StoreAccess;
 use crate::timing::TimingOverrides;

@@ -67,6 +67,16 @@ impl Sources {
         }
     }
 
+    /// `file:line`, or the variable's name.
+    pub(super) fn place(&self, at: Range<usize>) -> Option<String> {
+        let (part, at) = self.part(at)?;
+        if part.variable {
+            return Some(part.source.file().to_owned());
+        }
+        let line = part.source.error_at(at, "", None).line().unwrap_or(1);
+        Some(format!("{}:{line}", part.source.file()))
+    }
+
     fn part(&self, at: Range<usize>) -> Option<(&Part, Range<usize>)> {
         let part = self.parts.iter().rev().find(|part| part.start <= at.start)?;
         Some((part, at.start - part.start..at.end.saturating_sub(part.start)))

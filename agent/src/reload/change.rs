@@ -67,14 +67,12 @@ macro_rules! compare {
 /// Fields that are called otherwise in the settings file, or that are several keys there.
 const SPELLED: &[(&str, &str)] = &[
     ("etcd.client_cert", "etcd.cert"),
-    ("etcd.discover", "etcd.use_proxies"),
     ("restapi.tls", "restapi.certfile"),
     ("restapi.include_members", "restapi.allowlist_include_members"),
     ("ctl.client_cert", "ctl.certfile"),
     ("postgresql.listen_addresses", "postgresql.listen"),
     ("postgresql.port", "postgresql.listen"),
     ("postgresql.socket_dir", "postgresql.use_unix_socket"),
-    ("bootstrap.allowed", "bootstrap"),
     ("watchdog.testing", "watchdog.driver"),
     ("log.line", "log.line_format"),
     ("log.file", "log.dir"),

@@ -55,7 +55,7 @@ pub(super) fn check(raw: RawBootstrap, timing: &TimingOverrides, cx: &mut Check<
             None => BootstrapMethod::Initdb,
         },
         pg_hba: raw.pg_hba,
-        allowed: !raw.forbidden,
+        allowed: raw.allowed.unwrap_or(true),
     })
 }
 

@@ -28,7 +28,7 @@ pub(in crate::config) struct Problem {
 }
 
 /// What is odd without being wrong, and where.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::config) struct Remark {
     pub(in crate::config) at: Option<Range<usize>>,
     pub(in crate::config) text: String,
@@ -41,13 +41,25 @@ pub(in crate::config) struct Check<'a> {
     dialect: Dialect,
     base: &'a Path,
     resolve: Resolve,
+    /// Whether the settings are for this host, whose files can be looked at.
+    here: bool,
     pub(in crate::config) remarks: Vec<Remark>,
 }
 
 impl Check<'_> {
     /// Relative paths are taken from `base`, the directory of the file.
     pub(in crate::config) fn new(dialect: Dialect, base: &Path, resolve: Resolve) -> Check<'_> {
-        Check { dialect, base, resolve, remarks: vec![] }
+        Check { dialect, base, resolve, here: true, remarks: vec![] }
+    }
+
+    /// For settings of another host: no file they name is looked for on this one.
+    pub(in crate::config) fn elsewhere(self) -> Self {
+        Check { here: false, ..self }
+    }
+
+    /// Whether the files that settings name can be looked at.
+    pub(super) fn is_here(&self) -> bool {
+        self.here
     }
 
     pub(in crate::config) fn is_patroni(&self) -> bool {
@@ -94,6 +106,9 @@ impl Check<'_> {
     /// A file that must be there for us to read.
     pub(super) fn readable(&self, file: &Spanned<PathBuf>, key: &str) -> Checked<PathBuf> {
         let path = self.path(file);
+        if !self.here {
+            return Ok(path);
+        }
         match std::fs::File::open(&path) {
             Ok(_) => Ok(path),
             Err(e) => self.wrong(file, key, format!("{}: {e}", path.display())),
@@ -111,39 +126,56 @@ pub(super) fn missing<T>(text: impl Into<String>) -> Checked<T> {
     Err(Problem { at: None, text: text.into() })
 }
 
+/// Native keys that are called otherwise in patroni.yml.
+const RENAMED: &[(&str, &str)] = &[
+    ("etcd.endpoints", "etcd3.hosts"),
+    ("etcd.discover", "etcd3.use_proxies"),
+    ("bootstrap.allowed", "bootstrap"),
+    ("ctl.cafile", "ctl.cacert"),
+    ("postgresql.replica_methods", "postgresql.create_replica_methods"),
+    ("postgresql.rewind_options", "postgresql.rewind"),
+    ("restapi.login", "restapi.authentication"),
+    ("ctl.login", "ctl.authentication"),
+    ("log.line_format", "log.format"),
+    ("log.format", "log.type"),
+    ("log.date_format", "log.dateformat"),
+    ("log.deduplicate_heartbeats", "log.deduplicate_heartbeat_logs"),
+];
+
+/// How native keys begin that stand in another section of patroni.yml.
+const MOVED: &[(&str, &str)] = &[
+    ("etcd.", "etcd3."),
+    ("restapi.username", "restapi.authentication.username"),
+    ("restapi.password", "restapi.authentication.password"),
+    ("ctl.username", "ctl.authentication.username"),
+    ("ctl.password", "ctl.authentication.password"),
+    ("postgresql.superuser.", "postgresql.authentication.superuser."),
+    ("postgresql.replication.", "postgresql.authentication.replication."),
+    ("postgresql.rewind.", "postgresql.authentication.rewind."),
+    ("postgresql.bin_names.", "postgresql.bin_name."),
+    ("timing.", "pgvane.timing."),
+    ("guard.", "pgvane.guard."),
+];
+
 /// What a native key is called in patroni.yml.
 pub(in crate::config) fn patroni_key(native: &str) -> Cow<'_, str> {
-    let renamed = [
-        ("etcd.endpoints", "etcd3.hosts"),
-        ("ctl.cafile", "ctl.cacert"),
-        ("postgresql.replica_methods", "postgresql.create_replica_methods"),
-        ("postgresql.rewind_options", "postgresql.rewind"),
-        ("restapi.login", "restapi.authentication"),
-        ("ctl.login", "ctl.authentication"),
-        ("log.line_format", "log.format"),
-        ("log.format", "log.type"),
-        ("log.date_format", "log.dateformat"),
-        ("log.deduplicate_heartbeats", "log.deduplicate_heartbeat_logs"),
-    ];
-    if let Some((_, patroni)) = renamed.iter().find(|(key, _)| *key == native) {
+    if let Some((_, patroni)) = RENAMED.iter().find(|(key, _)| *key == native) {
         return Cow::Borrowed(patroni);
     }
-    let moved = [
-        ("etcd.", "etcd3."),
-        ("restapi.username", "restapi.authentication.username"),
-        ("restapi.password", "restapi.authentication.password"),
-        ("ctl.username", "ctl.authentication.username"),
-        ("ctl.password", "ctl.authentication.password"),
-        ("postgresql.superuser.", "postgresql.authentication.superuser."),
-        ("postgresql.replication.", "postgresql.authentication.replication."),
-        ("postgresql.rewind.", "postgresql.authentication.rewind."),
-        ("postgresql.bin_names.", "postgresql.bin_name."),
-        ("timing.", "pgvane.timing."),
-        ("guard.", "pgvane.guard."),
-    ];
-    match moved.iter().find_map(|(from, to)| Some((to, native.strip_prefix(from)?))) {
+    match MOVED.iter().find_map(|(from, to)| Some((to, native.strip_prefix(from)?))) {
         Some((to, rest)) => Cow::Owned(format!("{to}{rest}")),
         None => Cow::Borrowed(native),
+    }
+}
+
+/// What a key of patroni.yml is called in agent.toml.
+pub(in crate::config) fn native_key(patroni: &str) -> Cow<'_, str> {
+    if let Some((native, _)) = RENAMED.iter().find(|(_, key)| *key == patroni) {
+        return Cow::Borrowed(native);
+    }
+    match MOVED.iter().find_map(|(to, from)| Some((to, patroni.strip_prefix(from)?))) {
+        Some((to, rest)) => Cow::Owned(format!("{to}{rest}")),
+        None => Cow::Borrowed(patroni),
     }
 }
 
@@ -165,6 +197,7 @@ mod tests {
             ("restapi.listen", "restapi.listen"),
         ] {
             assert_eq!(patroni_key(native), patroni);
+            assert_eq!(native_key(patroni), native);
         }
     }
 }

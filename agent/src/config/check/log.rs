@@ -38,7 +38,7 @@ pub(super) fn check(raw: RawLog, cx: &mut Check<'_>) -> Checked<Log> {
         None => None,
         Some(dir) => {
             let path = cx.path(dir);
-            if !path.is_dir() {
+            if cx.is_here() && !path.is_dir() {
                 return cx.wrong(dir, "log.dir", format!("{} is not a directory", path.display()));
             }
             Some(LogFile {

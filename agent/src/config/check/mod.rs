@@ -20,7 +20,7 @@ use toml::Spanned;
 
 pub use self::address::etcd_url;
 use self::context::missing;
-pub(super) use self::context::{Check, Checked, Dialect, Problem, Remark, Resolve, patroni_key};
+pub(super) use self::context::{Check, Checked, Dialect, Problem, Remark, Resolve, native_key, patroni_key};
 pub(super) use self::log::python_level;
 pub use self::postgresql::CONTROLLED_PARAMETERS;
 pub use self::preset::Preset;

@@ -84,7 +84,12 @@ pub(super) fn check(raw: RawPostgresql, cx: &mut Check<'_>) -> Checked<Postgresq
         port,
         bin_dir,
         database: raw.database.unwrap_or_else(|| "postgres".to_owned()),
-        pg_hba: pg_hba(raw.pg_hba, superuser.password.is_some() && replication.password.is_some(), cx)?,
+        pg_hba: pg_hba(
+            raw.pg_hba,
+            raw.keep_pg_hba,
+            superuser.password.is_some() && replication.password.is_some(),
+            cx,
+        )?,
         superuser,
         replication,
         rewind,
@@ -126,18 +131,28 @@ fn default_pgpass(data_dir: &Path, cx: &Check<'_>) -> PathBuf {
 }
 
 /// The lines of pg_hba.conf. A patroni.yml without them leaves initdb's file alone, as it always did.
-fn pg_hba(raw: Option<Spanned<Vec<String>>>, passwords: bool, cx: &Check<'_>) -> Checked<Vec<String>> {
+fn pg_hba(
+    raw: Option<Spanned<Vec<String>>>,
+    keep: Option<bool>,
+    passwords: bool,
+    cx: &Check<'_>,
+) -> Checked<Vec<String>> {
+    let keep = keep.unwrap_or(cx.is_patroni());
     match raw {
+        Some(lines) if keep && !cx.is_patroni() => {
+            let why = "postgresql.keep_pg_hba leaves the file as it is; leave one of the two out";
+            cx.wrong(&lines, "postgresql.pg_hba", why)
+        }
         Some(lines) if lines.get_ref().is_empty() => cx.wrong(
             &lines,
             "postgresql.pg_hba",
             "without a line nobody could connect; leave the key out for the default",
         ),
         Some(lines) => Ok(lines.into_inner()),
-        None if cx.is_patroni() => Ok(vec![]),
+        None if keep => Ok(vec![]),
         None if !passwords => missing(
             "postgresql.superuser.password and postgresql.replication.password are needed, because the \
-             default pg_hba lets nobody in without one; or set postgresql.pg_hba",
+             default pg_hba lets nobody in without one; or set postgresql.pg_hba, or postgresql.keep_pg_hba",
         ),
         None => Ok(default_pg_hba()),
     }
@@ -234,7 +249,7 @@ fn bin_names(
 fn bin_dir(raw: Option<Spanned<PathBuf>>, data_dir: &Path, server: &str, cx: &Check<'_>) -> Checked<PathBuf> {
     if let Some(dir) = raw {
         let resolved = cx.path(&dir);
-        if !resolved.join(server).is_file() {
+        if cx.is_here() && !resolved.join(server).is_file() {
             let why = format!("there is no {server} in {}", resolved.display());
             return cx.wrong(&dir, "postgresql.bin_dir", why);
         }
@@ -242,6 +257,8 @@ fn bin_dir(raw: Option<Spanned<PathBuf>>, data_dir: &Path, server: &str, cx: &Ch
     }
     match find_bin_dir(data_dir, Path::new("/usr/lib/postgresql"), server) {
         Some(dir) => Ok(dir),
+        // Found where the settings are used.
+        None if !cx.is_here() => Ok(PathBuf::new()),
         None => missing(format!(
             "postgresql.bin_dir is needed: no {server} in /usr/lib/postgresql/*/bin or on PATH"
         )),

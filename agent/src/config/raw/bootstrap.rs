@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use pgvane_cluster::settings_file::Secret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use toml::Spanned;
 
-use super::RawValues;
+use super::{RawValues, exposed};
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawBootstrap {
     pub(in crate::config) preset: Option<Spanned<String>>,
@@ -25,21 +25,21 @@ pub(in crate::config) struct RawBootstrap {
     /// Where the values of `dcs` stand, by dotted path; only of YAML.
     #[serde(skip)]
     pub(in crate::config) places: BTreeMap<String, Range<usize>>,
-    /// Whether this node may not begin a cluster, because a patroni.yml has no such section.
-    #[serde(skip)]
-    pub(in crate::config) forbidden: bool,
+    /// Whether this node may begin a cluster; a patroni.yml without such a section forbids it.
+    pub(in crate::config) allowed: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawUser {
+    #[serde(serialize_with = "exposed")]
     pub(in crate::config) password: Option<Secret>,
     #[serde(default)]
     pub(in crate::config) options: Vec<Spanned<String>>,
 }
 
 /// Something else than initdb that makes the first data directory.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawMethod {
     pub(in crate::config) name: Spanned<String>,

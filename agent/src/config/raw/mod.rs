@@ -1,5 +1,5 @@
 //! Settings as written: every key, none checked beyond its type. agent.toml is read right into this, with unknown
-//! keys refused; a patroni.yml is converted to it.
+//! keys refused; a patroni.yml is converted to it, and can be written from it as an agent.toml.
 
 mod bootstrap;
 mod postgresql;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pgvane_cluster::settings_file::{Interval, Secret};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use toml::Spanned;
 
@@ -17,11 +17,23 @@ pub(super) use self::bootstrap::{RawBootstrap, RawMethod, RawUser};
 pub(super) use self::postgresql::{RawCallbacks, RawPostgresql, RawReplicaMethod, RawRole};
 pub(super) use self::restapi::{RawCtl, RawRestapi};
 
+/// Writes a secret as it is: agent.toml is where it belongs.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn exposed<S: Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(Secret::expose).serialize(to)
+}
+
+/// The same of one that knows where it stood.
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn exposed_at<S: Serializer>(secret: &Option<Spanned<Secret>>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|secret| secret.get_ref().expose()).serialize(to)
+}
+
 /// Values of any kind by name.
 pub(super) type RawValues = BTreeMap<String, Spanned<Value>>;
 
 /// The whole file.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) name: Spanned<String>,
@@ -47,7 +59,7 @@ pub(super) struct RawConfig {
     pub(super) log: RawLog,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawEtcd {
     pub(super) endpoints: Spanned<Vec<Spanned<String>>>,
@@ -55,13 +67,14 @@ pub(super) struct RawEtcd {
     pub(super) cert: Option<Spanned<PathBuf>>,
     pub(super) key: Option<Spanned<PathBuf>>,
     pub(super) username: Option<Spanned<String>>,
+    #[serde(serialize_with = "exposed_at")]
     pub(super) password: Option<Spanned<Secret>>,
     /// Whether etcd's other members are used too; a patroni.yml often names one of them.
-    #[serde(skip)]
+    #[serde(default)]
     pub(super) discover: bool,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTiming {
     pub(super) renew_interval: Option<Spanned<Interval>>,
@@ -70,14 +83,14 @@ pub(super) struct RawTiming {
     pub(super) clock_drift_ppm: Option<Spanned<u32>>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGuard {
     pub(super) socket: Option<Spanned<PathBuf>>,
     pub(super) log: Option<Spanned<PathBuf>>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawWatchdog {
     pub(super) mode: Option<Spanned<String>>,
@@ -87,7 +100,7 @@ pub(super) struct RawWatchdog {
     pub(super) driver: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLog {
     pub(super) format: Option<Spanned<String>>,

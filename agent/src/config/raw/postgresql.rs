@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use pgvane_cluster::settings_file::{Interval, Secret};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::RawValues;
+use super::{RawValues, exposed, exposed_at};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawPostgresql {
     pub(in crate::config) data_dir: Spanned<PathBuf>,
@@ -30,6 +30,7 @@ pub(in crate::config) struct RawPostgresql {
     #[serde(default)]
     pub(in crate::config) parameters: RawValues,
     pub(in crate::config) pg_hba: Option<Spanned<Vec<String>>>,
+    pub(in crate::config) keep_pg_hba: Option<bool>,
     #[serde(default)]
     pub(in crate::config) pg_ident: Vec<String>,
     #[serde(default)]
@@ -55,14 +56,16 @@ pub(in crate::config) struct RawPostgresql {
 }
 
 /// A role and how libpq connects as it.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawRole {
     pub(in crate::config) username: Option<Spanned<String>>,
+    #[serde(serialize_with = "exposed")]
     pub(in crate::config) password: Option<Secret>,
     pub(in crate::config) sslmode: Option<Spanned<String>>,
     pub(in crate::config) sslcert: Option<Spanned<String>>,
     pub(in crate::config) sslkey: Option<Spanned<String>>,
+    #[serde(serialize_with = "exposed_at")]
     pub(in crate::config) sslpassword: Option<Spanned<Secret>>,
     pub(in crate::config) sslrootcert: Option<Spanned<String>>,
     pub(in crate::config) sslcrl: Option<Spanned<String>>,
@@ -72,7 +75,7 @@ pub(in crate::config) struct RawRole {
     pub(in crate::config) sslnegotiation: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "these are the keys")]
 pub(in crate::config) struct RawCallbacks {
@@ -83,7 +86,7 @@ pub(in crate::config) struct RawCallbacks {
     pub(in crate::config) on_role_change: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawReplicaMethod {
     pub(in crate::config) name: Spanned<String>,

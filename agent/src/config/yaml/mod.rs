@@ -2,6 +2,7 @@
 //! that agent.toml is read into. What is allowed is checked there, once for both.
 
 mod convert;
+mod leaves;
 mod scalar;
 mod section;
 #[cfg(test)]
@@ -19,8 +20,10 @@ use super::raw::RawConfig;
 use super::sources::Sources;
 
 pub(super) use self::convert::Reach;
+pub(super) use self::leaves::{Leaf, Shape};
 
 /// Everything that was said, merged.
+#[derive(Clone)]
 pub(super) struct Document {
     tree: Tree,
     pub(super) remarks: Remarks,
@@ -59,6 +62,11 @@ impl Document {
         let mut remarks = self.remarks;
         let raw = convert::agent(Section::top(self.tree)?, &mut remarks)?;
         Ok((raw, remarks))
+    }
+
+    /// Every setting that was written, in its order.
+    pub(super) fn leaves(&self) -> Vec<Leaf> {
+        leaves::of(&self.tree)
     }
 
     /// What an operator's tool needs of it; the rest is nobody's business here.

@@ -13,7 +13,8 @@ use crate::config::check::{Checked, Problem};
 use crate::config::raw::{RawBootstrap, RawMethod, RawUser};
 
 pub(super) fn convert(mut section: Section, remarks: &mut Remarks) -> Checked<RawBootstrap> {
-    let forbidden = !section.is_there();
+    // Without the section another member has to begin.
+    let allowed = (!section.is_there()).then_some(false);
     let mut places = BTreeMap::new();
     let dcs = match section.take("dcs") {
         None => None,
@@ -46,7 +47,7 @@ pub(super) fn convert(mut section: Section, remarks: &mut Remarks) -> Checked<Ra
         method: method(&mut section)?,
         pg_hba: section.lines("pg_hba")?.map(Spanned::into_inner).unwrap_or_default(),
         places,
-        forbidden,
+        allowed,
     };
     section.finish(remarks);
     Ok(raw)

@@ -66,6 +66,7 @@ pub(super) fn convert(mut section: Section, remarks: &mut Remarks) -> Checked<Co
         krbsrvname: section.word("krbsrvname")?,
         parameters,
         pg_hba: section.lines("pg_hba")?,
+        keep_pg_hba: None,
         pg_ident: section.lines("pg_ident")?.map(Spanned::into_inner).unwrap_or_default(),
         recovery_conf: section.section("recovery_conf")?.values(),
         config_dir: section.file("config_dir")?,
