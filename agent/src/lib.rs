@@ -28,6 +28,7 @@ pub mod event;
 pub mod guard;
 pub mod handover;
 pub mod history;
+pub mod import;
 pub mod keepalive;
 pub mod keeper;
 pub mod known_config;
