@@ -11,6 +11,7 @@ mod dsn;
 mod flush;
 mod following;
 mod history;
+mod import;
 mod leader;
 mod list;
 mod members;
@@ -141,6 +142,8 @@ enum Command {
     },
     /// Forget a cluster: its keys are deleted, its servers are left alone.
     Remove,
+    /// Make agent.toml of a patroni.yml, and proxy.toml of a haproxy.cfg; says what became of each setting.
+    Import(import::ImportArgs),
     /// Look at and change the pgvane on this host: status, sessions, drain, disable, enable, kill, reload, upgrade.
     Proxy(proxy::ProxyArgs),
 }
@@ -208,6 +211,7 @@ async fn run(cli: Cli) -> Result<(), Failed> {
     let target = || Target::find(cli.target);
     match cli.command {
         Command::Proxy(args) => proxy::run(args).await,
+        Command::Import(args) => import::run(&args),
         Command::List(args) => members(&target()?, &args, false).await,
         Command::Topology(args) => members(&target()?, &args, true).await,
         Command::Watch => watch::run(&target()?, Format::Pretty, Shape::default(), false).await,
