@@ -154,15 +154,10 @@ fn what_differs_is_said_and_why() {
     assert_eq!(fate(&frontends, "frontend pg_read: use_backend pg_primary"), &fallback);
     let tls = made(fixture("tls"));
     assert!(is_left(fate(&tls, "listen pg-tls: bind abns@pg"), "Unix sockets"));
-    assert!(
-        is_left(fate(&tls, "listen pg-tls: tcp-request connection"), "put in") || {
-            let lines: Vec<_> =
-                tls.settings.iter().filter(|s| s.name == "listen pg-tls: tcp-request connection").collect();
-            let carried = lines.iter().filter(|s| matches!(s.fate, Fate::Carried(_))).count();
-            let left = lines.iter().filter(|s| is_left(&s.fate, "NOT carried")).count();
-            (carried, left) == (2, 2)
-        }
-    );
+    let named = |setting: &&Setting| setting.name == "listen pg-tls: tcp-request connection";
+    let requests: Vec<&Setting> = tls.settings.iter().filter(named).collect();
+    assert_eq!(requests.iter().filter(|s| matches!(s.fate, Fate::Carried(_))).count(), 2);
+    assert_eq!(requests.iter().filter(|s| is_left(&s.fate, "NOT carried")).count(), 2);
     let mixed = made(fixture("mixed_services"));
     assert!(is_left(fate(&mixed, "listen pg-patroni-text: frobnicate"), "no such setting"));
     assert!(is_left(fate(&mixed, "listen redis"), "PostgreSQL"));
@@ -324,4 +319,11 @@ proptest! {
     fn no_order_of_words_is(text in words()) {
         is_sound(&text);
     }
+}
+
+#[test]
+fn the_status_page_never_takes_a_port_of_clients() {
+    let text = "defaults\n mode tcp\nlisten pg\n bind 10.0.0.1:8009\n server a 10.0.0.2:5432 check\n";
+    let proxy = made(text).proxy.expect("a proxy.toml");
+    assert!(proxy.contains("listen = [\"127.0.0.1:8010\"]"), "{proxy}");
 }

@@ -168,18 +168,18 @@ mod tests {
     fn files_are_for_nobody_else_and_never_replaced_unasked() {
         let dir = tempfile::tempdir().expect("a directory");
         run(&args(dir.path(), false)).expect("imports");
-        let made = dir.path().join("new/etc/proxy.toml");
+        let file = dir.path().join("new/etc/proxy.toml");
         let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
-        assert_eq!(mode(&made), 0o600);
+        assert_eq!(mode(&file), 0o600);
         assert!(!dir.path().join("new/etc/agent.toml").exists());
-        fs::write(&made, "mine").expect("writes");
-        fs::set_permissions(&made, fs::Permissions::from_mode(0o644)).expect("changes");
+        fs::write(&file, "mine").expect("writes");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("changes");
         let Err(Failed(why)) = run(&args(dir.path(), false)) else { panic!("it was replaced") };
         assert!(why.contains("--force"), "{why}");
-        assert_eq!(fs::read_to_string(&made).expect("reads"), "mine");
+        assert_eq!(fs::read_to_string(&file).expect("reads"), "mine");
         run(&args(dir.path(), true)).expect("replaces");
-        assert_eq!(mode(&made), 0o600);
-        assert!(fs::read_to_string(&made).expect("reads").contains("patroni_rest"));
+        assert_eq!(mode(&file), 0o600);
+        assert!(fs::read_to_string(&file).expect("reads").contains("patroni_rest"));
         assert_eq!(
             fs::read_dir(dir.path().join("new/etc")).expect("lists").count(),
             1,

@@ -129,14 +129,19 @@ fn fate(leaf: &Leaf, table: &Table, methods: &Methods) -> Fate {
         "postgresql.listen" if value.as_str() != text(leaf) => "agent.toml names the port too",
         "watchdog.mode" if value.as_str() != text(leaf) => "another word for the same",
         path if path.starts_with("log.loggers.") => "the levels of all loggers are one text",
-        path if path.ends_with(".protocol") || path.ends_with(".port") && key == "etcd.endpoints" => {
+        _ if key == "etcd.endpoints" && ["protocol", "port"].contains(&last(leaf)) => {
             "it is part of the URLs"
         }
-        path if path.ends_with(".use_proxies") => "it says the opposite",
+        _ if last(leaf) == "use_proxies" => "it says the opposite",
         _ if is_moved_path(leaf, value) => "a relative path is written out",
         _ => return carried(&key),
     };
     Fate::Changed { to: key, why: why.to_owned() }
+}
+
+/// The last part of its path.
+fn last(leaf: &Leaf) -> &str {
+    leaf.path.rsplit('.').next().unwrap_or(&leaf.path)
 }
 
 fn text(leaf: &Leaf) -> Option<&str> {

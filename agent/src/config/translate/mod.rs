@@ -97,6 +97,7 @@ fn translated(
 }
 
 /// Every name may be listened on where the settings are used.
+#[expect(clippy::unnecessary_wraps, reason = "others may not know a name")]
 fn anywhere(_: &str, port: u16) -> Option<SocketAddr> {
     Some(([0, 0, 0, 0], port).into())
 }

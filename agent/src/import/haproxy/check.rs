@@ -123,8 +123,7 @@ fn httpchk(line: &Line, before: &Health) -> Http {
     let known = if let Health::Http(http) = before { http.clone() } else { Http::default() };
     let uri = match (line.word(2), line.word(3)) {
         ("", _) => "/",
-        (uri, "") => uri,
-        (_, uri) => uri,
+        (uri, "") | (_, uri) => uri,
     };
     Http { uri: uri.to_owned(), ..known }
 }
@@ -136,7 +135,7 @@ fn http_check(http: &mut Http, what: &str, line: &Line) {
             if let Some(at) = texts.iter().position(|word| *word == "uri")
                 && let Some(uri) = texts.get(at + 1)
             {
-                http.uri = (*uri).to_owned();
+                (*uri).clone_into(&mut http.uri);
             }
         }
         "expect" => {
@@ -237,16 +236,14 @@ fn of_path(path: &str) -> Wanted {
     match path.to_ascii_lowercase().as_str() {
         "" | "primary" | "master" | "read-write" => plain(Role::Primary),
         "leader" => but(Role::Primary, false, "the leader of a standby cluster is no primary here"),
-        "replica" => plain(Role::Replica),
-        "slave" | "standby" | "secondary" => plain(Role::Replica),
-        "read-only" => plain(Role::Any),
+        "replica" | "slave" | "standby" | "secondary" => plain(Role::Replica),
+        "read-only" | "health" | "patroni" | "liveness" | "readiness" => plain(Role::Any),
         "synchronous" | "sync" => plain(Role::Sync),
         "asynchronous" | "async" => plain(Role::Async),
         "quorum" => but(Role::Sync, false, "the standbys of the quorum are those of the sync key"),
         "read-only-sync" | "read-only-synchronous" | "read-only-quorum" => {
             but(Role::Sync, true, "the primary serves only while no synchronous standby does")
         }
-        "health" | "patroni" | "liveness" | "readiness" => plain(Role::Any),
         "standby-leader" | "standby_leader" => {
             Wanted::Nothing("no listener is for the leader of a standby cluster")
         }

@@ -1,12 +1,16 @@
 //! What a haproxy.cfg means for pgvane: clusters, listeners, and what each of its proxies became.
 
+mod clusters;
+mod roles;
+
+use self::clusters::{clusters, trust};
+use self::roles::role;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use pgvane_cluster::units::show_duration;
 
-use super::haproxy::{Bind, Condition, Health, Kind, Proxy, Role, Server, Tcp, Verify, Wanted, time, wanted};
+use super::haproxy::{Bind, Condition, Kind, Proxy, Role, Tcp, time};
 use crate::config::Config;
 
 /// A proxy.toml before it is text.
@@ -114,9 +118,6 @@ pub(super) struct Tls {
 /// Where the status page is unless it is told otherwise.
 const ADMIN_PORT: u16 = 8009;
 
-/// How often pgvane asks unless it is told otherwise.
-const INTERVAL: Duration = Duration::from_secs(1);
-
 /// Makes the plan. `maxconn` is that of the whole process.
 pub(super) fn plan(proxies: &[Proxy], maxconn: Option<u64>, patroni: Option<&Config>) -> Plan {
     let mut plan =
@@ -134,7 +135,7 @@ pub(super) fn plan(proxies: &[Proxy], maxconn: Option<u64>, patroni: Option<&Con
         }
     }
     let clusters = clusters(proxies, &served, patroni);
-    let mut listened = BTreeSet::new();
+    let mut taken = BTreeSet::new();
     for (index, intent) in served {
         let cluster =
             clusters.iter().position(|(backends, _)| backends.contains(&intent.backend)).unwrap_or(0);
@@ -142,7 +143,7 @@ pub(super) fn plan(proxies: &[Proxy], maxconn: Option<u64>, patroni: Option<&Con
         for binds in alike(&proxies[index].binds) {
             let mut listener = listener(proxies, index, &intent, cluster, &binds, maxconn);
             // pgvane refuses a place that is there twice.
-            listener.listen.retain(|place| listened.insert(place.clone()));
+            listener.listen.retain(|place| taken.insert(place.clone()));
             if !listener.listen.is_empty() {
                 listener.name = free_name(&plan.listeners, &listener.name);
                 plan.listeners.push(listener);
@@ -165,7 +166,7 @@ pub(super) fn plan(proxies: &[Proxy], maxconn: Option<u64>, patroni: Option<&Con
         merge_tcp(&mut plan.tcp, &proxies[intent.backend].tcp);
     }
     plan.clusters = clusters.into_iter().map(|(_, cluster)| cluster).collect();
-    plan.admin = admin(proxies, &plan.parts, &listened);
+    plan.admin = admin(proxies, &plan.parts, &taken);
     plan
 }
 
@@ -221,228 +222,6 @@ fn intent(proxies: &[Proxy], index: usize) -> Result<Intent, Part> {
         .any(|other| other.role == Role::Primary);
     intent.with_primary &= intent.role.is_for_replicas();
     Ok(intent)
-}
-
-/// What a backend's checks ask for.
-fn role(backend: &Proxy, frontend: &Proxy) -> Result<Intent, &'static str> {
-    let plain = |role: Role, but: Option<&'static str>| Intent {
-        backend: 0,
-        role,
-        with_primary: false,
-        max_lag: None,
-        but,
-    };
-    match &backend.health {
-        Health::Foreign(_) => Err("its checks speak another protocol than PostgreSQL"),
-        Health::Recovery { wants } => Ok(plain(if *wants { Role::Replica } else { Role::Primary }, None)),
-        Health::Http(http) => match wanted(http) {
-            Wanted::Listener { role, with_primary, max_lag, but } => {
-                Ok(Intent { backend: 0, role, with_primary, max_lag, but })
-            }
-            Wanted::Nothing(why) => Err(why),
-            Wanted::Unknown => match by_name(backend, frontend) {
-                Some(role) => Ok(plain(role, Some("nothing but its name tells the role"))),
-                None => Err("its checks do not tell which role it is for"),
-            },
-        },
-        Health::Connect if !looks_like_postgresql(backend, frontend) => {
-            Err("nothing says that PostgreSQL is behind it")
-        }
-        Health::Pgsql { .. } | Health::Connect => {
-            let active = backend.serving().filter(|server| !server.backup).count();
-            let role = match (active, by_name(backend, frontend)) {
-                (_, Some(role)) => role,
-                (1, None) => Role::Primary,
-                (_, None) => Role::Any,
-            };
-            // Proxies that lead to one primary all look like it.
-            let but = if role == Role::Primary && active > 1 {
-                "pgvane asks each server whether it is in recovery: list PostgreSQL servers themselves, because of \
-                 several that lead to the same primary none would get clients"
-            } else {
-                "its checks do not tell the role; pgvane asks who is in recovery"
-            };
-            Ok(plain(role, Some(but)))
-        }
-    }
-}
-
-/// What the names of a frontend and its backend say.
-fn by_name(backend: &Proxy, frontend: &Proxy) -> Option<Role> {
-    let says = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
-        let has = |known: &[&str]| words.iter().any(|word| known.contains(word));
-        if has(&[
-            "replica",
-            "replicas",
-            "standby",
-            "standbys",
-            "slave",
-            "slaves",
-            "secondary",
-            "read",
-            "reads",
-            "readonly",
-            "ro",
-        ]) {
-            Some(Role::Replica)
-        } else if has(&["primary", "master", "leader", "write", "writes", "rw", "writer"]) {
-            Some(Role::Primary)
-        } else {
-            None
-        }
-    };
-    says(&backend.name).or_else(|| says(&frontend.name))
-}
-
-/// Ports that PostgreSQL and its poolers usually have.
-fn is_usual_port(port: u16) -> bool {
-    (5432..=5440).contains(&port) || port == 6432
-}
-
-fn looks_like_postgresql(backend: &Proxy, frontend: &Proxy) -> bool {
-    let named = [&backend.name, &frontend.name].iter().any(|name| {
-        let name = name.to_ascii_lowercase();
-        ["postgres", "pgsql", "psql", "pgbouncer", "patroni", "pgpool"].iter().any(|word| name.contains(word))
-            || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "pg")
-    });
-    named || backend.servers.iter().filter_map(|server| server.port).any(is_usual_port)
-}
-
-/// Clusters and the backends that belong to each: those that have a server in common.
-fn clusters(
-    proxies: &[Proxy],
-    served: &[(usize, Intent)],
-    patroni: Option<&Config>,
-) -> Vec<(BTreeSet<usize>, Cluster)> {
-    // By where they are checked too: a pooler before a server has another port, and the same REST API.
-    let hosts = |backend: usize| -> BTreeSet<(&str, Option<u16>)> {
-        let places = |server: &'_ Server| [server.port, server.check_port.or(server.port)];
-        let serving = proxies[backend].serving();
-        serving.flat_map(|server| places(server).map(|port| (server.host.as_str(), port))).collect()
-    };
-    let mut groups: Vec<(BTreeSet<usize>, BTreeSet<(&str, Option<u16>)>)> = Vec::new();
-    for (_, intent) in served {
-        let mut backends = BTreeSet::from([intent.backend]);
-        let mut places = hosts(intent.backend);
-        // Whatever shares a server with it is of the same cluster.
-        groups.retain(|(others, their_places)| {
-            let is_apart = places.is_disjoint(their_places);
-            if !is_apart {
-                backends.extend(others);
-                places.extend(their_places);
-            }
-            is_apart
-        });
-        groups.push((backends, places));
-    }
-    groups.sort_by_key(|(backends, _)| backends.first().copied());
-    let of_patroni = patroni.and_then(|config| {
-        let host = config.postgresql.connect_address.host.as_str();
-        let known = groups.iter().position(|(_, places)| places.iter().any(|(name, _)| *name == host));
-        known.or((groups.len() == 1).then_some(0)).map(|group| (group, config))
-    });
-    let mut names = BTreeSet::new();
-    let mut found = Vec::new();
-    for (index, (backends, _)) in groups.into_iter().enumerate() {
-        let (wish, source) = match of_patroni {
-            Some((group, config)) if group == index => {
-                (cluster_name(&config.scope), Source::Etcd(Box::new(config.clone())))
-            }
-            _ => ("main".to_owned(), polled(proxies, &backends)),
-        };
-        let name = (1..)
-            .map(|n| if n == 1 { wish.clone() } else { format!("{wish}{n}") })
-            .find(|name| !names.contains(name))
-            .unwrap_or(wish);
-        names.insert(name.clone());
-        found.push((backends, Cluster { name, source }));
-    }
-    found
-}
-
-/// A scope as the name of a section.
-fn cluster_name(scope: &str) -> String {
-    let name: String =
-        scope.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
-    if name.is_empty() { "main".to_owned() } else { name }
-}
-
-/// Whom to ask where there is no etcd: REST APIs where they are checked by HTTP, else the servers themselves.
-fn polled(proxies: &[Proxy], backends: &BTreeSet<usize>) -> Source {
-    let by_http = |backend: &&usize| {
-        let proxy = &proxies[**backend];
-        matches!(proxy.health, Health::Http(_)) && proxy.serving().any(|server| server.check)
-    };
-    let asked: Vec<&Proxy> = backends.iter().filter(by_http).map(|backend| &proxies[*backend]).collect();
-    if !asked.is_empty() {
-        let mut polled = rhythm(&asked);
-        let checked = || asked.iter().flat_map(|proxy| proxy.serving()).filter(|server| server.check);
-        for server in checked() {
-            let url = rest_url(server);
-            if !polled.members.contains(&url) {
-                polled.members.push(url);
-            }
-        }
-        polled.agents = checked().find(|server| server.check_ssl).map(trust);
-        return Source::Rest(polled);
-    }
-    let asked: Vec<&Proxy> = backends.iter().map(|backend| &proxies[*backend]).collect();
-    let mut polled = rhythm(&asked);
-    for server in asked.iter().flat_map(|proxy| proxy.serving()) {
-        let place = join(&server.host, server.port.unwrap_or(5432));
-        if !polled.members.contains(&place) {
-            polled.members.push(place);
-        }
-    }
-    let user = asked.iter().find_map(|proxy| match &proxy.health {
-        Health::Pgsql { user } => user.clone(),
-        _ => None,
-    });
-    Source::Probe { polled, user }
-}
-
-fn join(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Where a server is checked by HTTP.
-fn rest_url(server: &Server) -> String {
-    let scheme = if server.check_ssl { "https" } else { "http" };
-    let host = server.check_host.as_deref().unwrap_or(&server.host);
-    format!("{scheme}://{}", join(host, server.check_port.or(server.port).unwrap_or(8008)))
-}
-
-/// HAProxy checks a name only where it is told one.
-fn trust(server: &Server) -> Trust {
-    let verify = match (server.verify, &server.ca_file) {
-        (Verify::None, _) | (Verify::Required, None) => "none",
-        (Verify::Required, Some(_)) if server.verifies_name => "full",
-        (Verify::Required, Some(_)) => "ca",
-    };
-    let ca = server.ca_file.clone().filter(|_| verify != "none");
-    Trust { verify, ca, cert: server.crt.clone() }
-}
-
-/// How often the strictest of the servers is asked.
-fn rhythm(asked: &[&Proxy]) -> Polled {
-    let servers = || asked.iter().flat_map(|proxy| proxy.serving()).filter(|server| server.check);
-    let shorter =
-        |text: Option<&String>| text.and_then(|t| time(t)).filter(|t| !t.is_zero() && *t < INTERVAL);
-    let limit = |count: u32| (1..=100).contains(&count);
-    Polled {
-        members: vec![],
-        interval: servers().filter_map(|s| shorter(s.inter.as_ref())).min().map(show_duration),
-        timeout: asked
-            .iter()
-            .filter_map(|proxy| shorter(proxy.timeouts.get("check")))
-            .min()
-            .map(show_duration),
-        rise: servers().filter_map(|server| server.rise).max().filter(|count| limit(*count)),
-        fall: servers().filter_map(|server| server.fall).max().filter(|count| limit(*count)),
-        agents: None,
-    }
 }
 
 /// The `bind` lines in groups whose clients come in the same way: all of a listener's do.

@@ -1,10 +1,15 @@
 //! What became of every setting of a haproxy.cfg.
 
+mod anywhere;
+mod shown;
+
+use self::anywhere::{BY_SYSTEMD, NO_EQUIVALENT, POLLING, common, global};
+use self::shown::{named, shown};
 use super::haproxy::{
     BIND_FLAGS, Condition, Health, Kind, Proxy, Role, SERVER_FLAGS, Section, Word, parameters, time,
 };
 use super::plan::{Cluster, Listener, Part, Plan, Source, by_section};
-use super::proxy_toml::{PROBE_USER, keepalive};
+use super::proxy_toml::PROBE_USER;
 use crate::config::{Fate, Setting};
 
 /// One line for each setting, in the order of the file.
@@ -27,7 +32,7 @@ pub(super) fn account(file: &str, sections: &[Section], proxies: &[Proxy], plan:
                 (_, Some((_, Part::None(why)))) => book.put(&about, &shown(&line.words), left(*why)),
                 (_, Some((proxy, Part::Stats))) => book.stats(&about, proxy),
                 (_, Some((proxy, Part::Listener(place)))) => {
-                    book.served(&about, proxy, &plan.listeners[*place])
+                    book.served(&about, proxy, &plan.listeners[*place]);
                 }
             }
         }
@@ -65,61 +70,6 @@ fn carried(to: impl Into<String>) -> Fate {
 
 fn changed(to: impl Into<String>, why: impl Into<String>) -> Fate {
     Fate::Changed { to: to.into(), why: why.into() }
-}
-
-/// A setting as the report calls it: no word that may hold a password.
-fn shown(words: &[Word]) -> String {
-    let word = |index: usize| words.get(index).map_or("", |word| word.text.as_str());
-    let many = match (word(0), word(1)) {
-        ("option", "httpchk") if word(3).starts_with('/') => 4,
-        ("option", "httpchk") if word(2).starts_with('/') => 3,
-        ("timeout", _) | ("no", _) => 3,
-        (
-            "stats" | "option" | "http-check" | "tcp-check" | "balance" | "mode" | "maxconn" | "tcp-request",
-            _,
-        )
-        | ("http-request" | "use_backend" | "default_backend" | "acl" | "retries", _) => 2,
-        _ => 1,
-    };
-    let words: Vec<&str> = words.iter().take(many).map(|word| word.text.as_str()).collect();
-    // Whatever was escaped into a word stays out of it.
-    words.join(" ").split(['\r', '\n']).next().unwrap_or_default().to_owned()
-}
-
-const BY_SYSTEMD: &str = "the unit of systemd says who pgvane is and what it may do";
-const LOGS: &str = "pgvane logs to standard error, which is the journal; every session has a line";
-const IDLE: &str = "idle sessions are never ended; TCP keepalive finds those whose client has gone";
-const RETRIES: &str =
-    "a server that refuses or is silent is passed over for the next until hold_timeout ends";
-const POLLING: &str = "etcd tells of every change at once; nothing is polled";
-const NO_EQUIVALENT: &str = "pgvane has no such setting";
-
-fn global(words: &[Word]) -> Fate {
-    let word = |index: usize| words.get(index).map_or("", |word| word.text.as_str());
-    match (word(0), word(1)) {
-        ("maxconn", _) => changed(
-            "listener.max_sessions",
-            "it limits each listener that has no limit of its own; who comes after gets the error 53300 at once",
-        ),
-        ("stats", "socket") => changed(
-            "admin.socket",
-            "`pgvanectl proxy` speaks through a socket of its own, /run/pgvane/admin.sock",
-        ),
-        ("stats", _) => left("it is about the socket of statistics"),
-        ("setenv" | "presetenv", _) => left("its value was put in where it is used"),
-        ("log" | "log-tag" | "log-send-hostname", _) => left(LOGS),
-        (
-            "user" | "group" | "uid" | "gid" | "chroot" | "daemon" | "pidfile" | "ulimit-n" | "master-worker",
-            _,
-        ) => left(BY_SYSTEMD),
-        ("nbthread" | "nbproc" | "cpu-map" | "thread-groups" | "thread-group", _) => left(
-            "sessions run on as many threads as there are cores, unless [process] workers says otherwise",
-        ),
-        ("ca-base" | "crt-base" | "key-base", _) => {
-            left("pgvane takes whole paths: write them so where TLS is used")
-        }
-        _ => left(NO_EQUIVALENT),
-    }
 }
 
 impl Book<'_> {
@@ -235,7 +185,7 @@ impl Book<'_> {
                 None => left(POLLING),
             },
             ("option", "httpchk" | "pgsql-check" | "tcp-check") | ("http-check" | "tcp-check", _) => {
-                self.check(proxy, listener)
+                check(proxy, listener)
             }
             ("acl", _)
                 if listener.falls_back && proxy.few_servers.iter().any(|name| name == about.word(1)) =>
@@ -266,25 +216,6 @@ impl Book<'_> {
             _ => common(about.words, Some(listener)),
         };
         self.put(about, &shown(about.words), fate);
-    }
-
-    fn check(&self, proxy: &Proxy, listener: &Listener) -> Fate {
-        let role = key(listener, "role");
-        if proxy.servers.is_empty() {
-            return left("the servers are another section's");
-        }
-        let to = match (&listener.max_lag, listener.falls_back) {
-            (Some(_), _) => format!("{role} and max_lag"),
-            (None, true) => format!("{role} and fallback"),
-            (None, false) => role,
-        };
-        match (listener.but, &proxy.health) {
-            (Some(but), _) => changed(to, but),
-            (None, Health::Http(_) | Health::Recovery { .. } | Health::Pgsql { .. } | Health::Connect) => {
-                carried(to)
-            }
-            (None, Health::Foreign(_)) => left(NO_EQUIVALENT),
-        }
     }
 
     fn bind(&mut self, about: &About<'_>, proxy: &Proxy, listener: &Listener) {
@@ -396,7 +327,7 @@ impl Book<'_> {
         };
         let of_listener = |name: &str| listener.map_or_else(|| format!("listener.{name}"), |l| key(l, name));
         match name {
-            "check" | "port" | "addr" if is_etcd => left(POLLING),
+            "check" | "port" | "addr" | "rise" | "fall" | "inter" if is_etcd => left(POLLING),
             "check" | "port" | "addr" => carried(source("members")),
             "check-ssl" if is_etcd => left("the members' records in etcd say whether their API speaks TLS"),
             "check-ssl" => carried(format!("{} and agents", source("members"))),
@@ -412,9 +343,7 @@ impl Book<'_> {
                     false => left("TLS is passed through: the client checks the server's certificate itself"),
                 }
             }
-            "rise" | "fall" if is_etcd => left(POLLING),
             "rise" | "fall" => carried(source(name)),
-            "inter" if is_etcd => left(POLLING),
             "inter" => match time(value) {
                 Some(every) if every < std::time::Duration::from_secs(1) && !every.is_zero() => {
                     carried(source("interval"))
@@ -526,6 +455,26 @@ impl Book<'_> {
     }
 }
 
+/// Where the checks of a backend went: into the role.
+fn check(proxy: &Proxy, listener: &Listener) -> Fate {
+    let role = key(listener, "role");
+    if proxy.servers.is_empty() {
+        return left("the servers are another section's");
+    }
+    let to = match (&listener.max_lag, listener.falls_back) {
+        (Some(_), _) => format!("{role} and max_lag"),
+        (None, true) => format!("{role} and fallback"),
+        (None, false) => role,
+    };
+    match (listener.but, &proxy.health) {
+        (Some(but), _) => changed(to, but),
+        (None, Health::Http(_) | Health::Recovery { .. } | Health::Pgsql { .. } | Health::Connect) => {
+            carried(to)
+        }
+        (None, Health::Foreign(_)) => left(NO_EQUIVALENT),
+    }
+}
+
 fn has_server_tls(listener: &Listener) -> bool {
     listener.tls.as_ref().is_some_and(|tls| tls.servers.is_some())
 }
@@ -534,72 +483,4 @@ fn has_server_tls(listener: &Listener) -> bool {
 fn key(listener: &Listener, name: &str) -> String {
     let listener = format!("listener {:?}", listener.name);
     if name.is_empty() { listener } else { format!("{listener}.{name}") }
-}
-
-/// A parameter by its name, with its value where that is none of a secret kind.
-fn named(what: &str, name: &str, value: &str) -> String {
-    let is_plain = [
-        "port",
-        "inter",
-        "fastinter",
-        "downinter",
-        "rise",
-        "fall",
-        "maxconn",
-        "weight",
-        "verify",
-        "on-marked-down",
-        "on-marked-up",
-        "addr",
-    ];
-    if is_plain.contains(&name) { format!("{what} {name} {value}") } else { format!("{what} {name}") }
-}
-
-/// Settings that mean the same in `defaults` and in a proxy.
-fn common(words: &[Word], listener: Option<&Listener>) -> Fate {
-    let word = |index: usize| words.get(index).map_or("", |word| word.text.as_str());
-    let option = if word(0) == "no" { word(2) } else { word(1) };
-    match (word(0), option) {
-        ("mode", _) => left("pgvane speaks nothing but PostgreSQL"),
-        ("timeout", "client" | "server" | "tunnel" | "client-fin" | "server-fin" | "client-hs") => left(IDLE),
-        ("timeout", "queue") => left("nobody waits in a queue unless servers have a limit (maxconn)"),
-        ("timeout", "check") => left("pgvane waits 1s for an answer, where it asks at all"),
-        ("timeout", _) => left("it is about HTTP"),
-        ("retries", _) | ("option", "redispatch") | ("retry-on", _) => left(RETRIES),
-        ("option", "tcpka" | "clitcpka" | "srvtcpka") => {
-            left("TCP keepalive is always on, to both sides: [tcp]")
-        }
-        ("clitcpka-idle" | "srvtcpka-idle", _) => keepalive_fate(word(1), "tcp.keepalive_idle"),
-        ("clitcpka-intvl" | "srvtcpka-intvl", _) => keepalive_fate(word(1), "tcp.keepalive_interval"),
-        ("clitcpka-cnt" | "srvtcpka-cnt", _) => carried("tcp.keepalive_count"),
-        ("log" | "log-format" | "log-tag" | "log-format-sd" | "error-log-format", _) => left(LOGS),
-        ("option", name) if name.contains("log") || name == "dontlognull" => left(LOGS),
-        ("option" | "no", "splice-auto" | "splice-request" | "splice-response") => {
-            left("bulk goes through pipes of the kernel by itself")
-        }
-        ("option" | "no", "httpchk" | "pgsql-check" | "tcp-check") if listener.is_none() => {
-            carried("listener.role")
-        }
-        (
-            "option",
-            "http-server-close" | "forwardfor" | "http-keep-alive" | "httpclose" | "http-buffer-request",
-        ) => left("it is about HTTP"),
-        ("errorfile" | "http-request" | "http-response" | "errorloc" | "compression" | "cookie", _) => {
-            left("it is about HTTP")
-        }
-        ("stick-table" | "stick" | "hash-type", _) => {
-            left("the lease decides who is the primary: no memory of clients is needed")
-        }
-        ("fullconn" | "backlog" | "dispatch" | "id" | "description" | "disabled" | "enabled", _) => {
-            left(NO_EQUIVALENT)
-        }
-        _ => left(NO_EQUIVALENT),
-    }
-}
-
-fn keepalive_fate(text: &str, key: &str) -> Fate {
-    match keepalive(text).filter(|time| time.subsec_nanos() == 0 && time.as_secs() > 0) {
-        Some(_) => carried(key),
-        None => left("keepalive counts whole seconds"),
-    }
 }
