@@ -146,11 +146,14 @@ fn agents(file: &mut File, trust: &Trust) {
 }
 
 fn etcd(file: &mut File, path: &str, name: &str, config: &Config) {
-    file.section(path);
+    let has_namespace = config.namespace.trim_matches('/') != "service";
+    if name != config.scope || has_namespace {
+        file.section(path);
+    }
     if name != config.scope {
         file.say("scope", &config.scope);
     }
-    if config.namespace.trim_matches('/') != "service" {
+    if has_namespace {
         file.say("namespace", &config.namespace);
     }
     file.section(&format!("{path}.etcd"));

@@ -17,10 +17,9 @@ use crate::{Failed, fail, say};
 
 /// Which files, and where to.
 #[derive(Args)]
-#[group(id = "sources", required = true, multiple = true, args = ["patroni", "haproxy"])]
 pub(crate) struct ImportArgs {
     /// Settings of a Patroni daemon: they become agent.toml. PATRONI_* variables count, as for the agent.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required_unless_present = "haproxy")]
     patroni: Option<PathBuf>,
     /// Settings of HAProxy: they become proxy.toml, which asks etcd where --patroni says where it is.
     #[arg(long, value_name = "FILE")]
@@ -185,6 +184,17 @@ mod tests {
             1,
             "nothing is left beside it"
         );
+    }
+
+    #[test]
+    fn one_of_the_two_files_is_needed() {
+        use clap::Parser;
+
+        let parses =
+            |args: &[&str]| crate::Cli::try_parse_from([&["pgvanectl", "import"], args].concat()).is_ok();
+        assert!(!parses(&[]) && !parses(&["--force"]));
+        assert!(parses(&["--patroni", "a"]) && parses(&["--haproxy", "b"]));
+        assert!(parses(&["--patroni", "a", "--haproxy", "b", "--output", "c", "--format", "json"]));
     }
 
     #[test]

@@ -66,6 +66,17 @@ pub(super) fn of(
     settings
 }
 
+/// What was found of the file as a whole: a name that it does not set.
+pub(super) fn of_no_line(file: &str, remarks: &[Remark]) -> Vec<Setting> {
+    let whole = remarks.iter().filter(|remark| remark.at.is_none());
+    let setting = |remark: &Remark| Setting {
+        place: file.to_owned(),
+        name: "name".to_owned(),
+        fate: Fate::Changed { to: "name".to_owned(), why: remark.text.clone() },
+    };
+    whole.map(setting).collect()
+}
+
 /// A default of Patroni that is not ours, and so is said.
 pub(super) fn written_out(key: &str) -> Setting {
     let why = "not set there: agent.toml says what Patroni does then, because its own default is another";

@@ -79,6 +79,7 @@ fn translated(
     environment: &Environment,
     sources: &mut Sources,
 ) -> Checked<Translated> {
+    let file = source.file().to_owned();
     let document = yaml::read(vec![source], environment, sources)?;
     let leaves = document.leaves();
     let (to_check, mut remarks) = document.clone().agent()?;
@@ -91,6 +92,7 @@ fn translated(
     let toml = native::print(&native.table)?;
     let config = read_again(&toml, base)?;
     let mut settings = fates::of(&leaves, &remarks, &native.table, &methods, sources);
+    settings.extend(fates::of_no_line(&file, &remarks));
     settings.extend(native.written_out.iter().map(|key| fates::written_out(key)));
     settings.extend(still_different(&meant, &config).iter().map(|key| fates::default_of_ours(key)));
     Ok(Translated { toml, config, settings })

@@ -89,6 +89,7 @@ fn every_setting_has_its_line_and_no_secret_is_told() {
     assert!(why(fate(&seed, "restapi.metrics")).contains("/metrics"));
     assert!(why(fate(&seed, "etcd")).contains("API v2"));
     assert!(matches!(fate(&seed, "watchdog.mode"), Fate::Changed { .. }));
+    assert!(why(fate(&seed, "name")).contains("this host's name"));
     let told = format!("{:?}", seed.settings);
     for secret in ["rep-pass-2025", "postgres-pass-2025", "rewind-pass-2025", "app-pass-2025"] {
         assert!(seed.toml.contains(secret), "{secret} is needed");
