@@ -30,7 +30,7 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pgvane_cluster::store::StoreError;
 
 use self::document::PARAMETERS;
@@ -191,6 +191,9 @@ fn fail<T>(text: impl Into<String>) -> Result<T, Failed> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Some(done) = manual::on_request(Cli::command()) {
+        return done;
+    }
     let cli = Cli::parse();
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
