@@ -79,6 +79,18 @@ async fn it_shows_the_cluster_and_changes_its_leader() {
     let topology = said(p, &["topology"]).await;
     assert!(topology.contains("| pg1 ") && topology.contains("| + pg2 "), "{topology}");
 
+    // Whether it is well, as monitoring systems ask.
+    until(p, "it is well", async || ended(p, &["check", "--replicas", "2"]).await.status.success()).await;
+    let line = said(p, &["check", "--replicas", "2"]).await;
+    assert!(line.starts_with(&format!("PGVANE OK - pg1 leads {SCOPE}, 2 of 2 replicas stream")), "{line}");
+    let few = ended(p, &["check", "--critical-replicas", "3"]).await;
+    assert_eq!(few.status.code(), Some(2), "{few:?}");
+    let mut nowhere = Command::new(programs::built().expect("the programs are built").ctl);
+    nowhere.args(["--endpoints", "127.0.0.1:1", "--scope", SCOPE, "check", "--timeout", "2"]);
+    let nowhere = timeout(SOON, nowhere.output()).await.expect("ends").expect("starts");
+    let line = String::from_utf8_lossy(&nowhere.stdout).into_owned();
+    assert!(nowhere.status.code() == Some(3) && line.starts_with("PGVANE UNKNOWN - "), "{line}");
+
     // Where the servers are, and a question to one.
     let address = p.node("pg1").postgres();
     let dsn = said(p, &["dsn", "--member", "pg1"]).await;
@@ -306,6 +318,12 @@ async fn it_brings_a_former_primary_back_behind_the_leader() {
     })
     .await;
     write_alone(&playground, "pg1").await;
+
+    // A monitoring system hears of it in one line.
+    let well = ended(&playground, &["check"]).await;
+    let line = String::from_utf8_lossy(&well.stdout).into_owned();
+    assert!(line.starts_with("PGVANE WARNING - 0 of ") && line.lines().count() == 1, "{line}");
+    assert_eq!(well.status.code(), Some(1), "{line}");
 
     playground.restart_agent("pg1").expect("starts");
     until(&playground, "pg1 is not started", async || {

@@ -5,6 +5,7 @@
 
 mod at;
 mod call;
+mod check;
 mod diff;
 mod document;
 mod dsn;
@@ -52,7 +53,7 @@ struct Cli {
 /// Said here because clap would take the package's description, which is the agent's.
 const ABOUT: &str = "Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons";
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or declined, 2 wrong usage.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or declined, 2 wrong usage; check has its own.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -60,6 +61,10 @@ enum Command {
     List(ListArgs),
     /// Show the members below those they replicate from.
     Topology(ListArgs),
+    /// Say in one line whether the cluster is well, for a monitoring system.
+    ///
+    /// Exit codes: 0 well, 1 warning, 2 critical, 3 not known, such as when the store does not answer.
+    Check(check::CheckArgs),
     /// Show what happens, one line per change; on a terminal with the members above.
     Watch,
     /// Show the changes of leader so far.
@@ -196,7 +201,7 @@ async fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(Failed(why)) => {
             if !why.is_empty() {
                 eprintln!("Error: {why}");
@@ -206,10 +211,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), Failed> {
+async fn run(cli: Cli) -> Result<ExitCode, Failed> {
     // Only where a cluster is needed.
     let target = || Target::find(cli.target);
     match cli.command {
+        // Its exit codes are those of monitoring systems.
+        Command::Check(args) => return Ok(check::run(target(), args).await),
         Command::Proxy(args) => proxy::run(args).await,
         Command::List(args) => members(&target()?, &args, false).await,
         Command::Topology(args) => members(&target()?, &args, true).await,
@@ -236,7 +243,8 @@ async fn run(cli: Cli) -> Result<(), Failed> {
             let pairs: Vec<String> = set.into_iter().chain(pg).collect();
             document::edit(&target()?, &pairs, apply.as_deref(), force).await
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn members(target: &Target, args: &ListArgs, tree: bool) -> Result<(), Failed> {
