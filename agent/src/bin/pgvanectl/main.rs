@@ -7,6 +7,7 @@ mod at;
 mod call;
 mod check;
 mod diff;
+mod doctor;
 mod document;
 mod dsn;
 mod flush;
@@ -53,7 +54,8 @@ struct Cli {
 /// Said here because clap would take the package's description, which is the agent's.
 const ABOUT: &str = "Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons";
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or declined, 2 wrong usage; check has its own.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed or declined, 2 wrong usage; check and doctor have their own.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -65,6 +67,10 @@ enum Command {
     ///
     /// Exit codes: 0 well, 1 warning, 2 critical, 3 not known, such as when the store does not answer.
     Check(check::CheckArgs),
+    /// Look at this node before it is trusted: clock, limits, permissions, etcd's speed, PostgreSQL, the other members.
+    ///
+    /// Changes nothing. Exit codes: 0 all is well, 1 warnings, 2 something that breaks a failover.
+    Doctor(doctor::DoctorArgs),
     /// Show what happens, one line per change; on a terminal with the members above.
     Watch,
     /// Show the changes of leader so far.
@@ -213,10 +219,14 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<ExitCode, Failed> {
     // Only where a cluster is needed.
+    let config = cli.target.config.clone();
     let target = || Target::find(cli.target);
     match cli.command {
         // Its exit codes are those of monitoring systems.
         Command::Check(args) => return Ok(check::run(target(), args).await),
+        Command::Doctor(args) => {
+            return Box::pin(doctor::run(&doctor::settings_file(config.as_ref()), &args)).await;
+        }
         Command::Proxy(args) => proxy::run(args).await,
         Command::List(args) => members(&target()?, &args, false).await,
         Command::Topology(args) => members(&target()?, &args, true).await,
