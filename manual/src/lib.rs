@@ -39,15 +39,22 @@ fn requested(mut arguments: impl Iterator<Item = OsString>) -> Option<PathBuf> {
 
 /// Writes the pages of `command` and of its subcommands, and its completions.
 pub fn write(mut command: Command, dir: &Path) -> io::Result<()> {
+    // First: completions build the command, which makes its `help` a subcommand like any other.
+    let pages = dir.join("man1");
+    fs::create_dir_all(&pages)?;
+    clap_mangen::generate_to(without_help(command.clone()), pages)?;
     let name = command.get_name().to_owned();
     for (shell, below) in SHELLS {
         let dir = dir.join(below);
         fs::create_dir_all(&dir)?;
         clap_complete::generate_to(shell, &mut command, &name, dir)?;
     }
-    let pages = dir.join("man1");
-    fs::create_dir_all(&pages)?;
-    clap_mangen::generate_to(command, pages)
+    Ok(())
+}
+
+/// Without the subcommand `help`, whose pages would say what the others say.
+fn without_help(command: Command) -> Command {
+    command.disable_help_subcommand(true).mut_subcommands(without_help)
 }
 
 #[cfg(test)]
@@ -58,6 +65,7 @@ mod tests {
     fn pages_and_completions_say_what_the_definition_says() {
         let list = Command::new("list").about("Shows the members");
         let hidden = Command::new("guard").hide(true);
+        let list = list.subcommand(Command::new("again"));
         let tool = Command::new("tool").version("1.2").about("Does it").subcommands([list, hidden]);
         let dir = tempfile::tempdir().expect("a directory");
         write(tool, dir.path()).expect("writes");
@@ -65,6 +73,10 @@ mod tests {
         assert!(read("man1/tool.1").contains("Does it"));
         assert!(read("man1/tool-list.1").contains("Shows the members"));
         assert!(!dir.path().join("man1/tool-guard.1").exists());
+        let pages = fs::read_dir(dir.path().join("man1")).expect("is there");
+        let mut pages: Vec<_> = pages.map(|page| page.expect("an entry").file_name()).collect();
+        pages.sort();
+        assert_eq!(pages, ["tool-list-again.1", "tool-list.1", "tool.1"], "none of `help`");
         for file in ["bash/tool.bash", "zsh/_tool", "fish/tool.fish"] {
             assert!(read(file).contains("list"), "{file}");
         }
