@@ -209,6 +209,11 @@ impl Doors {
             info!(listener = name, "listener removed; its sessions go on");
             door.sockets.values().for_each(|accepting| accepting.stop.cancel());
         }
+        let rules = |(name, door): (&String, &Door)| {
+            let settings = &door.port.borrow().settings;
+            [name, &settings.cluster, settings.rules.role.label()].map(str::to_owned)
+        };
+        self.house.metrics.set_listeners(&self.open.iter().map(rules).collect());
         self.ports.send_replace(self.open.values().map(|door| Arc::clone(&door.port.borrow())).collect());
     }
 }

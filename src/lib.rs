@@ -188,7 +188,11 @@ fn follow_clusters<S: Store>(
             config::Source::PatroniRest(rest) => sources::ask_patroni(rest, &trust),
             config::Source::Probe(probe) => sources::ask_postgres(probe),
         };
-        let metrics = metrics.cluster(name);
+        let scope = match &cluster.source {
+            config::Source::Etcd(etcd) => &etcd.scope,
+            config::Source::PatroniRest(_) | config::Source::Probe(_) => name,
+        };
+        let metrics = metrics.cluster(name, scope, source.origin);
         let input = FeedInput {
             cluster: name.as_str().into(),
             on_store_loss: cluster.on_store_loss,

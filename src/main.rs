@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use pgvane::config::{self, Config, Source};
 use pgvane::control::{Control, Program, Request};
 use pgvane::inherit::Inherited;
@@ -38,6 +38,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::on_request(Arguments::command()) {
+        return done;
+    }
     let arguments = Arguments::parse();
     let config = match config::load(&arguments.config) {
         Ok(config) => config,

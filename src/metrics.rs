@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -14,6 +14,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use pgvane_cluster::ids::NodeName;
 
 use crate::close::{CloseReason, Side};
+use crate::topology::freshness::Standing;
+use crate::topology::origin::Origin;
 use crate::topology::{Admission, Topology};
 
 /// Counter, gauge or histogram.
@@ -45,7 +47,7 @@ macro_rules! families {
         $(const $constant: Family =
             Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)+
 
-        /// All families, in the order of the table in the README.
+        /// All families, in the order of the table in docs/metrics.md.
         pub const FAMILIES: &[Family] = &[$($constant),+];
     };
 }
@@ -54,6 +56,8 @@ families! {
     BUILD_INFO = Gauge "pgvane_build_info" ["version"] "Always 1; the version is the label.";
     READY = Gauge "pgvane_ready" [] "1 while /readyz answers 200.";
     RELOADS = Counter "pgvane_reloads_total" ["result"] "Reloads of the settings: applied, refused.";
+    LISTENER_INFO = Gauge "pgvane_listener_info" ["listener", "cluster", "role"]
+        "1 while the listener serves this cluster in this role; joins listeners to clusters.";
     SESSIONS = Gauge "pgvane_sessions" ["listener"] "Client connections now, held ones included.";
     SESSIONS_TOTAL = Counter "pgvane_sessions_total" ["listener"] "Client connections accepted.";
     SESSION_ENDS = Counter "pgvane_session_ends_total" ["listener", "reason"] "Sessions ended, by reason.";
@@ -70,7 +74,13 @@ families! {
     TLS_HANDSHAKES = Counter "pgvane_tls_handshakes_total" ["listener", "side", "result"]
         "TLS handshakes, with clients and with servers: done, failed.";
     BYTES = Counter "pgvane_bytes_total" ["listener", "direction"] "Bytes forwarded: to_client, to_server.";
+    CLUSTER_INFO = Gauge "pgvane_cluster_info" ["cluster", "scope", "source"]
+        "Always 1; its scope (its own name without etcd), and who tells of it: etcd, patroni_rest, probe.";
     SERVING = Gauge "pgvane_serving" ["cluster"] "1 while a primary takes new sessions.";
+    SERVING_SINCE = Gauge "pgvane_serving_since_timestamp_seconds" ["cluster"]
+        "Epoch seconds since when this proxy has seen the present primary serve; 0 while nobody does.";
+    STANDING = Gauge "pgvane_leader_standing" ["cluster", "standing"]
+        "1 for what backs the leader now: never_seen, proven, vouched (its agent's word), suspended, lost.";
     REPLICAS = Gauge "pgvane_replicas" ["cluster"] "Replicas that take new sessions.";
     EPOCH = Gauge "pgvane_epoch" ["cluster"] "Newest epoch seen (create revision of the leader key).";
     REVISION = Gauge "pgvane_revision" ["cluster"] "Store revision the topology was derived from.";
@@ -159,6 +169,8 @@ pub struct Metrics {
     reloads: [Counter; 2],
     /// All servers there have been.
     targets: Mutex<BTreeSet<(String, NodeName)>>,
+    /// What all listeners there have been were for.
+    listeners: Mutex<BTreeSet<[String; 3]>>,
 }
 
 impl Default for Metrics {
@@ -189,7 +201,14 @@ impl Metrics {
         gauge(&recorder, BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
         let ready = gauge(&recorder, READY, &[]);
         let reloads = ["refused", "applied"].map(|result| counter(&recorder, RELOADS, &[result]));
-        Metrics { handle: recorder.handle(), recorder, ready, reloads, targets: Mutex::default() }
+        Metrics {
+            handle: recorder.handle(),
+            recorder,
+            ready,
+            reloads,
+            targets: Mutex::default(),
+            listeners: Mutex::default(),
+        }
     }
 
     /// The series of one listener.
@@ -214,13 +233,26 @@ impl Metrics {
         })
     }
 
-    /// The series of one cluster.
-    pub fn cluster(&self, cluster: &str) -> Arc<ClusterMetrics> {
+    /// Notes which listeners there are now: name, cluster, role. What another one was for becomes 0.
+    pub(crate) fn set_listeners(&self, now: &BTreeSet<[String; 3]>) {
+        let mut known = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(now.iter().cloned());
+        for labels in &*known {
+            let values = labels.each_ref().map(String::as_str);
+            gauge_of(&self.recorder, LISTENER_INFO, &values).set(u8::from(now.contains(labels)));
+        }
+    }
+
+    /// The series of one cluster, known to its agents as `scope`.
+    pub fn cluster(&self, cluster: &str, scope: &str, origin: Origin) -> Arc<ClusterMetrics> {
         let r = &self.recorder;
+        gauge(r, CLUSTER_INFO, &[cluster, scope, origin.label()]).set(1);
         let age = gauge(r, AGE, &[cluster]);
         age.set(-1);
         Arc::new(ClusterMetrics {
             serving: gauge(r, SERVING, &[cluster]),
+            serving_since: gauge(r, SERVING_SINCE, &[cluster]),
+            standings: Standing::ALL.map(|standing| gauge(r, STANDING, &[cluster, standing.label()])),
             replicas: gauge(r, REPLICAS, &[cluster]),
             epoch: gauge(r, EPOCH, &[cluster]),
             revision: gauge(r, REVISION, &[cluster]),
@@ -487,6 +519,8 @@ impl Drop for HoldGuard {
 #[derive(Debug)]
 pub struct ClusterMetrics {
     pub(crate) serving: Gauge,
+    serving_since: Gauge,
+    standings: [Gauge; Standing::ALL.len()],
     pub(crate) replicas: Gauge,
     pub(crate) epoch: Gauge,
     pub(crate) revision: Gauge,
@@ -505,6 +539,19 @@ pub struct ClusterMetrics {
 }
 
 impl ClusterMetrics {
+    /// Notes that a primary serves from now on, or that none does any more.
+    pub(crate) fn serves_from_now(&self, somebody: bool) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.serving_since.set(if somebody { now.as_secs_f64() } else { 0.0 });
+    }
+
+    /// Notes what backs the leader.
+    pub(crate) fn stands(&self, now: Standing) {
+        for (gauge, standing) in self.standings.iter().zip(Standing::ALL) {
+            gauge.set(u8::from(standing == now));
+        }
+    }
+
     /// Counts a check.
     pub(crate) fn checked(&self, is_answered: bool) {
         self.checks[usize::from(is_answered)].increment(1);
@@ -520,7 +567,8 @@ mod tests {
     fn every_family_is_there_at_zero_from_the_start() {
         let metrics = Metrics::new();
         let _listener = metrics.listener("primary");
-        let _cluster = metrics.cluster("main");
+        let _cluster = metrics.cluster("main", "main", Origin::Etcd);
+        metrics.set_listeners(&listeners(&["primary"]));
         metrics.set_targets(&picture(&["pg1"]));
         let text = metrics.render();
         for family in FAMILIES {
@@ -538,6 +586,42 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+    }
+
+    /// Listeners of the cluster `main`, each named as its role.
+    fn listeners(roles: &[&str]) -> BTreeSet<[String; 3]> {
+        roles.iter().map(|role| [*role, "main", *role].map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn listeners_come_and_go() {
+        let metrics = Metrics::new();
+        metrics.set_listeners(&listeners(&["primary", "replica"]));
+        metrics.set_listeners(&listeners(&["primary"]));
+        let text = metrics.render();
+        for line in [
+            "pgvane_listener_info{listener=\"primary\",cluster=\"main\",role=\"primary\"} 1",
+            "pgvane_listener_info{listener=\"replica\",cluster=\"main\",role=\"replica\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_leader_stands_in_one_way_at_a_time() {
+        let metrics = Metrics::new();
+        let cluster = metrics.cluster("main", "prod", Origin::Etcd);
+        for standing in Standing::ALL {
+            cluster.stands(standing);
+            let text = metrics.render();
+            let held: Vec<_> = text
+                .lines()
+                .filter_map(|l| l.strip_prefix("pgvane_leader_standing")?.strip_suffix(" 1"))
+                .collect();
+            assert_eq!(held, [format!("{{cluster=\"main\",standing=\"{}\"}}", standing.label())]);
+        }
+        let line = "pgvane_cluster_info{cluster=\"main\",scope=\"prod\",source=\"etcd\"} 1";
+        assert!(metrics.render().lines().any(|l| l == line), "{line}");
     }
 
     /// A picture of a cluster with these members.
@@ -567,20 +651,23 @@ mod tests {
         assert!(text.lines().any(|l| l == line), "{text}");
     }
 
-    /// The README's table is made of what the code says.
+    /// The reference's table is made of what the code says.
     #[test]
-    fn the_readme_lists_every_family() {
-        let readme = include_str!("../README.md");
+    fn the_reference_lists_every_family() {
+        let reference = include_str!("../docs/metrics.md");
         let row = |family: &Family| {
             let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
             let kind = format!("{:?}", family.kind).to_lowercase();
             format!("| `{}` | {kind} | {} | {} |", family.name, labels.join(", "), family.help)
         };
         let wanted: Vec<_> = FAMILIES.iter().map(row).collect();
-        let shown: Vec<_> = readme.lines().filter(|line| line.starts_with("| `pgvane_")).collect();
-        assert!(shown == wanted, "the table in README.md must read:\n{}", wanted.join("\n"));
+        let of_proxies =
+            reference.split("\n## ").find(|part| part.starts_with("Proxies")).expect("a section");
+        let shown: Vec<_> = of_proxies.lines().filter(|line| line.starts_with("| `")).collect();
+        assert!(shown == wanted, "the table in docs/metrics.md must read:\n{}", wanted.join("\n"));
         let reasons: Vec<_> = CloseReason::ALL.iter().map(|reason| format!("`{reason}`")).collect();
-        assert!(readme.contains(&reasons.join(", ")), "README.md must list:\n{}", reasons.join(", "));
+        let reasons = reasons.join(", ");
+        assert!(of_proxies.contains(&reasons), "docs/metrics.md must list:\n{reasons}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub fn start(log: &Log) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(&log.level))
         .with_writer(io::stderr)
+        // Whoever read the log may be gone: to complain of that where it was is to panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     // The two shapes are two types. A filter can always be set while its subscriber lives, which is for ever.

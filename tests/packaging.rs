@@ -131,3 +131,87 @@ fn the_units_call_the_programs_as_they_are() {
     let user = values(&unit, "User");
     assert!(users.lines().any(|line| line.split(' ').take(2).eq(["u", user[0]])), "{user:?} is not made");
 }
+
+/// What a package would ship is there, its settings are among what it must not overwrite, and both kinds of package
+/// ship the same.
+#[test]
+fn packages_ship_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (dir, settings) in [(".", "/etc/pgvane/proxy.toml"), ("agent", "/etc/pgvane/agent.toml")] {
+        let manifest = fs::read_to_string(root.join(dir).join("Cargo.toml")).expect("reads");
+        let manifest: toml::Table = manifest.parse().expect("TOML");
+        let metadata = &manifest["package"]["metadata"];
+        let text = |value: &toml::Value| value.as_str().expect("text").to_owned();
+        let deb: Vec<[String; 3]> = metadata["deb"]["assets"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|asset| {
+                let asset = asset.as_array().expect("a list");
+                [text(&asset[0]), format!("/{}", text(&asset[1])), text(&asset[2])]
+            })
+            .collect();
+        let rpm: Vec<[String; 3]> = metadata["generate-rpm"]["assets"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|asset| [text(&asset["source"]), text(&asset["dest"]), text(&asset["mode"])])
+            .collect();
+        let base = |all: &[[String; 3]]| -> Vec<[String; 3]> {
+            all.iter()
+                .map(|[s, d, m]| [s.trim_start_matches("../").to_owned(), d.clone(), m.clone()])
+                .collect()
+        };
+        assert_eq!(base(&deb), base(&rpm));
+        for [source, ..] in base(&deb).iter().filter(|[source, ..]| !source.starts_with("target/")) {
+            let (parent, pattern) = source.rsplit_once('/').unwrap_or((".", source));
+            let start = pattern.trim_end_matches('*');
+            let mut files = fs::read_dir(root.join(parent)).unwrap_or_else(|e| panic!("{parent}: {e}"));
+            let found = files.any(|file| {
+                let name = file.expect("an entry").file_name().to_string_lossy().into_owned();
+                name == *pattern || (start != pattern && name.starts_with(start))
+            });
+            assert!(found, "{source} is not there");
+        }
+        assert_eq!(metadata["deb"]["conf-files"].as_array().expect("a list"), &[settings.into()]);
+        let kept = metadata["generate-rpm"]["assets"].as_array().expect("a list").iter();
+        let kept: Vec<_> =
+            kept.filter(|asset| asset.get("config").is_some()).map(|a| text(&a["dest"])).collect();
+        assert_eq!(kept, [settings]);
+        let [.., mode] = deb.iter().find(|[_, to, _]| to == settings).expect("ships its settings");
+        assert!(["600", "640"].contains(&mode.as_str()), "they hold passwords: {mode}");
+    }
+}
+
+/// What the scripts of a package do where no systemd runs: they say nothing and fail nowhere.
+#[test]
+fn scripts_of_packages_are_sound_shell() {
+    for package in ["pgvane", "pgvane-agent"] {
+        for script in ["postinst", "prerm", "postrm"] {
+            let script = packaging(&format!("scripts/{package}/{script}"));
+            let read = Command::new("/bin/sh").arg("-n").arg(&script).output().expect("runs");
+            assert!(read.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&read.stderr));
+            // Neither Debian's nor RPM's word for something to do.
+            let run = Command::new("/bin/sh").arg(&script).arg("failed-upgrade").output().expect("runs");
+            assert!(run.status.success() && run.stdout.is_empty(), "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn every_program_writes_its_manual() {
+    let built = xtask::programs::built().expect("built");
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, program) in
+        [("pgvane", &built.proxy), ("pgvane-agent", &built.agent), ("pgvanectl", &built.ctl)]
+    {
+        let run = Command::new(program).arg("--write-manual").arg(dir.path()).output().expect("runs");
+        assert!(run.status.success(), "{run:?}");
+        let page = fs::read_to_string(dir.path().join(format!("man1/{name}.1"))).expect("a page");
+        assert!(page.contains(".SH SYNOPSIS"), "{page}");
+        for completion in [format!("bash/{name}.bash"), format!("zsh/_{name}"), format!("fish/{name}.fish")] {
+            assert!(dir.path().join(&completion).is_file(), "{completion}");
+        }
+    }
+    assert!(dir.path().join("man1/pgvanectl-switchover.1").is_file(), "each command has a page");
+}

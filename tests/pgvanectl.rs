@@ -3,6 +3,8 @@
 mod cluster_support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +56,38 @@ async fn members(playground: &Playground) -> Vec<Value> {
     serde_json::from_str::<Value>(&listed).expect("JSON").as_array().expect("a list").clone()
 }
 
+/// Examines the node of pg1: what is well, and a file with passwords that others may read.
+async fn examined(playground: &Playground) {
+    let file = playground.node("pg1").config();
+    let examine = async || {
+        let mut command = Command::new(programs::built().expect("the programs are built").ctl);
+        command.arg("-c").arg(&file).args(["doctor", "-f", "json"]).env_remove("PGVANECTL_CONFIG");
+        let output = timeout(SOON, command.output()).await.expect("ends").expect("starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let rows: Vec<BTreeMap<String, String>> =
+            serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+        let rows: BTreeMap<String, BTreeMap<String, String>> =
+            rows.into_iter().map(|row| (row["What"].clone(), row)).collect();
+        (output.status.code(), rows)
+    };
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its owner may");
+    let (_, rows) = examine().await;
+    // How fast etcd is here and now is not for a test to say.
+    assert!(rows["etcd's latency"]["Found"].starts_with("slowest of 20: read "), "{rows:?}");
+    let secrets = format!("permissions of {}", file.display());
+    for what in
+        [&secrets, "REST API of pg2", "REST API of pg3", "PostgreSQL's programs", "PostgreSQL's settings"]
+    {
+        assert_eq!(rows[what]["Level"], "ok", "{rows:?}");
+        assert!(!rows[what].contains_key("Do"), "{rows:?}");
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("its owner may");
+    let (code, rows) = examine().await;
+    assert_eq!((rows[&secrets]["Level"].as_str(), rows[&secrets]["Do"].as_str()), ("critical", "chmod 600"));
+    assert_eq!(code, Some(2));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its owner may");
+}
+
 async fn leader(playground: &Playground) -> String {
     let members = members(playground).await;
     let leader = members.iter().find(|m| m["Role"] == "Leader").expect("a leader");
@@ -78,6 +112,20 @@ async fn it_shows_the_cluster_and_changes_its_leader() {
     assert!(yaml.contains("Member: pg1") && yaml.contains("Role: Leader"), "{yaml}");
     let topology = said(p, &["topology"]).await;
     assert!(topology.contains("| pg1 ") && topology.contains("| + pg2 "), "{topology}");
+
+    // Whether it is well, as monitoring systems ask.
+    until(p, "it is well", async || ended(p, &["check", "--replicas", "2"]).await.status.success()).await;
+    let line = said(p, &["check", "--replicas", "2"]).await;
+    assert!(line.starts_with(&format!("PGVANE OK - pg1 leads {SCOPE}, 2 of 2 replicas stream")), "{line}");
+    let few = ended(p, &["check", "--critical-replicas", "3"]).await;
+    assert_eq!(few.status.code(), Some(2), "{few:?}");
+    let mut nowhere = Command::new(programs::built().expect("the programs are built").ctl);
+    nowhere.args(["--endpoints", "127.0.0.1:1", "--scope", SCOPE, "check", "--timeout", "2"]);
+    let nowhere = timeout(SOON, nowhere.output()).await.expect("ends").expect("starts");
+    let line = String::from_utf8_lossy(&nowhere.stdout).into_owned();
+    assert!(nowhere.status.code() == Some(3) && line.starts_with("PGVANE UNKNOWN - "), "{line}");
+
+    examined(p).await;
 
     // Where the servers are, and a question to one.
     let address = p.node("pg1").postgres();
@@ -306,6 +354,12 @@ async fn it_brings_a_former_primary_back_behind_the_leader() {
     })
     .await;
     write_alone(&playground, "pg1").await;
+
+    // A monitoring system hears of it in one line.
+    let well = ended(&playground, &["check"]).await;
+    let line = String::from_utf8_lossy(&well.stdout).into_owned();
+    assert!(line.starts_with("PGVANE WARNING - 0 of ") && line.lines().count() == 1, "{line}");
+    assert_eq!(well.status.code(), Some(1), "{line}");
 
     playground.restart_agent("pg1").expect("starts");
     until(&playground, "pg1 is not started", async || {

@@ -50,6 +50,9 @@ const BAD_CONFIG: u8 = 64;
 const NEEDS_OPERATOR: u8 = 78;
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::on_request(Cli::command()) {
+        return done;
+    }
     let cli = Cli::parse();
     if let Some(Internal::Guard(args)) = &cli.command {
         return pgvane_agent::guard::main(args);

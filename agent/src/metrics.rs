@@ -173,6 +173,11 @@ fn own(page: &mut Page, s: &ApiSnapshot, view: Option<&ClusterView>, now: Tick) 
         "Time until this node must stop writes unless it renews, 0 if it does not lead.",
         s.leader_until.map_or(0.0, |until| now.until(until).as_secs_f64()),
     );
+    page.gauge(
+        "pgvane_agent_lease_renewal_age_seconds",
+        "Time since the last answered renewal of this node's lease was sent, -1 without a lease.",
+        s.renewed_at.map_or(-1.0, |at| now.since(at).as_secs_f64()),
+    );
     page.gauge("pgvane_agent_ttl_seconds", "Lease time in force.", s.ttl.as_secs_f64());
     page.gauge(
         "pgvane_agent_epoch",

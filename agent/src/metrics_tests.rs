@@ -36,10 +36,14 @@ fn a_leader_and_a_replica() {
         ("patroni_postgres_timeline", "3"),
         ("patroni_cluster_unlocked", "0"),
         ("pgvane_agent_lease_left_seconds", "20"),
+        ("pgvane_agent_lease_renewal_age_seconds", "2"),
         ("pgvane_agent_epoch", "2"),
     ] {
         assert_eq!(value(&page, name), expected, "{name}");
     }
+    let mut lapsed = replica(view(PAIR));
+    lapsed.renewed_at = None;
+    assert_eq!(value(&render(&lapsed, NOW), "pgvane_agent_lease_renewal_age_seconds"), "-1");
     let page = render(&replica(view(PAIR)), NOW);
     for (name, expected) in [
         ("patroni_primary", "0"),
@@ -71,9 +75,10 @@ fn the_list_of_metrics_is_the_page() {
     let rows = text("HELP ").into_iter().zip(text("TYPE "));
     let wanted: Vec<String> =
         rows.map(|((name, help), (_, kind))| format!("| `{name}` | {kind} | {help} |")).collect();
-    let list = include_str!("../METRICS.md");
-    let shown: Vec<&str> = list.lines().filter(|l| l.starts_with("| `")).collect();
-    assert!(shown == wanted, "the table in agent/METRICS.md must read:\n{}", wanted.join("\n"));
+    let reference = include_str!("../../docs/metrics.md");
+    let of_agents = reference.split("\n## ").find(|part| part.starts_with("Agents")).expect("a section");
+    let shown: Vec<&str> = of_agents.lines().filter(|l| l.starts_with("| `")).collect();
+    assert!(shown == wanted, "the table in docs/metrics.md must read:\n{}", wanted.join("\n"));
 }
 
 /// Contract 6.5, and the monitoring of the stack that is replaced.

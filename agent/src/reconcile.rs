@@ -606,6 +606,10 @@ impl<S: Store> Reconciler<S> {
             tags: self.tags.clone(),
             observation: self.sources.observation.borrow().clone(),
             leader_until: authority.map(|a| a.guard_deadline),
+            renewed_at: match self.lease {
+                OwnLease::Held { sent_at, .. } => Some(sent_at),
+                OwnLease::None => None,
+            },
             local: self.server.api(record),
             failsafe_active: authority.is_some_and(|a| a.by_consent),
             pending_restart: record.pending_restart_reason.clone(),

@@ -307,6 +307,7 @@ fn first_snapshot(config: &Config, observation: Observation, ttl: Duration) -> A
         tags: config.tags.clone(),
         observation,
         leader_until: None,
+        renewed_at: None,
         local: LocalPostgres {
             state: pgvane_cluster::records::MemberState::Stopped,
             role: pgvane_cluster::records::MemberRole::Uninitialized,

@@ -69,6 +69,7 @@ fn snapshot() -> ApiSnapshot {
             leader_lease: None,
         },
         leader_until: Some(Tick::now() + Duration::from_mins(1)),
+        renewed_at: None,
         local: LocalPostgres {
             state: MemberState::Running,
             role: MemberRole::Primary,

@@ -120,6 +120,7 @@ pub fn feed(input: FeedInput, stop: CancellationToken) -> (TopologyRx, impl Futu
         next_refresh: Tick::ZERO,
         last_answer: None,
         lost_at: None,
+        served: None,
         due: now + TICK,
         counted: FollowStats::default(),
     };
@@ -142,6 +143,8 @@ struct Feed {
     last_answer: Option<Answer>,
     /// When the last primary that served was lost, while nobody serves.
     lost_at: Option<Tick>,
+    /// Who serves, as it was last counted.
+    served: Option<(NodeName, Option<i64>)>,
     /// When the next turn is due.
     due: Tick,
     counted: FollowStats,
@@ -380,6 +383,12 @@ impl Feed {
     fn count(&mut self, topology: &Topology, now: Tick) {
         let m = &self.input.metrics;
         m.serving.set(u8::from(topology.primary.is_ok()));
+        m.stands(topology.standing);
+        let serves = topology.primary.as_ref().ok().map(|primary| (primary.name.clone(), epoch_of(primary)));
+        if serves != self.served {
+            m.serves_from_now(serves.is_some());
+            self.served = serves;
+        }
         m.store_up.set(u8::from(topology.standing != Standing::NeverSeen && topology.store_down.is_none()));
         #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
         {

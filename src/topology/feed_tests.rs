@@ -49,7 +49,7 @@ fn start(on_store_loss: OnStoreLoss) -> Fixture {
             stats: Box::new(FollowStats::default),
             refresh: Box::new(|| {}),
         },
-        metrics: metrics.cluster("main"),
+        metrics: metrics.cluster("main", "main", Origin::Etcd),
         timeline: Arc::default(),
     };
     let stop = CancellationToken::new();
@@ -132,14 +132,18 @@ async fn a_deleted_leader_key_ends_the_reign_after_the_new_picture_is_out() {
     feed.observe(&leaderless(led(7, 1)));
     let reason = timeout(SOON, reign.ended()).await.expect("ends");
     assert_eq!(reason, CloseReason::EpochEnded);
+    let nobody = "pgvane_serving_since_timestamp_seconds{cluster=\"main\"} 0\n";
+    assert!(feed.metrics.render().contains(nobody));
     assert_eq!(feed.rx.current().primary.as_ref().err(), Some(&NoPrimary::NoLeader), "published first");
     feed.observe(&led(9, 1));
     let next = feed.serving().await;
     assert_eq!(next.epoch(), Epoch(9));
     assert!(feed.rx.current().last_outage.is_some_and(|outage| outage < SOON));
     let text = feed.metrics.render();
+    assert!(!text.contains(nobody), "somebody has served since");
     for line in [
         "pgvane_epoch{cluster=\"main\"} 9",
+        "pgvane_leader_standing{cluster=\"main\",standing=\"proven\"} 1",
         "pgvane_epoch_ends_total{cluster=\"main\",reason=\"epoch_ended\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -99,7 +99,11 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// The word in `/topology`.
+    /// All of them.
+    pub const ALL: [Standing; 5] =
+        [Standing::NeverSeen, Standing::Proven, Standing::Vouched, Standing::Suspended, Standing::Lost];
+
+    /// The word in `/topology` and in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Standing::NeverSeen => "never_seen",

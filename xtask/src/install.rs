@@ -1,5 +1,5 @@
-//! Finds PostgreSQL, etcd, the proxies to compare with and a browser on this machine, and installs what is missing with
-//! its package manager.
+//! Finds PostgreSQL, etcd, the proxies to compare with, a browser and Prometheus on this machine, and installs what is
+//! missing with its package manager.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -19,6 +19,15 @@ pub struct Servers {
     pub etcd: PathBuf,
     /// The directory with `postgres`, `initdb` and the rest.
     pub postgres: PathBuf,
+}
+
+/// Prometheus's programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prometheus {
+    /// The server.
+    pub server: PathBuf,
+    /// What checks its files.
+    pub promtool: PathBuf,
 }
 
 /// Why the servers cannot be had.
@@ -59,6 +68,7 @@ enum Part {
     Chromium,
     Namespaces,
     Faketime,
+    Prometheus,
 }
 
 impl Part {
@@ -73,6 +83,7 @@ impl Part {
             Part::Chromium => "Chromium",
             Part::Namespaces => "nftables and iproute2",
             Part::Faketime => "libfaketime",
+            Part::Prometheus => "Prometheus with promtool",
         }
     }
 
@@ -88,6 +99,7 @@ impl Part {
             Part::Chromium => &["chromium", "fonts-liberation"],
             Part::Namespaces => &["iproute2", "nftables", "util-linux", "mount", "e2fsprogs"],
             Part::Faketime => &["libfaketime"],
+            Part::Prometheus => &["prometheus"],
         }
     }
 }
@@ -152,6 +164,13 @@ pub fn nginx() -> Result<PathBuf, InstallError> {
 /// A browser: the tests look at the status page with it.
 pub fn chromium() -> Result<PathBuf, InstallError> {
     program(Part::Chromium, "chromium", || true)
+}
+
+/// Prometheus: the tests ask it what it makes of our metrics, alerts and dashboard.
+pub fn prometheus() -> Result<Prometheus, InstallError> {
+    let server = program(Part::Prometheus, "prometheus", || found_anywhere("promtool").is_some())?;
+    let missing = || InstallError::StillMissing(Part::Prometheus.name().to_owned());
+    Ok(Prometheus { server, promtool: found_anywhere("promtool").ok_or_else(missing)? })
 }
 
 /// What makes and cuts networks and disks for drills: all of it, or an error.

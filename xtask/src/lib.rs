@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod checks;
 pub mod demo;
+pub mod dist;
 pub mod drill;
 pub mod install;
 mod interrupt;

@@ -9,7 +9,7 @@ use xtask::demo::{self, Headless};
 use xtask::drill::Drill;
 use xtask::drill::command::DrillArgs;
 use xtask::playground::{Options, janitor};
-use xtask::{bench, checks, drill, install, mutants, programs, simulate};
+use xtask::{bench, checks, dist, drill, install, mutants, programs, simulate};
 
 /// Try pgvane on this machine, or check a change.
 #[derive(Parser)]
@@ -45,6 +45,10 @@ enum Task {
     ///
     /// Takes about two minutes each.
     Mutants(mutants::Options),
+    /// Make packages for Debian and RPM distributions, with statically linked programs, in target/dist.
+    ///
+    /// Installs the tools it needs below target.
+    Dist,
     /// The server behind the proxies that are measured; started by the bench itself.
     #[command(hide = true, name = bench::stub::SUBCOMMAND)]
     BenchStub { address: SocketAddr, id: u32 },
@@ -125,6 +129,7 @@ fn main() -> ExitCode {
         Task::Drill(args) => drill::command::main(&args),
         Task::Sim(options) => simulate::run(&options),
         Task::Mutants(options) => mutants::run(&options),
+        Task::Dist => dist::run(),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStub { address, id } => bench::stub::serve(address, id).map_err(|e| e.to_string()),
     };

@@ -63,6 +63,7 @@ pub(crate) fn leader(view: ClusterView) -> ApiSnapshot {
             leader_lease: None,
         },
         leader_until: Some(NOW + Duration::from_secs(20)),
+        renewed_at: Some(NOW - Duration::from_secs(2)),
         local: LocalPostgres {
             state: MemberState::Running,
             role: MemberRole::Primary,

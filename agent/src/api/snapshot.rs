@@ -27,6 +27,8 @@ pub struct ApiSnapshot {
     pub observation: Observation,
     /// Until when this node holds the leader key (or is vouched for), by its own clock; `None`: it does not.
     pub leader_until: Option<Tick>,
+    /// When the last renewal of this node's lease that was answered was sent; `None`: it has no lease.
+    pub renewed_at: Option<Tick>,
     /// The local PostgreSQL.
     pub local: LocalPostgres,
     /// Whether leadership rests on the other members' word, the store being away.

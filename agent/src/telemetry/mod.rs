@@ -80,7 +80,8 @@ fn output(log: &Log) -> Result<Output, String> {
             (BoxMakeWriter::new(opened), false)
         }
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    // Whoever read the log may be gone, or its disk full: to complain of that on standard error may be to panic.
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let usual = tracing_subscriber::fmt::format().with_target(false).with_ansi(colours);
     Ok(match log.format {
         LogFormat::Text => layer.with_ansi(colours).event_format(Native(usual)).boxed(),

@@ -23,8 +23,17 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Programs that belong to a playground when they work in its directory, though they lie elsewhere. Others,
 /// such as a shell or `tail` that somebody started there, are not ours to end.
-const SERVERS: &[&str] =
-    &["etcd", "initdb", "pg_basebackup", "pg_controldata", "pg_ctl", "pg_rewind", "pg_waldump", "postgres"];
+const SERVERS: &[&str] = &[
+    "etcd",
+    "initdb",
+    "pg_basebackup",
+    "pg_controldata",
+    "pg_ctl",
+    "pg_rewind",
+    "pg_waldump",
+    "postgres",
+    "prometheus",
+];
 
 /// Something that could not be ended.
 #[derive(Debug, thiserror::Error)]

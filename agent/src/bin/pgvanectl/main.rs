@@ -5,7 +5,9 @@
 
 mod at;
 mod call;
+mod check;
 mod diff;
+mod doctor;
 mod document;
 mod dsn;
 mod flush;
@@ -31,7 +33,7 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use pgvane_cluster::store::StoreError;
 
 use self::document::PARAMETERS;
@@ -53,7 +55,8 @@ struct Cli {
 /// Said here because clap would take the package's description, which is the agent's.
 const ABOUT: &str = "Looks at and changes a PostgreSQL cluster run by pgvane agents or Patroni daemons";
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed or declined, 2 wrong usage.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed or declined, 2 wrong usage; check and doctor have their own.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -61,6 +64,14 @@ enum Command {
     List(ListArgs),
     /// Show the members below those they replicate from.
     Topology(ListArgs),
+    /// Say in one line whether the cluster is well, for a monitoring system.
+    ///
+    /// Exit codes: 0 well, 1 warning, 2 critical, 3 not known, such as when the store does not answer.
+    Check(check::CheckArgs),
+    /// Look at this node before it is trusted: clock, limits, permissions, etcd's speed, PostgreSQL, the other members.
+    ///
+    /// Changes nothing. Exit codes: 0 all is well, 1 warnings, 2 something that breaks a failover.
+    Doctor(doctor::DoctorArgs),
     /// Show what happens, one line per change; on a terminal with the members above.
     Watch,
     /// Show the changes of leader so far.
@@ -194,9 +205,12 @@ fn fail<T>(text: impl Into<String>) -> Result<T, Failed> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Some(done) = manual::on_request(Cli::command()) {
+        return done;
+    }
     let cli = Cli::parse();
     match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(Failed(why)) => {
             if !why.is_empty() {
                 eprintln!("Error: {why}");
@@ -206,10 +220,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), Failed> {
+async fn run(cli: Cli) -> Result<ExitCode, Failed> {
     // Only where a cluster is needed.
+    let config = cli.target.config.clone();
     let target = || Target::find(cli.target);
     match cli.command {
+        // Its exit codes are those of monitoring systems.
+        Command::Check(args) => return Ok(check::run(target(), args).await),
+        Command::Doctor(args) => {
+            return Box::pin(doctor::run(&doctor::settings_file(config.as_ref()), &args)).await;
+        }
         Command::Proxy(args) => proxy::run(args).await,
         Command::Import(args) => import::run(&args),
         Command::List(args) => members(&target()?, &args, false).await,
@@ -237,7 +257,8 @@ async fn run(cli: Cli) -> Result<(), Failed> {
             let pairs: Vec<String> = set.into_iter().chain(pg).collect();
             document::edit(&target()?, &pairs, apply.as_deref(), force).await
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn members(target: &Target, args: &ListArgs, tree: bool) -> Result<(), Failed> {

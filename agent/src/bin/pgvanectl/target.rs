@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{Failed, fail};
 
 /// Where packages put the agent's settings.
-const DEFAULT_CONFIG: &str = "/etc/pgvane/agent.toml";
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/pgvane/agent.toml";
 
 /// Where patronictl's own settings are named, and where they are, in the home directory, where they are not.
 const PATRONICTL_VARIABLE: &str = "PATRONICTL_CONFIG_FILE";
@@ -30,7 +30,7 @@ pub(crate) struct TargetArgs {
     /// An agent's settings, agent.toml or patroni.yml, or patronictl's: etcd, scope and REST login are taken from it.
     /// [default: what PATRONICTL_CONFIG_FILE names, /etc/pgvane/agent.toml, ~/.config/patroni/patronictl.yaml]
     #[arg(short, long, global = true, env = "PGVANECTL_CONFIG", conflicts_with = "endpoints")]
-    config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// etcd as patronictl is told of it, in place of what a settings file says: etcd3://HOST:PORT. Before the command.
     #[arg(short = 'd', long, visible_alias = "dcs", env = "DCS_URL", conflicts_with = "endpoints")]
     dcs_url: Option<String>,
@@ -112,6 +112,11 @@ impl Target {
         let namespace = args.namespace.as_deref().unwrap_or("service");
         let ctl = Ctl { login: rest_login, ..Ctl::default() };
         Ok(Target::new(options, namespace, scope, &ctl, TimingOverrides::default()))
+    }
+
+    /// The cluster of an agent, as its settings say.
+    pub(crate) fn of_agent(path: &Path) -> Result<Target, Failed> {
+        Target::of_file(path, None, None, None, None)
     }
 
     fn of_file(

@@ -1,0 +1,146 @@
+//! `doctor`: whether this node may be trusted with a cluster. Looks, and changes nothing. Exit codes: 0 all is well, 1
+//! warnings, 2 something that breaks a failover.
+
+mod finding;
+mod host;
+mod server;
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use pgvane_agent::config::{self, Config, Environment, Origin};
+use pgvane_agent::peers::at;
+use pgvane_cluster::view::ClusterView;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use self::finding::{COLUMNS, Finding, Level};
+use crate::call::ALIVE_WITHIN;
+use crate::output::{Format, Paper, Sheet};
+use crate::target::Target;
+use crate::{Failed, say};
+
+/// What `doctor` takes.
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    /// How to show what was found.
+    #[arg(short, long, value_enum, default_value = "pretty")]
+    format: Format,
+}
+
+/// How long the store may take for everything that it is asked.
+const STORE_WITHIN: Duration = Duration::from_mins(1);
+
+/// Looks at everything, shows it, and answers with the exit code; `file` is the agent's settings.
+pub(crate) async fn run(file: &Path, args: &DoctorArgs) -> Result<ExitCode, Failed> {
+    let loaded = config::read(&Origin::of(Some(file)), &Environment::of_process());
+    let loaded = loaded.map_err(|e| Failed(e.to_string()))?;
+    let mut findings: Vec<Finding> = loaded
+        .warnings
+        .iter()
+        .map(|warning| Finding::warning("settings", warning.clone(), "see the example file"))
+        .collect();
+    let config = loaded.config;
+    findings.push(host::secret_file(file));
+    findings.extend(host::pgpass(&config));
+    findings.push(host::data_dir(&config));
+    findings.extend(host::programs(&config));
+    findings.push(host::clock_source());
+    findings.push(host::clock_rate(&config).await);
+    findings.push(host::files());
+    findings.push(host::watchdog(&config));
+    findings.extend(of_cluster(file, &config).await);
+
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
+    let sheet = Sheet {
+        title: Some(format!("{} in {}", config.name, config.scope)),
+        columns: COLUMNS.to_vec(),
+        rows: findings.iter().map(Finding::row).collect(),
+        footer: String::new(),
+    };
+    say(&sheet.show(args.format, Paper::stdout()))?;
+    Ok(ExitCode::from(match worst {
+        Level::Good => 0,
+        Level::Warning => 1,
+        Level::Critical => 2,
+    }))
+}
+
+/// What needs the store.
+async fn of_cluster(file: &Path, config: &Config) -> Vec<Finding> {
+    let unreachable = |why: String| {
+        vec![Finding::critical("etcd", why, "see that it runs, and that endpoints, TLS and login are right")]
+    };
+    let target = match Target::of_agent(file) {
+        Ok(target) => target,
+        Err(Failed(why)) => return unreachable(why),
+    };
+    let latency = match timeout(STORE_WITHIN, store::measure(&target)).await {
+        Ok(Ok(latency)) => latency,
+        Ok(Err(error)) => return unreachable(error.to_string()),
+        Err(_) => return unreachable(format!("it takes longer than {} s", STORE_WITHIN.as_secs())),
+    };
+    // A cluster that is yet to be made has no keys.
+    let view = target.view().await.unwrap_or_default();
+    let mut findings = vec![store::judge(latency, view.settings().ttl, &config.timing)];
+    findings.extend(of_members(&target, config, &view).await);
+    if view.members.contains_key(&config.name) {
+        findings.extend(server::look(config, view.members.len()).await);
+    } else {
+        findings.extend(ports(config).await);
+    }
+    findings
+}
+
+/// Whether the others' REST APIs can be reached from here: without them nobody is asked to vouch, or for its position.
+async fn of_members(target: &Target, config: &Config, view: &ClusterView) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, member) in view.members.iter().filter(|(name, _)| **name != config.name) {
+        let what = format!("REST API of {name}");
+        let advice = "open the port between the nodes, and see that restapi.connect_address is right there";
+        let Some(url) = member.record.api_url.as_deref() else {
+            findings.push(Finding::critical(what, "its record names none", advice));
+            continue;
+        };
+        let alive = at(url, "/liveness");
+        let asked = timeout(ALIVE_WITHIN, target.agents.request(Method::GET, &alive, None));
+        findings.push(match asked.await {
+            Ok(Ok(answer)) if answer.status.is_success() => Finding::good(what, url),
+            Ok(Ok(answer)) => {
+                Finding::warning(what, format!("{url}: status {}", answer.status), "see that agent's log")
+            }
+            Ok(Err(why)) => Finding::critical(what, format!("{url}: {why}"), advice),
+            Err(_) => Finding::critical(what, format!("{url}: no answer"), advice),
+        });
+    }
+    findings
+}
+
+/// Whether the ports are free, before there is an agent.
+async fn ports(config: &Config) -> Vec<Finding> {
+    let postgresql = config.postgresql.listen_addresses.split(',').map(str::trim);
+    let postgresql = postgresql.map(|host| if host == "*" { "0.0.0.0" } else { host });
+    let mut wanted: Vec<String> =
+        postgresql.map(|host| format!("{host}:{}", config.postgresql.port)).collect();
+    wanted.push(config.restapi.listen.to_string());
+    let mut findings = Vec::new();
+    for address in wanted {
+        let what = format!("port {address}");
+        findings.push(match TcpListener::bind(&address).await {
+            Ok(_) => Finding::good(what, "free"),
+            Err(error) => {
+                Finding::critical(what, error.to_string(), "stop what listens there, or take another port")
+            }
+        });
+    }
+    findings
+}
+
+/// The settings file of the agent here, where none was named.
+pub(crate) fn settings_file(named: Option<&PathBuf>) -> PathBuf {
+    named.cloned().unwrap_or_else(|| PathBuf::from(crate::target::DEFAULT_CONFIG))
+}
