@@ -13,13 +13,14 @@ use toml::Spanned;
 use super::check::positive;
 use super::problem::Problem;
 use super::raw::{
-    RawAgents, RawChecks, RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe, RawVerify, RawWhen,
+    RawAgents, RawChecks, RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe, RawWhen,
 };
+use super::tls::{self as tls_keys, Misfit};
 use super::{Checks, Cluster, Etcd, PatroniRest, Probe, Source, When};
 use crate::agents::Api;
 use crate::sources::Rhythm;
 use crate::sources::probe::Login;
-use crate::tls::{self, Identity, MinVersion, Originate, Part, Verify};
+use crate::tls::{self, MinVersion, Originate, Part};
 use crate::topology::Address;
 use crate::topology::freshness::OnStoreLoss;
 use crate::topology::rise_fall::Limits;
@@ -125,30 +126,21 @@ fn one_too_many(section: &str, at: Range<usize>) -> Problem {
 /// Whom agents that speak TLS are trusted by: the files are read, so that a bad one is told with its line.
 fn check_agents(section: &Spanned<RawAgents>) -> Result<Originate, Problem> {
     let raw = section.get_ref();
-    let ca = raw.cacert.as_ref().map(|file| file.get_ref().clone());
-    let verify = match (raw.verify.as_ref().map_or(RawVerify::Full, |verify| *verify.get_ref()), ca) {
-        (RawVerify::Full, Some(ca)) => Verify::Full(ca),
-        (RawVerify::Ca, Some(ca)) => Verify::Ca(ca),
-        (RawVerify::None, None) => Verify::Nothing,
-        (RawVerify::None, Some(_)) => {
+    let verify = match tls_keys::verify(raw.verify.as_ref(), &raw.cacert) {
+        Ok(verify) => verify,
+        Err(Misfit::OfNoUse) => {
             let at = raw.cacert.as_ref().map(Spanned::span);
             let text = "this is of no use with verify = \"none\"".to_owned();
             return Err(Problem { at, text, help: None });
         }
-        (RawVerify::Full | RawVerify::Ca, None) => {
+        Err(Misfit::Missing) => {
             return Err(Problem::at(section, "nothing says whom to trust")
                 .help("write `cacert`, the path of a PEM file, or verify = \"none\""));
         }
     };
-    let identity = match (&raw.cert, &raw.key) {
-        (Some(cert), Some(key)) => {
-            Some(Identity { cert: cert.get_ref().clone(), key: key.get_ref().clone() })
-        }
-        (None, None) => None,
-        (Some(one), None) | (None, Some(one)) => {
-            return Err(Problem::at(one, "`cert` and `key` belong together").help("write both or neither"));
-        }
-    };
+    let identity = tls_keys::identity(&raw.cert, &raw.key).map_err(|alone| {
+        Problem::at(alone, "`cert` and `key` belong together").help("write both or neither")
+    })?;
     let agents = Originate { verify, identity, min_version: MinVersion::Tls12 };
     match tls::load_for_rest(&agents) {
         Ok(_) => Ok(agents),

@@ -110,19 +110,49 @@ fn named(raw: &RawSni) -> Result<Named, Problem> {
 
 const NAMES: &str = "allowed: such as \"db.example.com\" or \"*.example.com\"";
 
+/// A file named by the settings, if it is.
+type File = Option<Spanned<PathBuf>>;
+
+/// Why what is to be verified does not fit the CA certificate that is given.
+pub(super) enum Misfit {
+    /// There is one, and nothing is verified.
+    OfNoUse,
+    /// There is none.
+    Missing,
+}
+
+/// What a peer's certificate is verified against.
+pub(super) fn verify(how: Option<&Spanned<RawVerify>>, ca: &File) -> Result<Verify, Misfit> {
+    let ca = ca.as_ref().map(|file| file.get_ref().clone());
+    match (how.map_or(RawVerify::Full, |how| *how.get_ref()), ca) {
+        (RawVerify::Full, Some(ca)) => Ok(Verify::Full(ca)),
+        (RawVerify::Ca, Some(ca)) => Ok(Verify::Ca(ca)),
+        (RawVerify::None, None) => Ok(Verify::Nothing),
+        (RawVerify::None, Some(_)) => Err(Misfit::OfNoUse),
+        (RawVerify::Full | RawVerify::Ca, None) => Err(Misfit::Missing),
+    }
+}
+
+/// What we show peers. The error is the file that has no other beside it.
+pub(super) fn identity<'f>(cert: &'f File, key: &'f File) -> Result<Option<Identity>, &'f Spanned<PathBuf>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => {
+            Ok(Some(Identity { cert: cert.get_ref().clone(), key: key.get_ref().clone() }))
+        }
+        (None, None) => Ok(None),
+        (Some(alone), None) | (None, Some(alone)) => Err(alone),
+    }
+}
+
 fn originate(raw: &RawTls) -> Result<Originate, Problem> {
-    let verify = raw.server_verify.as_ref().map_or(RawVerify::Full, |verify| *verify.get_ref());
-    let ca = raw.server_ca.as_ref().map(|file| file.get_ref().clone());
-    let verify = match (verify, ca) {
-        (RawVerify::Full, Some(ca)) => Verify::Full(ca),
-        (RawVerify::Ca, Some(ca)) => Verify::Ca(ca),
-        (RawVerify::None, None) => Verify::Nothing,
-        (RawVerify::None, Some(_)) => {
+    let verify = match verify(raw.server_verify.as_ref(), &raw.server_ca) {
+        Ok(verify) => verify,
+        Err(Misfit::OfNoUse) => {
             let at = span(raw.server_ca.as_ref());
             let text = "nothing is checked against this with server_verify = \"none\"".to_owned();
             return Err(Problem { at, text, help: Some("allowed: \"full\", \"ca\"".to_owned()) });
         }
-        (RawVerify::Full | RawVerify::Ca, None) => {
+        Err(Misfit::Missing) => {
             return Err(Problem::at(
                 &raw.mode,
                 "servers' certificates cannot be checked without `server_ca`",
@@ -130,14 +160,13 @@ fn originate(raw: &RawTls) -> Result<Originate, Problem> {
             .help("write `server_ca`, the path of a PEM file, or server_verify = \"none\""));
         }
     };
-    let identity = match (&raw.server_cert, &raw.server_key) {
-        (Some(cert), Some(key)) => {
-            Some(Identity { cert: cert.get_ref().clone(), key: key.get_ref().clone() })
-        }
-        (Some(cert), None) => return Err(Problem::at(cert, "server_cert needs server_key beside it")),
-        (None, Some(key)) => return Err(Problem::at(key, "server_key needs server_cert beside it")),
-        (None, None) => None,
-    };
+    let identity = identity(&raw.server_cert, &raw.server_key).map_err(|alone| {
+        let text = match &raw.server_cert {
+            Some(_) => "server_cert needs server_key beside it",
+            None => "server_key needs server_cert beside it",
+        };
+        Problem::at(alone, text)
+    })?;
     Ok(Originate { verify, identity, min_version: min_version(raw) })
 }
 
