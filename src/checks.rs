@@ -1,12 +1,14 @@
 //! Active checks of servers: whether PostgreSQL answers at its port at all. They corroborate what the store says and
 //! carry a proxy through the store's absence, when nobody tells that a replica has died. They take nobody's role away:
-//! a server that does not answer is passed over while another does.
+//! a server that does not answer is passed over while another does. A primary that sessions did not reach is asked until
+//! it answers, whatever the store says: `/readyz` tells of it, and no session may come any more to find out.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::NodeName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -31,6 +33,13 @@ pub(crate) async fn check(topology: TopologyRx, settings: Checks, tcp: Tcp, metr
             // What was found then is not known to hold now.
             picture.nodes.values().for_each(|node| node.set_answers(true));
             verdicts.clear();
+            if let Ok(primary) = &picture.primary
+                && primary.node.is_unreached()
+            {
+                let is_there = ask(primary, &settings, &tcp).await.is_ok();
+                metrics.checked(is_there);
+                sought(primary, is_there);
+            }
             continue;
         }
         let targets: Vec<_> = picture.replicas.iter().chain(&picture.primary).collect();
@@ -46,7 +55,20 @@ pub(crate) async fn check(topology: TopologyRx, settings: Checks, tcp: Tcp, metr
     }
 }
 
+/// Notes whether a server can be reached, where that is in question: of one that sessions did not reach, and of a
+/// primary, since no other takes its place. A replica has its number of failures.
+fn sought(target: &Target, is_there: bool) {
+    let is_primary = target.reign.is_some();
+    match (target.node.is_unreached(), is_there) {
+        (true, true) => target.node.welcome(),
+        (true, false) => target.node.shun(Tick::now()),
+        (false, false) if is_primary => target.node.shun(Tick::now()),
+        (false, _) => {}
+    }
+}
+
 fn note(picture: &Topology, target: &Target, verdict: &mut RiseFall, answer: Result<(), String>) {
+    sought(target, answer.is_ok());
     let (was_up, is_up) = (verdict.is_up(), verdict.note(answer.is_ok()));
     target.node.set_answers(is_up);
     match (was_up, is_up, answer) {

@@ -15,25 +15,32 @@ fn packaging(file: &str) -> PathBuf {
 #[derive(Clone, Copy)]
 enum Server {
     Answers(u16),
+    /// Takes the connection and ends it without a word.
+    Ends,
     /// Takes the connection and says nothing.
     Hangs,
 }
 
-fn serve(server: Server) -> SocketAddr {
+/// A server that does these one after the other, for requests of /readyz.
+fn serve(deeds: &'static [Server]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     std::thread::spawn(move || {
-        let (mut client, _) = listener.accept().expect("a client");
-        let mut request = [0; 1024];
-        let asked = client.read(&mut request).expect("a request");
-        assert!(request[..asked].starts_with(b"GET /readyz HTTP/"), "not what /readyz is asked with");
-        match server {
-            Server::Answers(status) => {
-                let answer = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                client.write_all(answer.as_bytes()).expect("answers");
+        for deed in deeds {
+            let (mut client, _) = listener.accept().expect("a client");
+            let mut request = [0; 1024];
+            let asked = client.read(&mut request).expect("a request");
+            assert!(request[..asked].starts_with(b"GET /readyz"), "not what /readyz is asked with");
+            match deed {
+                Server::Answers(status) => {
+                    let answer =
+                        format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                    client.write_all(answer.as_bytes()).expect("answers");
+                }
+                Server::Ends => {}
+                // Ends when the client has given up.
+                Server::Hangs => drop(client.read(&mut request)),
             }
-            // Ends when the client has given up.
-            Server::Hangs => drop(client.read(&mut request)),
         }
     });
     address
@@ -42,7 +49,7 @@ fn serve(server: Server) -> SocketAddr {
 /// The exit code of the check script, with the programs in `path`.
 fn check(address: SocketAddr, path: &str) -> Option<i32> {
     let mut script = Command::new("/bin/sh");
-    script.arg(packaging("keepalived/check-pgvane.sh")).arg(format!("http://{address}/readyz"));
+    script.arg(packaging("keepalived/check-pgvane.sh")).arg("readyz").arg(format!("http://{address}"));
     // A proxy for the web must not be asked.
     script.env("PATH", path).env("http_proxy", "http://127.0.0.1:1");
     script.output().expect("runs").status.code()
@@ -51,13 +58,21 @@ fn check(address: SocketAddr, path: &str) -> Option<i32> {
 #[test]
 fn the_check_script_tells_ready_from_everything_else() {
     let path = std::env::var("PATH").expect("a PATH");
-    assert_eq!(check(serve(Server::Answers(200)), &path), Some(0));
-    for status in [503, 404, 302, 204] {
-        assert_eq!(check(serve(Server::Answers(status)), &path), Some(1), "{status}");
+    assert_eq!(check(serve(&[Server::Answers(200)]), &path), Some(0));
+    for bad in [
+        &[Server::Answers(503); 2],
+        &[Server::Answers(404); 2],
+        &[Server::Answers(302); 2],
+        &[Server::Answers(204); 2],
+        &[Server::Ends; 2],
+    ] {
+        assert_eq!(check(serve(bad), &path), Some(1));
     }
+    // The answer ends with the version that gave it; the next one has another.
+    assert_eq!(check(serve(&[Server::Ends, Server::Answers(200)]), &path), Some(0));
     let began = Instant::now();
-    assert_eq!(check(serve(Server::Hangs), &path), Some(1));
-    assert!(began.elapsed() < Duration::from_secs(5), "keepalived would have had to kill it");
+    assert_eq!(check(serve(&[Server::Hangs; 2]), &path), Some(1));
+    assert!(began.elapsed() < Duration::from_secs(4), "keepalived would have had to kill it");
     let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     assert_eq!(check(gone, &path), Some(1));
     assert_eq!(check(gone, "/nowhere"), Some(1), "without curl and wget nobody is ready");
@@ -70,7 +85,9 @@ fn the_check_script_may_be_run() {
     let mode = fs::metadata(&script).expect("is there").permissions().mode();
     assert_eq!(mode & 0o111, 0o111, "{mode:o}");
     let keepalived = fs::read_to_string(packaging("keepalived/keepalived.conf")).expect("reads");
-    assert!(keepalived.contains("script \"/etc/keepalived/check-pgvane.sh\""));
+    for what in ["livez", "readyz"] {
+        assert!(keepalived.contains(&format!("script \"/etc/keepalived/check-pgvane.sh {what}\"")), "{what}");
+    }
 }
 
 /// The lines of a unit that begin with `key`.

@@ -76,3 +76,27 @@ async fn nobody_is_checked_while_the_store_answers() {
     cluster.proxy_side.set_available(true);
     proxy.until_metric(&answers("pg2"), 1.0).await;
 }
+
+#[tokio::test]
+async fn a_primary_out_of_reach_is_told_of_until_it_answers_again() {
+    let (cluster, server) = served().await;
+    let admin = "[admin]\nlisten = [\"127.0.0.1:0\"]\nready_grace = \"300ms\"\n".to_owned();
+    let checks = "checks = { interval = \"20ms\", timeout = \"100ms\" }";
+    let proxy = Proxy::start(&cluster, checks, &[admin, listener("primary", "hold_timeout = \"50ms\"")]);
+    proxy.until_serving().await;
+    let address = server.leave().await;
+    assert_eq!(proxy.get("/readyz").await.0, 200, "nobody has found out");
+    // Told while it waits: the grace runs out without an event.
+    let told = proxy.get("/readyz?wait=20s");
+    let client = async {
+        let mut client = Client::connect(proxy.addresses[0]).await;
+        client.say_hello().await;
+        client.welcome().await;
+    };
+    let ((status, why), ()) = proxy_support::soon("the answer", async { tokio::join!(told, client) }).await;
+    assert_eq!(status, 503);
+    assert!(why.starts_with("cluster main: the primary pg1 cannot be reached from here (for "), "{why}");
+    // It is back, and no client comes to find out.
+    let _back = Server::start_at("pg1", Manner::Serve, address).await;
+    proxy.until_metric("pgvane_ready", 1.0).await;
+}

@@ -36,6 +36,27 @@ async fn a_drain_lets_sessions_finish_and_takes_no_new_ones() {
 }
 
 #[tokio::test]
+async fn who_waits_for_bad_news_has_them_at_once() {
+    let (cluster, _server) = served().await;
+    let proxy = Proxy::for_writes(&cluster, "");
+    proxy.until_serving().await;
+    assert_eq!(proxy.get("/readyz?wait=30ms").await, (200, "ready\n".to_owned()));
+    assert_eq!(proxy.get("/livez?wait=30ms").await, (200, "alive\n".to_owned()));
+    for wrong in ["/readyz?wait=soon", "/livez?wait=-1", "/readyz?hold=1s"] {
+        assert_eq!(proxy.get(wrong).await.0, 400, "{wrong}");
+    }
+    // Longer than anything here may take.
+    let told = proxy.get("/readyz?wait=50s");
+    let drained = async {
+        // Let the question come first; the answer is the same if it does not.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        proxy.shutdown.drain.cancel();
+    };
+    let (told, ()) = soon("the answer", async { tokio::join!(told, drained) }).await;
+    assert_eq!(told, (503, "the proxy is draining\n".to_owned()));
+}
+
+#[tokio::test]
 async fn what_outlives_the_drain_time_is_cut() {
     let (cluster, _server) = served().await;
     let drain = "[drain]\nnotice = \"1ms\"\ntimeout = \"50ms\"\n";

@@ -2,7 +2,9 @@
 //! `/events` for everybody; what shows clients or changes something for those who may.
 
 mod command;
+mod health;
 mod live;
+mod news;
 mod page;
 mod readiness;
 mod socket;
@@ -105,8 +107,8 @@ async fn serve_tcp(admin: Arc<Admin>, listener: TcpListener, stop: CancellationT
 /// What everybody may see.
 fn open_routes() -> Router<Arc<Admin>> {
     Router::new()
-        .route("/livez", get(async || "alive\n"))
-        .route("/readyz", get(readyz))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics))
         .route("/topology", get(topology))
         .route("/events", get(live::events))
@@ -154,13 +156,6 @@ pub(crate) async fn upkeep(admin: Arc<Admin>, stop: CancellationToken) {
         }
         admin.refresh();
         admin.metrics.upkeep();
-    }
-}
-
-async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.readiness() {
-        Ok(()) => "ready\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 

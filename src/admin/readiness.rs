@@ -35,6 +35,16 @@ pub(super) fn readiness(topology: &Topology, writes: bool, grace: Duration, now:
         (Err(why), Some(since)) if writes && now.since(since) > grace => {
             Err(format!("cluster {cluster}: {why} (for {} s)", now.since(since).as_secs()))
         }
+        // It leads, and the way to it is cut from here: the other proxy may have one.
+        (Ok(primary), _) if writes => match primary.node.unreached_for(now, grace) {
+            Some(time) if time > grace => {
+                let (name, seconds) = (&primary.name, time.as_secs());
+                Err(format!(
+                    "cluster {cluster}: the primary {name} cannot be reached from here (for {seconds} s)"
+                ))
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
@@ -82,6 +92,19 @@ mod tests {
         assert!(ready(|t, _| t.standing = Standing::Lost).is_err());
         assert!(ready(|t, _| t.standing = Standing::NeverSeen).is_err());
         assert_eq!(ready(|t, _| t.standing = Standing::Vouched), Ok(()));
+    }
+
+    #[test]
+    fn a_primary_that_cannot_be_reached_makes_it_unready_after_the_grace() {
+        let failing = |t: &mut Topology, now: Tick, since, last| {
+            let node = &t.primary.as_ref().expect("a primary").node;
+            node.shun(now - Duration::from_secs(since));
+            node.shun(now - Duration::from_secs(last));
+        };
+        assert_eq!(ready(|t, now| failing(t, now, 29, 1)), Ok(()));
+        let why = ready(|t, now| failing(t, now, 31, 1)).expect_err("too long");
+        assert_eq!(why, "cluster main: the primary pg1 cannot be reached from here (for 31 s)");
+        assert_eq!(ready(|t, now| failing(t, now, 90, 31)), Ok(()), "nobody has tried of late");
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub struct Node {
     sessions: AtomicUsize,
     shunned_until: AtomicU64,
     next_probe: AtomicU64,
+    /// The first of the failures since it answered last, and the latest one, in nanoseconds of [`Tick`]; 0: none.
+    failing_since: AtomicU64,
+    failed_last: AtomicU64,
     recovered: Notify,
     /// Sessions that wait for a place here.
     waiting: AtomicUsize,
@@ -104,11 +107,32 @@ impl Node {
 
     /// Notes that it refused or did not answer.
     pub fn shun(&self, now: Tick) {
+        let nanos = now.as_nanos();
         self.shunned_until.store((now + SHUN_FOR).as_nanos(), Ordering::Relaxed);
+        // Whoever is first to fail has it.
+        let _ = self.failing_since.compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed);
+        self.failed_last.store(nanos, Ordering::Relaxed);
+    }
+
+    /// How long nobody has reached it, if somebody has tried, and again within the last `fresh`.
+    pub fn unreached_for(&self, now: Tick, fresh: Duration) -> Option<Duration> {
+        let (since, last) =
+            (self.failing_since.load(Ordering::Relaxed), self.failed_last.load(Ordering::Relaxed));
+        let ago = |nanos| Duration::from_nanos(now.as_nanos().saturating_sub(nanos));
+        (since != 0 && ago(last) <= fresh).then(|| ago(since))
+    }
+
+    /// Whether the last who tried did not reach it.
+    pub fn is_unreached(&self) -> bool {
+        self.failing_since.load(Ordering::Relaxed) != 0
     }
 
     /// Notes that it answered, and tells those who wait for that.
     pub fn welcome(&self) {
+        // Read first: this is done for every session, and it is seldom anything but zero.
+        if self.failing_since.load(Ordering::Relaxed) != 0 {
+            self.failing_since.store(0, Ordering::Relaxed);
+        }
         if self.shunned_until.swap(0, Ordering::Relaxed) != 0 {
             self.recovered.notify_waiters();
         }
@@ -172,5 +196,24 @@ impl Drop for Queueing {
         for node in &self.0 {
             node.waiting.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_unreached_from_the_first_failure_until_somebody_reaches_it_or_nobody_tries() {
+        let (node, fresh, second) = (Node::default(), Duration::from_secs(30), Duration::from_secs(1));
+        let first = Tick::now() + 1000 * second;
+        assert_eq!((node.unreached_for(first, fresh), node.is_unreached()), (None, false));
+        node.shun(first);
+        node.shun(first + 10 * second);
+        assert_eq!(node.unreached_for(first + 11 * second, fresh), Some(11 * second));
+        assert_eq!(node.unreached_for(first + 41 * second, fresh), None, "that is not known any more");
+        assert!(node.is_unreached());
+        node.welcome();
+        assert_eq!((node.unreached_for(first + 11 * second, fresh), node.is_unreached()), (None, false));
     }
 }

@@ -56,7 +56,11 @@ pub(crate) fn add_proxy(
     of_cluster: &str,
     of_port: &str,
 ) -> usize {
-    let more = MoreSettings { cluster: of_cluster.to_owned(), primary: of_port.to_owned() };
+    let more = MoreSettings {
+        cluster: of_cluster.to_owned(),
+        primary: of_port.to_owned(),
+        ..MoreSettings::default()
+    };
     playground.add_proxy(etcd, more).expect("the proxy starts")
 }
 

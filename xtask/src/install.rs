@@ -69,6 +69,7 @@ enum Part {
     Namespaces,
     Faketime,
     Prometheus,
+    Keepalived,
 }
 
 impl Part {
@@ -84,6 +85,7 @@ impl Part {
             Part::Namespaces => "nftables and iproute2",
             Part::Faketime => "libfaketime",
             Part::Prometheus => "Prometheus with promtool",
+            Part::Keepalived => "Keepalived and curl",
         }
     }
 
@@ -100,6 +102,8 @@ impl Part {
             Part::Namespaces => &["iproute2", "nftables", "util-linux", "mount", "e2fsprogs"],
             Part::Faketime => &["libfaketime"],
             Part::Prometheus => &["prometheus"],
+            // The check script asks with curl.
+            Part::Keepalived => &["keepalived", "curl"],
         }
     }
 }
@@ -171,6 +175,11 @@ pub fn prometheus() -> Result<Prometheus, InstallError> {
     let server = program(Part::Prometheus, "prometheus", || found_anywhere("promtool").is_some())?;
     let missing = || InstallError::StillMissing(Part::Prometheus.name().to_owned());
     Ok(Prometheus { server, promtool: found_anywhere("promtool").ok_or_else(missing)? })
+}
+
+/// Keepalived, which moves the address of a pair of proxies.
+pub fn keepalived() -> Result<PathBuf, InstallError> {
+    program(Part::Keepalived, "keepalived", || found_anywhere("curl").is_some())
 }
 
 /// What makes and cuts networks and disks for drills: all of it, or an error.

@@ -136,6 +136,16 @@ impl Clients {
         Ok(clients)
     }
 
+    /// Starts one more writer, at an address that moves between hosts; answers its number. It counts to no proxy.
+    pub fn also_write(&mut self, server: SocketAddr, write_every: Duration) -> usize {
+        let client = self.proxies.len();
+        let mut config = config(server);
+        // As clients of such an address must: who waits for an answer sends nothing, and so learns of no move.
+        config.keepalives_idle(Duration::from_secs(1)).keepalives_interval(Duration::from_secs(1));
+        self.tasks.spawn(write(config, client, write_every, Arc::clone(&self.shared)));
+        client
+    }
+
     fn ask_inside(
         &self,
         namespace: &Path,

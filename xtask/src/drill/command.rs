@@ -4,14 +4,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::Drill;
 use super::fault::Kind;
+use super::pair::{self, PairEvent, PairPlan};
 use super::play::{self, Plan, Sync};
 use super::rows::{self, Measurement};
+use crate::install::Servers;
 use crate::playground::network;
+use crate::programs::Programs;
 use crate::{install, programs};
 
 /// How drills in namespaces are asked for.
@@ -42,11 +45,15 @@ pub struct DrillArgs {
     #[arg(long, conflicts_with_all = ["seed", "duration", "incidents", "only"])]
     rows: bool,
     /// How often each event is measured.
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "rows")]
+    #[arg(long, value_name = "N", default_value_t = 5)]
     runs: u32,
     /// Only these events.
     #[arg(long, value_name = "EVENT", value_delimiter = ',', requires = "rows")]
     events: Vec<Drill>,
+    /// Instead: two proxies behind a virtual address, and what becomes of its clients in these events, or in all.
+    #[arg(long, value_name = "EVENT", value_delimiter = ',', num_args = 0..,
+          conflicts_with_all = ["seed", "duration", "incidents", "only", "rows"])]
+    pair: Option<Vec<PairEvent>>,
     /// Keep data and logs, and say where.
     #[arg(long)]
     keep: bool,
@@ -61,6 +68,9 @@ pub fn main(args: &DrillArgs) -> Result<(), String> {
     let programs = programs::build().map_err(|e| e.to_string())?;
     let begun = Instant::now();
     let say = move |line: &str| eprintln!("[{:7.1} s] {line}", begun.elapsed().as_secs_f64());
+    if let Some(events) = &args.pair {
+        return pair(args, events, &programs, &servers, say);
+    }
     if args.rows {
         let mut all = Vec::new();
         for sync in &args.sync {
@@ -98,6 +108,26 @@ pub fn main(args: &DrillArgs) -> Result<(), String> {
         0 => Ok(()),
         count => Err(format!("{count} promises were broken; replay with --seed {seed}")),
     }
+}
+
+/// The drill of the pair.
+fn pair(
+    args: &DrillArgs,
+    events: &[PairEvent],
+    programs: &Programs,
+    servers: &Servers,
+    say: impl Fn(&str) + Send + std::marker::Sync + 'static,
+) -> Result<(), String> {
+    let keepalived = install::keepalived().map_err(|e| e.to_string())?;
+    let events = if events.is_empty() { PairEvent::value_variants() } else { events };
+    let plan = PairPlan { events: events.to_vec(), runs: args.runs, ttl: args.ttl, keep: args.keep };
+    let report = pair::run(plan, programs, servers, &keepalived, say).map_err(|e| e.to_string())?;
+    save(args.json.as_deref(), &report)?;
+    print(&report.table());
+    if report.lost_rows == 0 && report.intrusions.is_empty() && report.dual_primary_ms == 0.0 {
+        return Ok(());
+    }
+    Err(format!("promises were broken: {:?}", report.intrusions))
 }
 
 fn print(text: &str) {

@@ -178,11 +178,13 @@ impl Ledger {
 
     /// Whether each of the first `clients` writers has had a write acknowledged that was begun after `since`.
     pub fn all_served(&self, clients: usize, since: Instant) -> bool {
-        let is_served = |client| {
-            let writes = self.writes.iter().rev().take_while(|write| write.at > since);
-            writes.into_iter().any(|write| write.client == client && write.done.from > since)
-        };
-        (0..clients).all(is_served)
+        (0..clients).all(|client| self.is_served(client, since))
+    }
+
+    /// Whether this writer has had a write acknowledged that was begun after `since`.
+    pub fn is_served(&self, client: usize, since: Instant) -> bool {
+        let writes = self.writes.iter().rev().take_while(|write| write.at > since);
+        writes.into_iter().any(|write| write.client == client && write.done.from > since)
     }
 
     /// Acknowledged writes that are not among `survivors`.

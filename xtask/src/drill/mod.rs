@@ -7,6 +7,7 @@ pub mod clients;
 pub mod command;
 pub mod fault;
 pub mod ledger;
+pub mod pair;
 pub mod play;
 pub mod reigns;
 pub mod rows;

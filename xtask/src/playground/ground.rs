@@ -122,7 +122,7 @@ impl Ground {
                 Ok(ProxyGround {
                     primary: at(5432),
                     replica: at(5433),
-                    admin: at(8432),
+                    admin: at(8009),
                     place: network.place(&name),
                 })
             }

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod sweep;
+pub mod vip;
 
 use std::io;
 use std::net::SocketAddr;
@@ -84,6 +85,8 @@ pub struct Options {
     pub settings: AgentSettings,
     /// What each node's agent is told besides, `pg1` first.
     pub more: Vec<MoreOfNode>,
+    /// What the proxies are told besides.
+    pub proxy: MoreSettings,
     /// What the cluster begins as a standby cluster of.
     pub follows: Option<Followed>,
 }
@@ -140,6 +143,7 @@ impl Default for Options {
             dcs: String::new(),
             settings: AgentSettings::default(),
             more: vec![],
+            proxy: MoreSettings::default(),
             follows: None,
         }
     }
@@ -278,13 +282,14 @@ impl Playground {
     fn start_proxies(&mut self, options: &Options, ground: &mut Ground) -> Result<(), PlaygroundError> {
         for number in 1..=options.proxies {
             let ProxyGround { primary, replica, admin, place } = ground.proxy(number)?;
+            let more = options.proxy.clone();
             let options = ProxyOptions {
                 name: format!("proxy{number}"),
                 etcd: self.etcd.clients(),
                 primary,
                 replica,
                 admin,
-                more: MoreSettings::default(),
+                more,
                 place,
             };
             self.proxies.push(Proxy::start(&self.home, options)?);

@@ -12,12 +12,20 @@ use super::account::Account;
 pub struct Place {
     namespace: Option<PathBuf>,
     environment: Vec<(&'static str, OsString)>,
+    as_root: bool,
 }
 
 impl Place {
     /// In the network namespace that this file names.
     pub(crate) fn in_namespace(namespace: PathBuf) -> Place {
-        Place { namespace: Some(namespace), environment: Vec::new() }
+        Place { namespace: Some(namespace), ..Place::default() }
+    }
+
+    /// The same place, where what is started stays root, as what changes addresses must.
+    #[must_use]
+    pub(super) fn kept_by_root(mut self) -> Place {
+        self.as_root = true;
+        self
     }
 
     /// The same place, with this in the environment of what is started.
@@ -38,6 +46,7 @@ impl Place {
 
     /// A command that starts `program` here as `account`, and becomes it: its process id is the program's.
     pub(super) fn command(&self, program: &Path, account: Option<&Account>) -> Command {
+        let account = account.filter(|_| !self.as_root);
         let mut words = Vec::new();
         if let Some(namespace) = &self.namespace {
             words.extend([OsString::from("nsenter"), joined("--net=", namespace)]);

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::Child;
 
 use super::PlaygroundError;
@@ -109,6 +109,13 @@ impl Running {
         // Not reaped yet, so the id cannot be another's.
         if self.is_running() {
             let _ = kill_process(self.pid, signal);
+        }
+    }
+
+    /// Sends `signal` to it and to all it started that are still of its process group.
+    pub(super) fn signal_group(&mut self, signal: Signal) {
+        if self.is_running() {
+            let _ = kill_process_group(self.pid, signal);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One `pgvane` between clients and nodes.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct ProxyOptions {
 /// What a proxy is told beyond addresses; nothing unless given.
 #[derive(Clone, Debug, Default)]
 pub struct MoreSettings {
+    /// Keys of `[admin]`, then whole tables.
+    pub admin: String,
     /// Keys of the cluster's section.
     pub cluster: String,
     /// Keys of the section of the port for writes, then tables below it.
@@ -77,6 +79,11 @@ impl Proxy {
         self.process.ended_within(limit).await
     }
 
+    /// Waits for its end; `false`: it still runs after `limit`.
+    pub async fn ended_within(&mut self, limit: Duration) -> bool {
+        self.process.ended_within(limit).await
+    }
+
     /// What it was started with.
     pub fn options(&self) -> &ProxyOptions {
         &self.options
@@ -114,11 +121,17 @@ impl Proxy {
 fn settings(options: &ProxyOptions, socket: &Path) -> String {
     let socket = socket.display();
     let ProxyOptions { etcd, primary, replica, admin, more, .. } = options;
-    let MoreSettings { cluster: of_cluster, primary: of_primary } = more;
+    let MoreSettings { admin: of_admin, cluster: of_cluster, primary: of_primary } = more;
+    // On a host of its own everywhere, as by default: the address of a pair comes and goes.
+    let here = |address: &SocketAddr| match options.place.namespace() {
+        Some(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())),
+        None => *address,
+    };
+    let [primary, replica, admin] = [primary, replica, admin].map(here);
     let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
     let endpoints = endpoints.join(", ");
     format!(
-        "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n\n\
+        "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n{of_admin}\n\
          [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\nendpoints = [{endpoints}]\n\n\
          [[listener]]\nrole = \"primary\"\ncluster = \"{SCOPE}\"\nlisten = [\"{primary}\"]\n{of_primary}\n\
          [[listener]]\nrole = \"replica\"\ncluster = \"{SCOPE}\"\nlisten = [\"{replica}\"]\n"

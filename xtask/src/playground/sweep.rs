@@ -26,6 +26,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 const SERVERS: &[&str] = &[
     "etcd",
     "initdb",
+    "keepalived",
     "pg_basebackup",
     "pg_controldata",
     "pg_ctl",

@@ -23,7 +23,7 @@ use crate::install;
 const NAMES: &str = "/run/netns";
 
 /// The interface of every part.
-const INTERFACE: &str = "net0";
+pub(super) const INTERFACE: &str = "net0";
 
 /// Who watches from the bridge itself: clients, and whoever asks for health.
 const OBSERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
