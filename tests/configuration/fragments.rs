@@ -31,9 +31,10 @@ fn blocks<'p>(page: &'p str, language: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut lines = page.lines().enumerate();
     while let Some((at, line)) = lines.next() {
-        if line.strip_prefix("```").is_some_and(|of| of == language) {
+        // It may stand in a list.
+        if line.trim_start().strip_prefix("```").is_some_and(|of| of == language) {
             let inside: Vec<&'p str> =
-                lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```").collect();
+                lines.by_ref().map(|(_, line)| line.trim_start()).take_while(|line| *line != "```").collect();
             blocks.push((at + 1, inside.join("\n")));
         }
     }
