@@ -11,8 +11,9 @@ const EXAMPLE: &str = include_str!("../agent.toml.example");
 
 /// Whether a commented line is a setting or a table rather than prose: `#key = ...`, `#[table]`, `#  "item",`.
 fn is_commented_setting(line: &str) -> bool {
+    // `#:schema` is for editors.
     line.strip_prefix('#')
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(' ') || rest.starts_with("  \""))
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with([' ', ':']) || rest.starts_with("  \""))
 }
 
 /// The example with the commented settings that `keep` chooses put into force.
