@@ -104,6 +104,26 @@ fn commands_that_are_named_exist() {
 }
 
 #[test]
+fn variables_that_are_named_exist() {
+    let mut manual = Manual::new();
+    let helps = ["pgvanectl", "pgvanectl proxy"].map(|words| {
+        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        manual.help(&words).expect("helps").to_owned()
+    });
+    let mut named = 0;
+    for page in pages() {
+        for variable in
+            page.quoted().filter(|quoted| quoted.starts_with("PGVANECTL_") && !quoted.ends_with('.'))
+        {
+            let is_known = helps.iter().any(|help| help.contains(&format!("[env: {variable}=")));
+            assert!(is_known, "{} names {variable}", page.file.display());
+            named += 1;
+        }
+    }
+    assert!(named > 5, "{named} variables");
+}
+
+#[test]
 fn what_is_not_there_is_found() {
     for line in
         ["pgvanectl lsit", "pgvanectl switchover --dryrun", "pgvanectl proxy darin", "cargo xtask dmeo"]
