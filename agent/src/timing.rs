@@ -23,7 +23,8 @@ pub const MAX_CLOCK_DRIFT_PPM: u32 = 500_000;
 /// Margin beside the drift: timer granularity and the store's own rounding.
 const FIXED_MARGIN: Duration = Duration::from_millis(50);
 
-const DEFAULT_GUARD_BUDGET: Duration = Duration::from_millis(300);
+/// Time the guard has to end every PostgreSQL process unless told otherwise.
+pub const DEFAULT_GUARD_BUDGET: Duration = Duration::from_millis(300);
 
 /// Values an operator set instead of the derived ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

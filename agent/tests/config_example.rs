@@ -1,15 +1,19 @@
 //! agent.toml.example is read by the program itself, says the defaults it claims, and documents every key.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use pgvane_agent::config::{Config, parse};
+use pgvane_agent::config::{Config, parse, schema};
+use pgvane_agent::reload::Change;
+use serde_json::Value;
 
 const EXAMPLE: &str = include_str!("../agent.toml.example");
 
 /// Whether a commented line is a setting or a table rather than prose: `#key = ...`, `#[table]`, `#  "item",`.
 fn is_commented_setting(line: &str) -> bool {
+    // `#:schema` is for editors.
     line.strip_prefix('#')
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(' ') || rest.starts_with("  \""))
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with([' ', ':']) || rest.starts_with("  \""))
 }
 
 /// The example with the commented settings that `keep` chooses put into force.
@@ -59,7 +63,9 @@ fn commented_defaults_are_the_defaults() {
         "#pre_promote",
         "#before_stop",
         "#[postgresql.rewind]",
-        "#sslmode",
+        "#ssl",
+        "#gssencmode",
+        "#channel_binding",
         "#work_mem",
         "#restore_command",
         "#pg_ctl =",
@@ -103,8 +109,8 @@ fn commented_defaults_are_the_defaults() {
     assert_eq!(read(&explicit), read(EXAMPLE));
 }
 
-#[test]
-fn every_key_it_shows_is_known() {
+/// The example with every line in force, and all it names in a directory that is answered too.
+fn whole() -> (tempfile::TempDir, Config) {
     // A directory with a `postgres` and certificates makes every line valid at once.
     let dir = tempfile::tempdir().expect("a directory");
     let files = ["postgres", "etcd-ca.pem", "etcd-client.pem", "etcd-client.key", "rest.pem", "rest.key"];
@@ -117,6 +123,12 @@ fn every_key_it_shows_is_known() {
     // Fields of its own has only a line of JSON, which is the other format.
     let all = all.replace("format = \"text\"", "format = \"patroni-json\"");
     let config = read(&all);
+    (dir, config)
+}
+
+#[test]
+fn every_key_it_shows_is_known() {
+    let (_dir, config) = whole();
     assert_eq!(config.bootstrap.users[0].name, "app");
     assert_eq!(config.timing.clock_drift_ppm, Some(pgvane_agent::timing::DEFAULT_CLOCK_DRIFT_PPM));
     assert_eq!(config.guard.socket, Path::new("/run/pgvane/guard.sock"));
@@ -124,4 +136,40 @@ fn every_key_it_shows_is_known() {
     assert_eq!(config.tags.0.len(), 3);
     assert_eq!(config.postgresql.replica_methods.len(), 2);
     assert!(config.restapi.tls.is_some() && config.log.file.is_some());
+}
+
+/// The keys that the schema marks as needing a restart, as `section.key`.
+fn marked(root: &Value, schema: &Value, path: &str, all: bool, into: &mut BTreeSet<String>) {
+    let is_marked = |schema: &Value| schema["x-restart"] == true;
+    let all = all || is_marked(schema);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let reference = property["$ref"].as_str().or_else(|| property["allOf"][0]["$ref"].as_str());
+        let path = format!("{path}{name}");
+        match reference.and_then(|reference| reference.rsplit('/').next()) {
+            Some(name) => marked(root, &root["definitions"][name], &format!("{path}."), all, into),
+            None if all || is_marked(property) => {
+                into.insert(path);
+            }
+            None => {}
+        }
+    }
+}
+
+/// Everything is changed at once: what a running agent keeps as it was is what the reference says needs a restart.
+#[test]
+fn what_needs_a_restart_is_what_is_kept() {
+    let before = "name = 'other'\nscope = 'other'\nnamespace = 'other'\netcd.endpoints = ['h:1']\netcd.discover = true\n\
+                  restapi = { listen = '127.0.0.1:1', connect_address = 'h:2' }\n[postgresql]\ndata_dir = 'other'\n\
+                  listen = '*:1'\nconnect_address = 'h:3'\nconfig_base_name = 'other'\nsuperuser.password = 'p'\n\
+                  replication.password = 'p'\n";
+    let (_dir, after) = whole();
+    let change = Change::between(&read(before), after);
+    let kept: BTreeSet<String> = change.kept.into_iter().collect();
+    let schema = schema();
+    let mut needs_restart = BTreeSet::new();
+    marked(&schema, &schema, "", false, &mut needs_restart);
+    // It is told by the certificate beside it.
+    needs_restart.remove("etcd.key");
+    assert_eq!(kept, needs_restart);
+    assert!(change.changed.len() > 50, "{:?}", change.changed);
 }

@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use pgvane_cluster::settings_file::{self, Interval, Loaded, SettingsError};
-use toml::Spanned;
+use pgvane_cluster::settings_file::{self, Interval, Loaded, SettingsError, Spanned};
 
 use super::cluster::check_cluster;
+use super::default;
 use super::listener::{check_listeners, endpoint};
 use super::problem::Problem;
 use super::raw::{RawAdmin, RawConfig, RawLog, RawLogFormat, RawTcp};
@@ -17,9 +17,8 @@ use crate::endpoint::Endpoint;
 use crate::telemetry;
 
 const SECOND: Duration = Duration::from_secs(1);
-const ADMIN_PORT: u16 = 8009;
-const MAX_WORKERS: usize = 1024;
-const MIN_TOKEN: usize = 16;
+pub(super) const MAX_WORKERS: usize = 1024;
+pub(super) const MIN_TOKEN: usize = 16;
 
 /// Reads and checks the file at `path`.
 pub fn load(path: &Path) -> Result<Config, SettingsError> {
@@ -29,6 +28,11 @@ pub fn load(path: &Path) -> Result<Config, SettingsError> {
 /// Checks the `text` of `file`.
 pub fn parse(file: &str, text: &str) -> Result<Config, SettingsError> {
     settings_file::parse(file, text).and_then(checked)
+}
+
+/// The JSON schema of the file.
+pub fn schema() -> serde_json::Value {
+    settings_file::document::<RawConfig>("proxy.toml: the settings of pgvane")
 }
 
 fn checked(loaded: Loaded<RawConfig>) -> Result<Config, SettingsError> {
@@ -57,9 +61,9 @@ fn check(raw: RawConfig) -> Result<Config, Problem> {
         admin: check_admin(raw.admin)?,
         workers: check_workers(raw.process.workers.as_ref())?,
         drain: Drain {
-            notice: or(raw.drain.notice, Duration::ZERO),
-            timeout: or(raw.drain.timeout, 30 * SECOND),
-            handed_over: or(raw.drain.handed_over, Duration::from_mins(10)),
+            notice: or(raw.drain.notice, default::DRAIN_NOTICE),
+            timeout: or(raw.drain.timeout, default::DRAIN_TIMEOUT),
+            handed_over: or(raw.drain.handed_over, default::DRAIN_HANDED_OVER),
         },
         tcp: check_tcp(&raw.tcp)?,
         listeners: check_listeners(raw.listener, &clusters)?,
@@ -79,9 +83,9 @@ fn check_admin(raw: RawAdmin) -> Result<Admin, Problem> {
     Ok(Admin {
         listen: match &raw.listen {
             Some(addresses) => addresses.iter().map(address).collect::<Result<_, _>>()?,
-            None => vec![(Ipv4Addr::LOCALHOST, ADMIN_PORT).into()],
+            None => vec![(Ipv4Addr::LOCALHOST, default::ADMIN_PORT).into()],
         },
-        ready_grace: or(raw.ready_grace, 30 * SECOND),
+        ready_grace: or(raw.ready_grace, default::READY_GRACE),
         socket: raw.socket.map(Spanned::into_inner),
         token: raw.token.map(Spanned::into_inner),
     })
@@ -145,7 +149,7 @@ fn check_log(raw: RawLog) -> Result<Log, Problem> {
                 .help("allowed: error, warn, info, debug, trace, or directives such as info,pgvane=debug"));
         }
         Some(level) => level.into_inner(),
-        None => "info".to_owned(),
+        None => default::LOG_LEVEL.to_owned(),
     };
     Ok(Log { format, level })
 }
@@ -167,13 +171,13 @@ fn check_tcp(raw: &RawTcp) -> Result<Tcp, Problem> {
             );
         }
         Some(count) => *count.get_ref(),
-        None => 3,
+        None => default::KEEPALIVE_COUNT,
     };
     Ok(Tcp {
-        keepalive_idle: whole(raw.keepalive_idle.as_ref(), 10 * SECOND)?,
-        keepalive_interval: whole(raw.keepalive_interval.as_ref(), 5 * SECOND)?,
+        keepalive_idle: whole(raw.keepalive_idle.as_ref(), default::KEEPALIVE_IDLE)?,
+        keepalive_interval: whole(raw.keepalive_interval.as_ref(), default::KEEPALIVE_INTERVAL)?,
         keepalive_count,
-        user_timeout: or(raw.user_timeout, 20 * SECOND),
+        user_timeout: or(raw.user_timeout, default::USER_TIMEOUT),
     })
 }
 

@@ -20,24 +20,6 @@ fn the_example_shows_every_default() {
     assert_eq!(config(example), config(LEAST));
 }
 
-/// Every key the file may have is in the example, as a line of its own or as a comment.
-#[test]
-fn the_example_names_every_key() {
-    let example = include_str!("../../proxy.toml.example");
-    let raw = include_str!("raw.rs");
-    let keys = raw.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")?.split_once(':'));
-    for (key, _) in keys {
-        let (first, within) = (format!("{key} = "), format!(" {key} = "));
-        let shown = example
-            .lines()
-            .any(|line| line.trim_start_matches("# ").starts_with(&first) || line.contains(&within));
-        let section = ["log", "admin", "process", "drain", "tcp", "cluster", "listener", "etcd", "tls"]
-            .contains(&key)
-            || ["patroni_rest", "probe", "checks", "agents"].contains(&key);
-        assert!(shown || section, "{key} is not in proxy.toml.example");
-    }
-}
-
 #[test]
 fn the_least_file_serves_both_roles_on_both_families() {
     let config = config(LEAST);

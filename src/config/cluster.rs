@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::time::Duration;
 
 use pgvane_cluster::records::host_port;
-use pgvane_cluster::settings_file::Interval;
-use toml::Spanned;
+use pgvane_cluster::settings_file::{Interval, Spanned};
 
 use super::check::positive;
+use super::default;
 use super::problem::Problem;
 use super::raw::{
     RawAgents, RawChecks, RawCluster, RawEtcd, RawOnStoreLoss, RawPatroniRest, RawProbe, RawWhen,
@@ -25,10 +24,7 @@ use crate::topology::Address;
 use crate::topology::freshness::OnStoreLoss;
 use crate::topology::rise_fall::Limits;
 
-const SECOND: Duration = Duration::from_secs(1);
-const RISE: u32 = 1;
-const FALL: u32 = 3;
-const MOST_IN_A_ROW: u32 = 100;
+pub(super) const MOST_IN_A_ROW: u32 = 100;
 const SECTIONS: &str = "allowed: one of the sections etcd, patroni_rest and probe";
 
 /// Keys of the cluster's section that are about etcd.
@@ -202,7 +198,7 @@ fn check_probe(probe: Spanned<RawProbe>) -> Result<Probe, Problem> {
     let login = Login {
         user: raw.user.into_inner(),
         password: raw.password,
-        database: raw.database.unwrap_or_else(|| "postgres".to_owned()),
+        database: raw.database.unwrap_or_else(|| default::DATABASE.to_owned()),
     };
     Ok(Probe { servers, login, rhythm })
 }
@@ -250,9 +246,9 @@ fn check_rhythm(
         }
     };
     Ok(Rhythm {
-        interval: positive(interval, SECOND)?,
-        timeout: positive(timeout, SECOND)?,
-        limits: Limits { rise: count(rise, RISE)?, fall: count(fall, FALL)? },
+        interval: positive(interval, default::CHECK_INTERVAL)?,
+        timeout: positive(timeout, default::CHECK_TIMEOUT)?,
+        limits: Limits { rise: count(rise, default::RISE)?, fall: count(fall, default::FALL)? },
     })
 }
 
@@ -296,12 +292,12 @@ fn check_etcd(name: &Spanned<String>, keys: Keys, etcd: Spanned<RawEtcd>) -> Res
         (None, None) => None,
     };
     Ok(Etcd {
-        namespace: keys.namespace.map_or_else(|| "service".to_owned(), Spanned::into_inner),
+        namespace: keys.namespace.map_or_else(|| default::NAMESPACE.to_owned(), Spanned::into_inner),
         scope: keys.scope.map_or_else(|| name.get_ref().clone(), Spanned::into_inner),
         endpoints,
         login,
         cacert: raw.cacert.map(Spanned::into_inner),
         identity,
-        reread_interval: positive(keys.reread_interval.as_ref(), SECOND)?,
+        reread_interval: positive(keys.reread_interval.as_ref(), default::REREAD_INTERVAL)?,
     })
 }

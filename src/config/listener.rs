@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use ipnet::IpNet;
-use pgvane_cluster::settings_file::nearest;
-use toml::Spanned;
+use pgvane_cluster::settings_file::{Spanned, nearest};
 
 use super::check::positive;
+use super::default::{
+    ANSWER_TIMEOUT, CONNECT_TIMEOUT, HOLD_LIMIT, HOLD_TIMEOUT, MAX_SESSIONS, STARTUP_TIMEOUT, UNIX_MODE,
+};
 use super::problem::Problem;
 use super::raw::{RawBalance, RawFallback, RawListener, RawRole};
 use super::tls::{Tls, check_tls};
@@ -17,14 +18,6 @@ use crate::access::Networks;
 use crate::endpoint::Endpoint;
 use crate::route::{Balance, Role, Rules};
 
-const MAX_SESSIONS: usize = 10_000;
-const HOLD_LIMIT: usize = 5_000;
-const HOLD_TIMEOUT: Duration = Duration::from_mins(1);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// As PostgreSQL's `unix_socket_permissions`: who may connect is decided by the server, as on the network.
-const UNIX_MODE: u32 = 0o777;
 const EXAMPLE: &str =
     "allowed: such as \"0.0.0.0:5432\", \"[::]:5432\" or \"unix:/run/pgvane/.s.PGSQL.5432\"";
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod cluster;
+mod default;
 mod listener;
 mod problem;
 mod raw;
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 use pgvane_cluster::settings_file::Secret;
 use pgvane_cluster::store::etcd::{EtcdOptions, EtcdTls};
 
-pub use self::check::{load, parse};
+pub use self::check::{load, parse, schema};
 use crate::access::Networks;
 use crate::agents::Api;
 use crate::endpoint::Endpoint;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 /// What is wrong, where in the text, and what to write instead.
 pub(super) struct Problem {

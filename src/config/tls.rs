@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 use super::problem::Problem;
 use super::raw::{RawSni, RawTls, RawTlsMode, RawTlsVersion, RawVerify};

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod checks;
 pub mod demo;
 pub mod dist;
+pub mod docs;
 pub mod drill;
 pub mod install;
 mod interrupt;

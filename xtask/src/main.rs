@@ -9,7 +9,7 @@ use xtask::demo::{self, Headless};
 use xtask::drill::Drill;
 use xtask::drill::command::DrillArgs;
 use xtask::playground::{Options, janitor};
-use xtask::{bench, checks, dist, drill, install, mutants, programs, simulate};
+use xtask::{bench, checks, dist, docs, drill, install, mutants, programs, simulate};
 
 /// Try pgvane on this machine, or check a change.
 #[derive(Parser)]
@@ -49,6 +49,8 @@ enum Task {
     ///
     /// Installs the tools it needs below target.
     Dist,
+    /// Write the reference of settings and their schemas anew, of what the code says.
+    Docs,
     /// The server behind the proxies that are measured; started by the bench itself.
     #[command(hide = true, name = bench::stub::SUBCOMMAND)]
     BenchStub { address: SocketAddr, id: u32 },
@@ -130,6 +132,7 @@ fn main() -> ExitCode {
         Task::Sim(options) => simulate::run(&options),
         Task::Mutants(options) => mutants::run(&options),
         Task::Dist => dist::run(),
+        Task::Docs => docs::run(),
         Task::Bench(options) => bench::run(&options),
         Task::BenchStub { address, id } => bench::stub::serve(address, id).map_err(|e| e.to_string()),
     };

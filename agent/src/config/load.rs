@@ -103,6 +103,11 @@ pub fn load(path: &Path) -> Result<Loaded, SettingsError> {
     read(&Origin::of(Some(path)), &Environment::of_process())
 }
 
+/// The JSON schema of an agent.toml.
+pub fn schema() -> serde_json::Value {
+    settings_file::document::<RawConfig>("agent.toml: the settings of pgvane-agent")
+}
+
 /// Checks the `text` of `file`, an agent.toml. Relative paths in it are taken from `base`. Nothing is looked up.
 pub fn parse(text: &str, file: &str, base: &Path) -> Result<Config, SettingsError> {
     Ok(check_toml(settings_file::parse(file, text)?, base, by_number)?.config)

@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod check;
+mod default;
 mod environment;
 mod load;
 mod log;
@@ -26,7 +27,7 @@ use pgvane_cluster::store::etcd::EtcdOptions;
 pub use self::bootstrap::{Bootstrap, BootstrapMethod, NewUser};
 pub use self::check::{CONTROLLED_PARAMETERS, Preset, etcd_url};
 pub use self::environment::Environment;
-pub use self::load::{Loaded, Origin, Reach, load, parse, parse_yaml, reach, read};
+pub use self::load::{Loaded, Origin, Reach, load, parse, parse_yaml, reach, read, schema};
 pub use self::log::{Line, Log, LogField, LogFile, LogFormat, Piece};
 pub use self::postgresql::{Callbacks, Postgresql, ReplicaMethod, Role, Script};
 pub use self::restapi::{Access, Ctl, Restapi, ServerTls, ServerTokens, VerifyClient};

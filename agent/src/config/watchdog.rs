@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::default;
+
 /// The watchdog device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Watchdog {
@@ -32,8 +34,8 @@ impl Default for Watchdog {
     fn default() -> Watchdog {
         Watchdog {
             mode: WatchdogMode::Off,
-            device: PathBuf::from("/dev/watchdog"),
-            safety_margin: Some(Duration::from_secs(5)),
+            device: default::WATCHDOG_DEVICE.into(),
+            safety_margin: Some(default::WATCHDOG_MARGIN),
             testing: false,
         }
     }

@@ -1,16 +1,19 @@
 //! The dynamic configuration (`config`, contract section 4), read tolerantly into typed values.
 
 mod read;
+mod shape;
 mod slots;
 mod standby;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
 pub use self::read::SettingWarning;
 use self::read::{Reader, as_bool, parameter_text, texts};
+use self::shape::{Bytes, Count, Flag, Matchers, Mode, Parameters, Seconds, Slots};
 pub use self::slots::{PermanentSlot, SlotKind, SlotMatcher, SlotsOn};
 pub use self::standby::StandbyCluster;
 use crate::units;
@@ -21,69 +24,100 @@ pub const MIN_TTL: Duration = Duration::from_secs(2);
 /// Smallest lease time while a Patroni daemon is a member: Patroni raises less to this.
 pub const PATRONI_MIN_TTL: Duration = Duration::from_secs(20);
 
-/// What the cluster as a whole has been told, with defaults filled in.
-#[derive(Clone, PartialEq, Debug)]
+/// The dynamic configuration: what the cluster as a whole is told, in etcd, with defaults filled in.
+///
+/// Read tolerantly: a wrong value is reported and its default is in force; keys that are not known are other tools'.
+#[derive(Clone, PartialEq, Debug, JsonSchema)]
+#[schemars(default)]
 pub struct ClusterSettings {
-    /// Lease time of the leader and member keys.
+    /// Lease time of the leader and member keys: how long a machine that died may hold the leadership. 2 s and more;
+    /// 20 s where a Patroni daemon is a member.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().ttl.as_secs()))]
     pub ttl: Duration,
     /// The slow tick, a safety net only.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().loop_wait.as_secs()))]
     pub loop_wait: Duration,
     /// Patroni's deadline for retries; kept for its members.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().retry_timeout.as_secs()))]
     pub retry_timeout: Duration,
     /// How many bytes a candidate may be behind the last known position of the leader.
+    #[schemars(with = "Bytes")]
     pub maximum_lag_on_failover: u64,
     /// Whether candidates on an older timeline than the cluster's are refused.
+    #[schemars(with = "Flag")]
     pub check_timeline: bool,
-    /// How long a crashed primary may take to come back before others may lead; zero: fail over at once.
+    /// How long a crashed primary may take to come back before others may lead; 0: fail over at once.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().primary_start_timeout.as_secs()))]
     pub primary_start_timeout: Duration,
-    /// How long a stop of the primary may take in synchronous mode before it is made harder; zero: no bound.
+    /// How long a stop of the primary may take in synchronous mode before it is made harder; 0: no bound.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().primary_stop_timeout.as_secs()))]
     pub primary_stop_timeout: Duration,
-    /// How long candidates wait for WAL that is still being received; zero: not at all.
+    /// How long candidates wait for WAL that is still being received; 0: not at all.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().primary_race_backoff.as_secs()))]
     pub primary_race_backoff: Duration,
-    /// Whether nothing may be started, stopped, promoted or demoted by itself.
+    /// Whether nothing may be started, stopped, promoted or demoted by itself. `pgvanectl pause` sets it.
+    #[schemars(with = "Flag")]
     pub pause: bool,
     /// Whether members vouch for the leader while the store is gone.
+    #[schemars(with = "Flag")]
     pub failsafe_mode: bool,
-    /// Whether commits wait for standbys, and how these are chosen.
+    /// Whether commits wait for standbys: not at all, for those that are named, or for as many of all as are asked
+    /// for.
+    #[schemars(with = "Mode", extend("default" = "off"))]
     pub synchronous_mode: SynchronousMode,
     /// Whether commits wait even while no standby could confirm them.
+    #[schemars(with = "Flag")]
     pub synchronous_mode_strict: bool,
     /// How many standbys commits wait for, at least 1.
+    #[schemars(with = "Count")]
     pub synchronous_node_count: u32,
-    /// A synchronous standby further behind than this many bytes is replaced; `None`: never.
+    /// A synchronous standby further behind than this many bytes is replaced; -1: never.
+    #[schemars(with = "Bytes", extend("default" = -1))]
     pub maximum_lag_on_syncnode: Option<u64>,
     /// How long a member's slot outlives its record.
+    #[schemars(with = "Seconds", extend("default" = ClusterSettings::default().member_slots_ttl.as_secs()))]
     pub member_slots_ttl: Duration,
     /// Entries kept in `history`; 0 keeps all.
+    #[schemars(with = "Count")]
     pub max_timelines_history: usize,
-    /// Slots that exist on every member that may lead, by name.
+    /// Slots that exist on every member that may lead, by name: `type` (`physical`, `logical`), `database` and
+    /// `plugin` of a logical one, `cluster_type`.
+    #[schemars(with = "Slots")]
     pub slots: BTreeMap<String, PermanentSlot>,
-    /// Slots that are nobody's here to drop.
+    /// Slots that are nobody's here to drop: lists of `name`, `type`, `database`, `plugin`, all of which must agree.
+    #[schemars(with = "Matchers")]
     pub ignore_slots: Vec<SlotMatcher>,
-    /// What this cluster follows as a whole; `None`: it has a primary of its own.
+    /// What this cluster follows as a whole; without it, it has a primary of its own.
     pub standby_cluster: Option<StandbyCluster>,
-    /// `postgresql.*`.
+    /// PostgreSQL on all members.
     pub postgresql: PostgresqlSettings,
 }
 
-/// The `postgresql` section of the dynamic configuration.
-#[derive(Clone, PartialEq, Debug)]
+/// PostgreSQL on all members.
+#[derive(Clone, PartialEq, Debug, JsonSchema)]
+#[schemars(default)]
 pub struct PostgresqlSettings {
     /// Whether members get replication slots.
+    #[schemars(with = "Flag")]
     pub use_slots: bool,
     /// Whether a diverged member is rewound rather than cloned again.
+    #[schemars(with = "Flag")]
     pub use_pg_rewind: bool,
     /// Whether a rewind that failed ends in a new clone.
+    #[schemars(with = "Flag")]
     pub remove_data_directory_on_rewind_failure: bool,
     /// Whether a diverged member that cannot be rewound is cloned again.
+    #[schemars(with = "Flag")]
     pub remove_data_directory_on_diverged_timelines: bool,
-    /// PostgreSQL parameters, as text.
+    /// PostgreSQL's parameters.
+    #[schemars(with = "Parameters")]
     pub parameters: BTreeMap<String, String>,
-    /// Lines that replace pg_hba.conf, where given.
+    /// Lines that replace `pg_hba.conf`, where given.
     pub pg_hba: Option<Vec<String>>,
-    /// Lines that replace pg_ident.conf, where given.
+    /// Lines that replace `pg_ident.conf`, where given.
     pub pg_ident: Option<Vec<String>>,
-    /// Recovery parameters, as text, without those that are the agent's own.
+    /// Recovery parameters, without those that are the agent's own.
+    #[schemars(with = "Parameters")]
     pub recovery_conf: BTreeMap<String, String>,
 }
 
@@ -134,16 +168,22 @@ impl Default for ClusterSettings {
             slots: BTreeMap::new(),
             ignore_slots: vec![],
             standby_cluster: None,
-            postgresql: PostgresqlSettings {
-                use_slots: true,
-                use_pg_rewind: false,
-                remove_data_directory_on_rewind_failure: false,
-                remove_data_directory_on_diverged_timelines: false,
-                parameters: BTreeMap::new(),
-                pg_hba: None,
-                pg_ident: None,
-                recovery_conf: BTreeMap::new(),
-            },
+            postgresql: PostgresqlSettings::default(),
+        }
+    }
+}
+
+impl Default for PostgresqlSettings {
+    fn default() -> PostgresqlSettings {
+        PostgresqlSettings {
+            use_slots: true,
+            use_pg_rewind: false,
+            remove_data_directory_on_rewind_failure: false,
+            remove_data_directory_on_diverged_timelines: false,
+            parameters: BTreeMap::new(),
+            pg_hba: None,
+            pg_ident: None,
+            recovery_conf: BTreeMap::new(),
         }
     }
 }

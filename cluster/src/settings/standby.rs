@@ -1,15 +1,19 @@
 //! `standby_cluster`: the cluster as a whole follows another (contract sections 4 and 8.7).
 
+use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
 use super::read::{Reader, SettingWarning, texts};
+use super::shape::Text;
 
 /// What a standby cluster follows. At least one of `host`, `port` and `restore_command` is set.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema)]
+#[schemars(default)]
 pub struct StandbyCluster {
     /// The host, or several with commas between them.
     pub host: Option<String>,
     /// Its port, or several with commas between them.
+    #[schemars(with = "Text")]
     pub port: Option<String>,
     /// The slot on it.
     pub primary_slot_name: Option<String>,
@@ -20,6 +24,7 @@ pub struct StandbyCluster {
     /// `archive_cleanup_command` of the standby leader.
     pub archive_cleanup_command: Option<String>,
     /// `recovery_min_apply_delay` of the standby leader, as text.
+    #[schemars(with = "Text")]
     pub recovery_min_apply_delay: Option<String>,
 }
 

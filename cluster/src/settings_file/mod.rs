@@ -2,11 +2,13 @@
 //! share the errors.
 //!
 //! The structs a file is read into belong to the programs; they carry `deny_unknown_fields` and keep
-//! [`toml::Spanned`] values where a later check may have to point at one. Nothing here knows a key.
+//! [`Spanned`] values where a later check may have to point at one. Nothing here knows a key.
 
 mod error;
 mod explain;
 mod mask;
+mod schema;
+mod spanned;
 mod values;
 
 use std::ops::Range;
@@ -15,6 +17,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 pub use self::error::SettingsError;
+pub use self::schema::{KIND, document};
+pub use self::spanned::Spanned;
 pub use self::values::{Interval, Secret, Size};
 
 /// A settings file as text: what errors quote.
@@ -91,7 +95,7 @@ impl Source {
         &self.file
     }
 
-    /// An error at a span, as [`toml::Spanned::span`] gives it.
+    /// An error at a span, as [`Spanned::span`] gives it.
     pub fn error_at(
         &self,
         span: Range<usize>,
@@ -115,7 +119,7 @@ impl std::fmt::Debug for Source {
 }
 
 impl<T> Loaded<T> {
-    /// An error at a span, as [`toml::Spanned::span`] gives it.
+    /// An error at a span, as [`Spanned::span`] gives it.
     pub fn error_at(
         &self,
         span: Range<usize>,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 use super::super::HostPort;
 use super::context::missing;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use pgvane_cluster::settings::{ClusterSettings, merge_patch};
+use pgvane_cluster::settings_file::Spanned;
 use serde_json::{Map, Value};
-use toml::Spanned;
 
+use super::super::default;
 use super::super::raw::{RawBootstrap, RawMethod, RawUser};
 use super::super::{Bootstrap, BootstrapMethod, NewUser};
 use super::commands::{arguments, options, script};
@@ -39,7 +40,7 @@ pub(super) fn check(raw: RawBootstrap, timing: &TimingOverrides, cx: &mut Check<
     let initdb = match &raw.initdb {
         Some(given) => options(given, "bootstrap.initdb", FORBIDDEN_INITDB, cx)?,
         None if cx.is_patroni() => vec![],
-        None => vec!["--data-checksums".to_owned(), "--encoding=UTF8".to_owned()],
+        None => default::INITDB.map(|option| format!("--{option}")).to_vec(),
     };
     Ok(Bootstrap {
         dcs,

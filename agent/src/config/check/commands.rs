@@ -1,7 +1,7 @@
 //! Commands and the options of PostgreSQL's programs.
 
+use pgvane_cluster::settings_file::Spanned;
 use serde_json::Value;
-use toml::Spanned;
 
 use super::super::Script;
 use super::super::raw::RawValues;

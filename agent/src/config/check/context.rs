@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 /// In which form settings were written. Their meaning is the same; names and some defaults are not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

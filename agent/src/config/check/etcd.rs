@@ -1,7 +1,6 @@
 //! `[etcd]`.
 
-use pgvane_cluster::settings_file::without_user_info;
-use toml::Spanned;
+use pgvane_cluster::settings_file::{Spanned, without_user_info};
 
 use super::super::raw::RawEtcd;
 use super::super::{Etcd, Login};

@@ -1,10 +1,11 @@
 //! `[log]`.
 
+use pgvane_cluster::settings_file::Spanned;
 use pgvane_cluster::units;
 use serde_json::{Map, Value};
-use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
+use super::super::default;
 use super::super::raw::{RawLog, RawValues};
 use super::super::{Line, Log, LogField, LogFile, LogFormat, Piece};
 use super::context::missing;
@@ -43,7 +44,7 @@ pub(super) fn check(raw: RawLog, cx: &mut Check<'_>) -> Checked<Log> {
             }
             Some(LogFile {
                 path: path.join(name),
-                keep: raw.file_num.map_or(4, Spanned::into_inner),
+                keep: raw.file_num.map_or(default::LOG_FILES, Spanned::into_inner),
                 size: size(raw.file_size.as_ref(), cx)?,
                 mode: mode(raw.mode.as_ref(), cx)?,
             })
@@ -72,7 +73,7 @@ pub(in crate::config) fn python_level(word: &str) -> Option<&'static str> {
 }
 
 fn level(raw: Option<Spanned<String>>, cx: &Check<'_>) -> Checked<String> {
-    let Some(text) = raw else { return Ok("info".to_owned()) };
+    let Some(text) = raw else { return Ok(default::LOG_LEVEL.to_owned()) };
     if let Some(level) = python_level(text.get_ref()) {
         return Ok(level.to_owned());
     }
@@ -216,8 +217,7 @@ fn date_format(raw: Option<Spanned<String>>, cx: &Check<'_>) -> Checked<Option<S
 }
 
 fn size(raw: Option<&Spanned<Value>>, cx: &Check<'_>) -> Checked<u64> {
-    const USUAL: u64 = 25_000_000;
-    let Some(raw) = raw else { return Ok(USUAL) };
+    let Some(raw) = raw else { return Ok(default::LOG_FILE_SIZE) };
     let bytes = match raw.get_ref() {
         Value::Number(n) => n.as_u64(),
         Value::String(text) => units::parse_size(text),

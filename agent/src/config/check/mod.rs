@@ -16,7 +16,7 @@ mod tests;
 use std::path::PathBuf;
 
 use pgvane_cluster::ids::NodeName;
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 pub use self::address::etcd_url;
 use self::context::missing;
@@ -24,6 +24,7 @@ pub(super) use self::context::{Check, Checked, Dialect, Problem, Remark, Resolve
 pub(super) use self::log::python_level;
 pub use self::postgresql::CONTROLLED_PARAMETERS;
 pub use self::preset::Preset;
+use super::default;
 use super::raw::{RawConfig, RawGuard};
 use super::yaml::Reach as RawReach;
 use super::{Config, Guard, Reach};
@@ -75,7 +76,7 @@ fn scope(raw: Spanned<String>, cx: &Check<'_>) -> Checked<String> {
 
 /// The part of the key space.
 fn namespace(raw: Option<Spanned<String>>) -> String {
-    raw.map_or_else(|| "service".to_owned(), Spanned::into_inner)
+    raw.map_or_else(|| default::NAMESPACE.to_owned(), Spanned::into_inner)
 }
 
 /// What an operator's tool needs of the settings.
@@ -90,7 +91,7 @@ pub(super) fn reach((raw, _): (RawReach, Vec<Remark>), cx: &mut Check<'_>) -> Ch
     };
     let ctl = restapi::ctl_of_a_tool(raw.restapi, raw.ctl, cx)?;
     let superuser = match raw.superuser {
-        Some(role) => Some(postgresql::role(role, "superuser", "postgres", cx)?),
+        Some(role) => Some(postgresql::role(role, "superuser", default::SUPERUSER, cx)?),
         None => None,
     };
     let timing = TimingOverrides::default();

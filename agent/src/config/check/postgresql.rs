@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use pgvane_cluster::settings::is_own_recovery_parameter;
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
+use super::super::default;
 use super::super::raw::{RawCallbacks, RawPostgresql, RawReplicaMethod, RawRole, RawValues};
 use super::super::{Callbacks, HostPort, Postgresql, ReplicaMethod, Role};
 use super::address::{connect_address, is_wildcard, reachable};
@@ -65,8 +65,8 @@ pub(super) fn check(raw: RawPostgresql, cx: &mut Check<'_>) -> Checked<Postgresq
     let (listen_addresses, port) = listen(raw.listen.as_ref(), cx)?;
     let single = (!listen_addresses.contains(',') && !is_wildcard(&listen_addresses))
         .then(|| HostPort { host: listen_addresses.clone(), port });
-    let superuser = role(raw.superuser, "superuser", "postgres", cx)?;
-    let replication = role(raw.replication, "replication", "replicator", cx)?;
+    let superuser = role(raw.superuser, "superuser", default::SUPERUSER, cx)?;
+    let replication = role(raw.replication, "replication", default::REPLICATION, cx)?;
     let rewind = match raw.rewind {
         Some(rewind) => role(rewind, "rewind", &superuser.username, cx)?,
         None => superuser.clone(),
@@ -83,7 +83,7 @@ pub(super) fn check(raw: RawPostgresql, cx: &mut Check<'_>) -> Checked<Postgresq
         listen_addresses,
         port,
         bin_dir,
-        database: raw.database.unwrap_or_else(|| "postgres".to_owned()),
+        database: raw.database.unwrap_or_else(|| default::DATABASE.to_owned()),
         pg_hba: pg_hba(
             raw.pg_hba,
             raw.keep_pg_hba,
@@ -110,7 +110,7 @@ pub(super) fn check(raw: RawPostgresql, cx: &mut Check<'_>) -> Checked<Postgresq
         callbacks: callbacks(raw.callbacks, cx)?,
         pre_promote: optional_script(raw.pre_promote, "postgresql.pre_promote", cx)?,
         before_stop: optional_script(raw.before_stop, "postgresql.before_stop", cx)?,
-        pg_ctl_timeout: raw.pg_ctl_timeout.map_or(Duration::from_mins(1), |limit| limit.get_ref().0),
+        pg_ctl_timeout: raw.pg_ctl_timeout.map_or(default::PG_CTL_TIMEOUT, |limit| limit.get_ref().0),
         use_pg_rewind: raw.use_pg_rewind,
         remove_data_directory_on_rewind_failure: raw.remove_data_directory_on_rewind_failure,
         remove_data_directory_on_diverged_timelines: raw.remove_data_directory_on_diverged_timelines,
@@ -154,24 +154,12 @@ fn pg_hba(
             "postgresql.superuser.password and postgresql.replication.password are needed, because the \
              default pg_hba lets nobody in without one; or set postgresql.pg_hba, or postgresql.keep_pg_hba",
         ),
-        None => Ok(default_pg_hba()),
+        None => Ok(default::PG_HBA.map(str::to_owned).to_vec()),
     }
 }
 
-/// Everybody with a password, from anywhere; who should be let in more narrowly is the operator's to say.
-fn default_pg_hba() -> Vec<String> {
-    [
-        "local all all scram-sha-256",
-        "host all all all scram-sha-256",
-        "host replication all all scram-sha-256",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
 fn listen(raw: Option<&Spanned<String>>, cx: &Check<'_>) -> Checked<(String, u16)> {
-    const DEFAULT_PORT: u16 = 5432;
-    let Some(text) = raw else { return Ok(("*".to_owned(), DEFAULT_PORT)) };
+    let Some(text) = raw else { return Ok((default::LISTEN_ADDRESSES.to_owned(), default::PORT)) };
     let written = text.get_ref().as_str();
     let bad = || {
         let why = format!("{written:?} is not ADDRESS[,ADDRESS]:PORT such as \"*:5432\"");
@@ -180,7 +168,7 @@ fn listen(raw: Option<&Spanned<String>>, cx: &Check<'_>) -> Checked<(String, u16
     let (hosts, port) = match written.rsplit_once(':') {
         Some((hosts, port)) if !port.ends_with(']') => (hosts, port.parse::<u16>().ok()),
         // Patroni takes addresses alone.
-        _ if cx.is_patroni() => (written, Some(DEFAULT_PORT)),
+        _ if cx.is_patroni() => (written, Some(default::PORT)),
         _ => return bad(),
     };
     let Some(port) = port.filter(|port| *port != 0) else { return bad() };
@@ -288,7 +276,7 @@ pub(super) fn find_bin_dir(data_dir: &Path, root: &Path, server: &str) -> Option
 
 fn config_base_name(raw: Option<Spanned<String>>, cx: &Check<'_>) -> Checked<String> {
     match raw {
-        None => Ok("postgresql".to_owned()),
+        None => Ok(default::CONFIG_BASE_NAME.to_owned()),
         Some(name) if name.get_ref().is_empty() || name.get_ref().contains('/') => {
             cx.wrong(&name, "postgresql.config_base_name", "a file's name without directory is expected")
         }

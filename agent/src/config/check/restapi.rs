@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use hyper::header::{HeaderName, HeaderValue};
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
+use super::super::default;
 use super::super::raw::{RawCtl, RawRestapi};
 use super::super::{Access, Ctl, HostPort, Login, Restapi, ServerTls, ServerTokens, VerifyClient};
 use super::address::{connect_address, is_host_or_network, to_listen_on};
@@ -17,7 +18,7 @@ use crate::config::Secret;
 
 pub(super) fn check(raw: RawRestapi, cx: &Check<'_>) -> Checked<Restapi> {
     let listen = match &raw.listen {
-        None => SocketAddr::from(([0, 0, 0, 0], 8008)),
+        None => SocketAddr::from(default::REST_ADDRESS),
         Some(text) => match to_listen_on(text.get_ref(), cx) {
             Some(address) => address,
             None => {

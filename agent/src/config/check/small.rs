@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pgvane_cluster::records::Tags;
+use pgvane_cluster::settings_file::Spanned;
 use pgvane_cluster::units;
 use serde_json::Value;
-use toml::Spanned;
 
 use super::super::raw::{RawTiming, RawValues, RawWatchdog};
 use super::super::{Watchdog, WatchdogMode};

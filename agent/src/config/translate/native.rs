@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use pgvane_cluster::settings::ClusterSettings;
+use pgvane_cluster::settings_file::Spanned;
 use serde_json::{Map, Value as Json};
-use toml::{Spanned, Table, Value};
+use toml::{Table, Value};
 
 use super::super::check::{Checked, Preset, Problem, Remark};
 use super::super::raw::{RawConfig, RawValues};

@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgvane_cluster::settings_file::{Interval, Secret, nearest};
+use pgvane_cluster::settings_file::{Interval, Secret, Spanned, nearest};
 use pgvane_cluster::units;
 use serde_json::Value;
-use toml::Spanned;
 
 use super::scalar;
 use super::tree::{Key, Node, Tree};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 use super::super::scalar;
 use super::super::section::{Remarks, Section};

@@ -1,6 +1,6 @@
 //! Where etcd is: `etcd3`, or `etcd`, which means another API to Patroni.
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 use super::super::section::{Remarks, Section};
 use super::super::tree::{Node, Tree};

@@ -1,6 +1,6 @@
 //! `log`.
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 use super::super::section::{Remarks, Section};
 use crate::config::check::{Checked, Problem, Remark, python_level};

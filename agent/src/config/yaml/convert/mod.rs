@@ -6,9 +6,9 @@ mod log;
 mod postgresql;
 mod restapi;
 
+use pgvane_cluster::settings_file::Spanned;
 use pgvane_cluster::units;
 use serde_json::{Number, Value};
-use toml::Spanned;
 
 use super::section::{Remarks, Section};
 use crate::config::check::{Checked, Problem, Remark};

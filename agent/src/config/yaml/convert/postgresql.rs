@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use pgvane_cluster::settings_file::is_secret;
-use toml::Spanned;
+use pgvane_cluster::settings_file::{Spanned, is_secret};
 
 use super::super::section::{Remarks, Section};
 use super::super::tree::{Key, Node, Tree};

@@ -1,6 +1,6 @@
 //! `restapi` and `ctl`.
 
-use toml::Spanned;
+use pgvane_cluster::settings_file::Spanned;
 
 use super::super::section::{Remarks, Section};
 use crate::config::Secret;
