@@ -18,6 +18,7 @@
 //! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
 
 pub mod api;
+pub mod backup;
 pub mod callbacks;
 mod chore;
 pub mod config;
