@@ -35,6 +35,7 @@ pub mod keeper;
 pub mod known_config;
 pub mod metrics;
 pub mod namesake;
+pub mod new_node;
 pub mod operator;
 pub mod parts;
 pub mod peers;

@@ -240,7 +240,10 @@ pub(super) mod tests {
     }
 
     /// A backup of these files, with one segment of WAL; the manifest knows of `listed`.
-    pub(in super::super) fn backup(files: &[(&str, Vec<u8>)], listed: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+    pub(in super::super) fn backup(
+        files: &[(&str, Vec<u8>)],
+        listed: &[(&str, Vec<u8>)],
+    ) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("a directory");
         packed(&dir.path().join("base.tar.gz"), files);
         packed(&dir.path().join("pg_wal.tar.gz"), &[("000000030000000000000005", vec![5; 1000])]);

@@ -28,7 +28,7 @@ pub struct Record {
     pub role: String,
     /// When it was begun.
     pub started: Timestamp,
-    /// When the copy had ended: what was committed before is in it.
+    /// When the copy had ended: a recovery can end at any later time.
     pub finished: Timestamp,
     /// When it was found to be whole.
     pub verified: Timestamp,

@@ -59,7 +59,9 @@ impl Destination for DataDir<'_> {
             let (old, new) = (to.display(), new.display());
             io::Error::new(
                 error.kind(),
-                format!("the tablespace's directory {new}: {error}; --tablespace-mapping {old}=DIR names another"),
+                format!(
+                    "the tablespace's directory {new}: {error}; --tablespace-mapping {old}=DIR names another"
+                ),
             )
         })?;
         self.tablespaces.insert(oid.to_owned(), new.to_owned());
@@ -152,7 +154,9 @@ mod tests {
             assert!(fs::read(&path).expect("is there") == expected, "{name}");
             assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
         }
-        assert!(data.join("pg_wal/000000030000000000000005").exists() && !data.join(CONTROL_UNTIL_THEN).exists());
+        assert!(
+            data.join("pg_wal/000000030000000000000005").exists() && !data.join(CONTROL_UNTIL_THEN).exists()
+        );
         assert_eq!(fs::metadata(&data).expect("is there").permissions().mode() & 0o777, 0o700);
         let why = restore(backup.path(), &data, &Mapping::new(), &mut |_| true).expect_err("not empty");
         assert!(why.to_string().ends_with("it is not empty") && data.join("PG_VERSION").exists(), "{why}");

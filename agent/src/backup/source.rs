@@ -10,7 +10,8 @@ use pgvane_cluster::view::ClusterView;
 pub fn choose(view: &ClusterView) -> Option<&NodeName> {
     let leader = view.leader.as_ref().map(|leader| &leader.name);
     let led = view.leader_member().map(|member| &member.record);
-    let at = view.status.as_ref().map(|status| status.optime).max(led.and_then(|record| record.xlog_location));
+    let at =
+        view.status.as_ref().map(|status| status.optime).max(led.and_then(|record| record.xlog_location));
     let limit = view.settings().maximum_lag_on_failover;
     let replicas = view.members.iter().filter_map(|(name, member)| {
         let record = &member.record;
@@ -23,7 +24,9 @@ pub fn choose(view: &ClusterView) -> Option<&NodeName> {
         is_healthy.then_some((!record.tags.clone_from(), behind, name))
     });
     let best = replicas.min().map(|(.., name)| name);
-    best.or_else(|| leader.filter(|_| led.is_some_and(pgvane_cluster::records::MemberRecord::is_serving_leader)))
+    best.or_else(|| {
+        leader.filter(|_| led.is_some_and(pgvane_cluster::records::MemberRecord::is_serving_leader))
+    })
 }
 
 #[cfg(test)]
@@ -71,7 +74,8 @@ mod tests {
     #[test]
     fn a_replica_that_is_not_well_is_passed_over_for_the_primary() {
         let stopped = MemberRecord { state: MemberState::Stopped, ..replica(0) };
-        let archive = MemberRecord { replication_state: Some("in archive recovery".to_owned()), ..replica(0) };
+        let archive =
+            MemberRecord { replication_state: Some("in archive recovery".to_owned()), ..replica(0) };
         let elsewhere = MemberRecord { timeline: Some(Timeline(1)), ..replica(0) };
         for bad in [stopped, archive, elsewhere, replica(2_000_000)] {
             assert_eq!(chosen(&[("a", bad.clone())]).as_deref(), Some("pg1"), "{bad:?}");

@@ -93,10 +93,12 @@ mod tests {
     fn names_say_what_is_in_them_and_other_files_are_nobodys() {
         let dir = tempfile::tempdir().expect("a directory");
         assert!(of(dir.path()).expect_err("empty").to_string().contains("no base.tar"));
-        for name in ["base.tar.gz", "pg_wal.tar", "16400.tar.zst", "backup_manifest", "x.tar", "base.tar.xz"] {
+        for name in ["base.tar.gz", "pg_wal.tar", "16400.tar.zst", "backup_manifest", "x.tar", "base.tar.xz"]
+        {
             fs::write(dir.path().join(name), "").expect("writes");
         }
-        let found: Vec<_> = of(dir.path()).expect("lists").into_iter().map(|t| (t.below, t.packing)).collect();
+        let found: Vec<_> =
+            of(dir.path()).expect("lists").into_iter().map(|t| (t.below, t.packing)).collect();
         let expected = [("", Packing::Gzip), ("pg_tblspc/16400", Packing::Zstd), ("pg_wal", Packing::None)];
         assert_eq!(found, expected.map(|(below, packing)| (PathBuf::from(below), packing)));
     }

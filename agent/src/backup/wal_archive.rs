@@ -141,7 +141,12 @@ mod tests {
         fs::write(&source, vec![7; 200_000]).expect("writes");
         let gone = store(&source, &archive).expect_err("no archive").to_string();
         assert!(gone.contains(NAME) && gone.contains("No such file"), "{gone}");
-        assert!(fetch(&archive, NAME, &dir.path().join("x")).expect_err("no archive").to_string().contains("mounted"));
+        assert!(
+            fetch(&archive, NAME, &dir.path().join("x"))
+                .expect_err("no archive")
+                .to_string()
+                .contains("mounted")
+        );
         fs::create_dir(&archive).expect("creates");
         assert!(!fetch(&archive, NAME, &dir.path().join("x")).expect("none yet"));
         assert_eq!(store(&source, &archive).expect("stores"), Archived::Stored);

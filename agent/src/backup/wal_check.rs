@@ -27,7 +27,8 @@ impl Destination for WalOnly {
 
     fn file(&mut self, path: &Path) -> io::Result<Option<Box<dyn Write>>> {
         // What lies deeper says only what was archived.
-        let Some(name) = path.strip_prefix("pg_wal").ok().filter(|name| name.components().count() == 1) else {
+        let Some(name) = path.strip_prefix("pg_wal").ok().filter(|name| name.components().count() == 1)
+        else {
             return Ok(None);
         };
         fs::create_dir_all(&self.dir)?;
