@@ -1,5 +1,5 @@
-//! Finds PostgreSQL, etcd, the proxies to compare with, a browser and Prometheus on this machine, and installs what is
-//! missing with its package manager.
+//! Finds PostgreSQL, etcd, the proxies to compare with, a browser, Prometheus and pgBackRest on this machine, and installs
+//! what is missing with its package manager.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -69,6 +69,7 @@ enum Part {
     Namespaces,
     Faketime,
     Prometheus,
+    Pgbackrest,
 }
 
 impl Part {
@@ -84,6 +85,7 @@ impl Part {
             Part::Namespaces => "nftables and iproute2",
             Part::Faketime => "libfaketime",
             Part::Prometheus => "Prometheus with promtool",
+            Part::Pgbackrest => "pgBackRest",
         }
     }
 
@@ -100,6 +102,7 @@ impl Part {
             Part::Namespaces => &["iproute2", "nftables", "util-linux", "mount", "e2fsprogs"],
             Part::Faketime => &["libfaketime"],
             Part::Prometheus => &["prometheus"],
+            Part::Pgbackrest => &["pgbackrest"],
         }
     }
 }
@@ -171,6 +174,11 @@ pub fn prometheus() -> Result<Prometheus, InstallError> {
     let server = program(Part::Prometheus, "prometheus", || found_anywhere("promtool").is_some())?;
     let missing = || InstallError::StillMissing(Part::Prometheus.name().to_owned());
     Ok(Prometheus { server, promtool: found_anywhere("promtool").ok_or_else(missing)? })
+}
+
+/// pgBackRest: the tests make replicas and clusters with it.
+pub fn pgbackrest() -> Result<PathBuf, InstallError> {
+    program(Part::Pgbackrest, "pgbackrest", || true)
 }
 
 /// What makes and cuts networks and disks for drills: all of it, or an error.

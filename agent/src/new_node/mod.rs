@@ -38,7 +38,7 @@ pub struct Made {
     pub toml: String,
     /// Which settings became which.
     pub changed: Vec<String>,
-    /// What an operator has to look at: `KEY = VALUE: why`.
+    /// What an operator has to look at: the setting, and why.
     pub look_at: Vec<String>,
 }
 
@@ -54,6 +54,9 @@ const PER_NODE: [(&str, &str); 9] = [
     ("timing", "deadlines of that node: do they fit this one?"),
     ("watchdog.mode", "the device must be there and open to postgres"),
 ];
+
+/// Files with certificates and keys, by the ends of their settings' names.
+const CERTIFICATES: [&str; 7] = ["cert", "key", "ca", "certfile", "keyfile", "cafile", "cacert"];
 
 /// Makes them of `text`, which is an agent.toml without mistakes.
 pub fn make(text: &str, old: &OldNode, new: &NewNode) -> Result<Made, String> {
@@ -145,34 +148,37 @@ fn listening(said: &str, old: &HostPort, new: &HostPort) -> String {
 
 /// What belongs to the old node alone, as far as that can be seen.
 fn look_at(document: &DocumentMut, old: &OldNode, new: &NewNode) -> Vec<String> {
-    let mut leaves = Vec::new();
+    let mut leaves: Vec<(String, String)> = Vec::new();
     walk("", document.as_table(), &mut leaves);
+    leaves.retain(|(key, _)| !is_secret(key) && !key.starts_with("bootstrap.method"));
     let mut said = Vec::new();
+    for (setting, why) in PER_NODE {
+        let below = format!("{setting}.");
+        let (found, others): (Vec<_>, Vec<_>) =
+            leaves.into_iter().partition(|(key, _)| key == setting || key.starts_with(&below));
+        leaves = others;
+        let counts = |text: &str| setting != "watchdog.mode" || text != "\"off\"";
+        let keys = found.iter().filter(|(_, text)| counts(text));
+        let keys: Vec<_> = keys.map(|(key, _)| key.strip_prefix(&below).unwrap_or(key)).collect();
+        match keys.as_slice() {
+            [] => {}
+            [one] if *one == setting => said.push(format!("{setting}: {why}")),
+            keys => said.push(format!("{setting} ({}): {why}", keys.join(", "))),
+        }
+    }
+    let names_old = |text: &str| names(text, &old.name) && !names(&new.name, &old.name);
+    let is_elsewhere = old.postgres.host != new.host;
     for (key, text) in &leaves {
-        let below = |setting: &str| key == setting || key.starts_with(&format!("{setting}."));
-        if is_secret(key) {
+        let why = if CERTIFICATES.contains(&key.rsplit('.').next().unwrap_or_default()) {
+            "the file must be there; a certificate names the new node".to_owned()
+        } else if names_old(text) {
+            format!("it still names {}", old.name)
+        } else if is_elsewhere && !key.starts_with("etcd.") && names(text, &old.postgres.host) {
+            format!("it still names {}", old.postgres.host)
+        } else {
             continue;
-        }
-        if let Some((_, why)) = PER_NODE.iter().find(|(setting, _)| below(setting)) {
-            if key != "watchdog.mode" || text != "\"off\"" {
-                said.push(format!("{key} = {text}: {why}"));
-            }
-        } else if ["cert", "key", "ca", "certfile", "keyfile", "cafile", "cacert"]
-            .contains(&key.rsplit('.').next().unwrap_or_default())
-        {
-            said.push(format!(
-                "{key} = {text}: the file must be there, a certificate with the new node's name"
-            ));
-        } else if key.starts_with("bootstrap.method") {
-            // A cluster begins once.
-        } else if names(text, &old.name) && !names(&format!("{:?}", new.name), &old.name) {
-            said.push(format!("{key} = {text}: it still names {}", old.name));
-        } else if names(text, &old.postgres.host)
-            && old.postgres.host != new.host
-            && !key.starts_with("etcd.")
-        {
-            said.push(format!("{key} = {text}: it still names {}", old.postgres.host));
-        }
+        };
+        said.push(format!("{key} = {text}: {why}"));
     }
     said
 }
@@ -224,7 +230,6 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("postgres"), "").expect("writes");
         let text = text.replace("BIN", &dir.path().display().to_string());
-        let text = text.replace("bin_dir = \"/", "bin_dir = \"/");
         let mut config = parse(&text, "agent.toml", Path::new("/etc")).unwrap_or_else(|e| panic!("{e}"));
         config.postgresql.bin_dir = "BIN".into();
         config
@@ -268,16 +273,14 @@ mod tests {
                     [postgresql.parameters]\nwork_mem = \"1GB\"\nssl_cert_file = \"/pg1.pem\"\n\
                     [tags]\nnofailover = true\n[watchdog]\nmode = \"off\"\n[log]\ndir = \"/log/10.0.0.1\"\n";
         let made = made(more, "db4.example.com");
-        let keys: Vec<_> =
-            made.look_at.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+        let heads: Vec<_> = made.look_at.iter().filter_map(|line| line.split(": ").next()).collect();
         let expected = [
-            "postgresql.pgpass",
-            "postgresql.parameters.work_mem",
-            "postgresql.parameters.ssl_cert_file",
-            "tags.nofailover",
-            "log.dir",
+            "postgresql.parameters (work_mem, ssl_cert_file)",
+            "tags (nofailover)",
+            "postgresql.pgpass = \"/var/pg1.pgpass\"",
+            "log.dir = \"/log/10.0.0.1\"",
         ];
-        assert_eq!(keys, expected, "{:#?}", made.look_at);
+        assert_eq!(heads, expected, "{:#?}", made.look_at);
         assert!(made.toml.contains("proxy_address = \"db4.example.com:6432\""), "{}", made.toml);
         assert!(!made.look_at.concat().contains("password"), "{:?}", made.look_at);
     }

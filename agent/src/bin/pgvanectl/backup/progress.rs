@@ -58,9 +58,9 @@ impl Progress {
     pub(crate) fn tell(&self, line: &str) {
         match &self.bar {
             _ if self.quiet => {}
-            Some(bar) => bar.println(line),
+            Some(bar) if !bar.is_finished() => bar.println(line),
             // Who has closed it does not want to know.
-            None => drop(writeln!(std::io::stderr(), "{line}")),
+            _ => drop(writeln!(std::io::stderr(), "{line}")),
         }
     }
 
