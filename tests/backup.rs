@@ -189,10 +189,13 @@ async fn backups_of_a_cluster_that_is_written_to_become_clusters_again() {
     let last = ask(p, "pg1", "SELECT pg_walfile_name(pg_switch_wal())").await.remove(0);
     until(p, "the last WAL is archived", async || bench.archive.join(&last).exists()).await;
 
+    let (time, position) =
+        ([("recovery_target_time", moment.as_str())], [("recovery_target_lsn", position.as_str())]);
+    let before = format!("before = \"{moment}\"");
     let (as_it_was, at_a_time, at_a_position) = tokio::join!(
         bench.restored(&[], "of = \"demo\""),
-        bench.restored(&[("recovery_target_time", &moment)], &format!("before = \"{moment}\"")),
-        bench.restored(&[("recovery_target_lsn", &position)], ""),
+        bench.restored(&time, &before),
+        bench.restored(&position, ""),
     );
     let restored = ids(&rows(as_it_was.node("pg1").postgres()).await);
     let lacking: Vec<_> = acknowledged.iter().filter(|id| !restored.contains(id)).collect();

@@ -227,7 +227,7 @@ pub(super) mod tests {
         vec![("PG_VERSION", b"15\n".to_vec()), ("base/1/2", vec![1; 300_000]), ("global/pg_control", control)]
     }
 
-    fn packed(path: &Path, files: &[(&str, Vec<u8>)]) {
+    pub(in super::super) fn packed(path: &Path, files: &[(&str, Vec<u8>)]) {
         let encoder = GzEncoder::new(File::create(path).expect("creates"), Compression::fast());
         let mut builder = tar::Builder::new(encoder);
         for (name, content) in files {

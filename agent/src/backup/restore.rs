@@ -14,6 +14,9 @@ use super::read::{self, Destination, Facts};
 const CONTROL: &str = "global/pg_control";
 const CONTROL_UNTIL_THEN: &str = "global/pg_control.restoring";
 
+/// Which tablespaces there are, and where they were: a backup in tar format has no links to them.
+const MAP: &str = "tablespace_map";
+
 /// Where tablespaces go that were elsewhere: from the old directory to the new one.
 pub type Mapping = BTreeMap<PathBuf, PathBuf>;
 
@@ -25,7 +28,7 @@ pub fn restore(
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Facts, BackupError> {
     let manifest = Manifest::load(dir)?;
-    let mut target = DataDir { root: data_dir, mapping, tablespaces: BTreeMap::new() };
+    let mut target = DataDir::new(data_dir, mapping);
     empty(data_dir).map_err(BackupError::io(data_dir))?;
     let done = read::read(dir, &manifest, &mut target, go_on)
         .and_then(|facts| target.complete().map(|()| facts).map_err(BackupError::io(data_dir)));
@@ -42,33 +45,25 @@ struct DataDir<'a> {
     mapping: &'a Mapping,
     /// By OID.
     tablespaces: BTreeMap<String, PathBuf>,
+    /// Whether they have their links.
+    is_linked: bool,
 }
 
 impl Destination for DataDir<'_> {
     fn directory(&mut self, path: &Path) -> io::Result<()> {
+        self.prepare_for(path)?;
         make(&self.root.join(path))
     }
 
-    fn link(&mut self, path: &Path, to: &Path) -> io::Result<()> {
-        let oid = path.strip_prefix("pg_tblspc").ok().and_then(Path::to_str);
-        let Some(oid) = oid else {
-            return Err(io::Error::other("a link that is no tablespace's"));
-        };
-        let new = self.mapping.get(to).map_or(to, PathBuf::as_path);
-        empty(new).map_err(|error| {
-            let (old, new) = (to.display(), new.display());
-            io::Error::new(
-                error.kind(),
-                format!(
-                    "the tablespace's directory {new}: {error}; --tablespace-mapping {old}=DIR names another"
-                ),
-            )
-        })?;
-        self.tablespaces.insert(oid.to_owned(), new.to_owned());
-        symlink(new, self.root.join(path))
+    fn link(&mut self, path: &Path, _: &Path) -> io::Result<()> {
+        Err(io::Error::other(format!(
+            "{} is a link, which a backup in tar format does not have",
+            path.display()
+        )))
     }
 
     fn file(&mut self, path: &Path) -> io::Result<Option<Box<dyn Write>>> {
+        self.prepare_for(path)?;
         let path = if path == Path::new(CONTROL) { Path::new(CONTROL_UNTIL_THEN) } else { path };
         let path = self.root.join(path);
         if let Some(parent) = path.parent() {
@@ -79,12 +74,41 @@ impl Destination for DataDir<'_> {
     }
 }
 
-impl DataDir<'_> {
+impl<'a> DataDir<'a> {
+    fn new(root: &'a Path, mapping: &'a Mapping) -> DataDir<'a> {
+        DataDir { root, mapping, tablespaces: BTreeMap::new(), is_linked: false }
+    }
+
+    /// The links, before the first file that goes through one. Their list comes before all of them.
+    fn prepare_for(&mut self, path: &Path) -> io::Result<()> {
+        let is_within = path.starts_with("pg_tblspc") && path.components().count() > 1;
+        if is_within && !std::mem::replace(&mut self.is_linked, true) && self.root.join(MAP).exists() {
+            for (oid, old) in read_map(&fs::read(self.root.join(MAP))?) {
+                self.tablespace(&oid, &old)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tablespace(&mut self, oid: &str, old: &Path) -> io::Result<()> {
+        let new = self.mapping.get(old).map_or(old, PathBuf::as_path);
+        empty(new).map_err(|error| {
+            let (old, new) = (old.display(), new.display());
+            let text = format!(
+                "the tablespace's directory {new}: {error}; --tablespace-mapping {old}=DIR names another"
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+        self.tablespaces.insert(oid.to_owned(), new.to_owned());
+        make(&self.root.join("pg_tblspc"))?;
+        symlink(new, self.root.join("pg_tblspc").join(oid))
+    }
+
     /// Everything on the disk, then the file that makes it a database.
     fn complete(&self) -> io::Result<()> {
-        let map = self.root.join("tablespace_map");
-        if map.exists() {
-            fs::write(&map, written_map(&self.tablespaces))?;
+        if !self.tablespaces.is_empty() {
+            // The server makes the links anew from it.
+            fs::write(self.root.join(MAP), written_map(&self.tablespaces))?;
         }
         for dir in self.tablespaces.values().map(PathBuf::as_path).chain([self.root]) {
             rustix::fs::syncfs(File::open(dir)?)?;
@@ -110,6 +134,25 @@ fn written_map(tablespaces: &BTreeMap<String, PathBuf>) -> Vec<u8> {
         text.push(b'\n');
     }
     text
+}
+
+fn read_map(text: &[u8]) -> Vec<(String, PathBuf)> {
+    use std::os::unix::ffi::OsStringExt;
+
+    let (mut lines, mut line, mut bytes) = (Vec::new(), Vec::new(), text.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => line.extend(bytes.next()),
+            b'\n' => lines.push(std::mem::take(&mut line)),
+            other => line.push(*other),
+        }
+    }
+    let pair = |line: Vec<u8>| {
+        let at = line.iter().position(|byte| *byte == b' ')?;
+        let oid = String::from_utf8(line[..at].to_vec()).ok()?;
+        Some((oid, PathBuf::from(std::ffi::OsString::from_vec(line[at + 1..].to_vec()))))
+    };
+    lines.into_iter().filter_map(pair).collect()
 }
 
 fn make(dir: &Path) -> io::Result<()> {
@@ -139,7 +182,7 @@ fn clear(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::tests::{backup, content};
+    use super::super::read::tests::{backup, content, packed};
     use super::*;
 
     #[test]
@@ -177,16 +220,23 @@ mod tests {
     fn a_tablespace_goes_where_it_is_told() {
         let root = tempfile::tempdir().expect("a directory");
         let (data, new) = (root.path().join("data"), root.path().join("a\\b"));
-        make(&data.join("pg_tblspc")).expect("makes");
-        let mapping = Mapping::from([(PathBuf::from("/old"), new.clone())]);
-        let mut target = DataDir { root: &data, mapping: &mapping, tablespaces: BTreeMap::new() };
-        target.link(Path::new("pg_tblspc/16400"), Path::new("/old")).expect("links");
+        let inside = ("pg_tblspc/16400/PG_15/5/1", b"inside".to_vec());
+        let map = ("tablespace_map", b"16400 /old\\\\er\n".to_vec());
+        let files = [vec![map.clone()], content()].concat();
+        let backup = backup(&files, &[files.clone(), vec![inside]].concat());
+        packed(&backup.path().join("16400.tar.gz"), &[("PG_15/5/1", b"inside".to_vec())]);
+        let mapping = Mapping::from([(PathBuf::from("/old\\er"), new.clone())]);
+        restore(backup.path(), &data, &mapping, &mut |_| true).expect("restores");
         assert_eq!(fs::read_link(data.join("pg_tblspc/16400")).expect("a link"), new);
-        let map = String::from_utf8(written_map(&target.tablespaces)).expect("text");
+        assert_eq!(fs::read(new.join("PG_15/5/1")).expect("reads"), b"inside");
+        let map = fs::read_to_string(data.join(MAP)).expect("reads");
         assert_eq!(map, format!("16400 {}/a\\\\b\n", root.path().display()));
-        fs::write(new.join("x"), "").expect("writes");
-        let why = target.link(Path::new("pg_tblspc/16401"), Path::new("/old")).expect_err("taken");
-        assert!(why.to_string().contains("--tablespace-mapping /old=DIR"), "{why}");
-        assert!(target.link(Path::new("base/1"), Path::new("/")).is_err());
+        assert_eq!(read_map(map.as_bytes()), [("16400".to_owned(), new.clone())]);
+
+        let other = root.path().join("other");
+        let why = restore(backup.path(), &other, &mapping, &mut |_| true).expect_err("taken").to_string();
+        assert!(why.contains("--tablespace-mapping /old\\er=DIR"), "{why}");
+        assert!(new.join("PG_15/5/1").exists(), "what was there is left alone");
+        assert_eq!(fs::read_dir(other).expect("lists").count(), 0);
     }
 }
