@@ -26,6 +26,19 @@ const ONE_OPTION: u32 = 15;
 /// Lines of its complaints that are shown.
 const SHOWN: usize = 8;
 
+/// Runs a command on a leash. pg_basebackup has a second process for the WAL, which would go on for ever, and hold WAL
+/// back on the server, where the first one or we are killed: when standard input ends, so does the whole group, and
+/// nothing of it outlives the command.
+const ON_A_LEASH: &str = r#"
+exec 3<&0
+(exec 2>/dev/null; cat <&3 >&2; kill -KILL 0) &
+"$@" </dev/null 3<&-
+status=$?
+trap '' TERM
+kill -TERM 0
+exit $status
+"#;
+
 /// A copy to be made.
 pub(super) struct Copy<'a> {
     pub(super) pg_basebackup: PathBuf,
@@ -77,20 +90,22 @@ impl Copy<'_> {
         fs::create_dir(holder.scratch())?;
         let service = holder.scratch().join("service");
         self.write_service(&service)?;
-        let mut command = Command::new(&self.pg_basebackup);
+        let mut command = Command::new("sh");
+        command.args(["-c", ON_A_LEASH, "sh"]).arg(&self.pg_basebackup).process_group(0);
         command.arg("--pgdata").arg(holder.inside()).args(["--format=tar", "--wal-method=stream"]);
         command.args(["--no-password", "--dbname=service=pgvanectl"]).arg(format!("--label={}", self.label));
-        // Where we are killed, its next word finds nobody who listens, and it ends.
-        command.arg("--progress").args(compression(self.compress, version)?);
+        // The server counts its files for it.
+        command.args(progress.is_shown().then_some("--progress"));
+        command.args(compression(self.compress, version)?);
         command.arg(if self.spread { "--checkpoint=spread" } else { "--checkpoint=fast" });
         command.args(self.max_rate.map(|rate| format!("--max-rate={rate}")));
         command.env("PGSERVICEFILE", &service).env("LC_ALL", "C.UTF-8").env_remove("PGSERVICE");
         if let Some(password) = &self.role.password {
             command.env("PGPASSWORD", password.expose());
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| self.not_run(&e))?;
-        let heard = child.stderr.take();
+        let (leash, heard) = (child.stdin.take(), child.stderr.take());
         let heard = async {
             match heard {
                 Some(stderr) => listen(stderr, progress).await,
@@ -101,10 +116,12 @@ impl Copy<'_> {
         let (said, status) = tokio::select! {
             ended = work => ended,
             () = stop.wanted() => {
-                child.kill().await?;
+                drop(leash);
+                child.wait().await?;
                 return Err(BackupError::Interrupted.into());
             }
         };
+        drop(leash);
         let status = status?;
         if status.success() {
             return Ok(());

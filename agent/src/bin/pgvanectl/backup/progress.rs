@@ -21,6 +21,11 @@ impl Progress {
         Progress { bar: shown.then(ProgressBar::no_length), quiet }
     }
 
+    /// Whether there is a bar.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Something begins that takes its time; `total` are the bytes that it has to do with, where they are known.
     pub(crate) fn stage(&self, what: &str, total: Option<u64>) {
         match &self.bar {
