@@ -18,6 +18,7 @@
 //! Effects live in `enact`, facts are gathered in `observe`, `reconcile` owns the state between them.
 
 pub mod api;
+pub mod backup;
 pub mod callbacks;
 mod chore;
 pub mod config;
@@ -34,6 +35,7 @@ pub mod keeper;
 pub mod known_config;
 pub mod metrics;
 pub mod namesake;
+pub mod new_node;
 pub mod operator;
 pub mod parts;
 pub mod peers;

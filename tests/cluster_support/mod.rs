@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod certificates;
+pub(crate) mod desk;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod tools;

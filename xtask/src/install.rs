@@ -1,5 +1,5 @@
-//! Finds PostgreSQL, etcd, the proxies to compare with, a browser and Prometheus on this machine, and installs what is
-//! missing with its package manager.
+//! Finds PostgreSQL, etcd, the proxies to compare with, a browser, Prometheus and pgBackRest on this machine, and installs
+//! what is missing with its package manager.
 
 use std::env;
 use std::os::unix::process::CommandExt;
@@ -70,6 +70,7 @@ enum Part {
     Faketime,
     Prometheus,
     Keepalived,
+    Pgbackrest,
 }
 
 impl Part {
@@ -86,6 +87,7 @@ impl Part {
             Part::Faketime => "libfaketime",
             Part::Prometheus => "Prometheus with promtool",
             Part::Keepalived => "Keepalived and curl",
+            Part::Pgbackrest => "pgBackRest",
         }
     }
 
@@ -104,6 +106,7 @@ impl Part {
             Part::Prometheus => &["prometheus"],
             // The check script asks with curl.
             Part::Keepalived => &["keepalived", "curl"],
+            Part::Pgbackrest => &["pgbackrest"],
         }
     }
 }
@@ -180,6 +183,11 @@ pub fn prometheus() -> Result<Prometheus, InstallError> {
 /// Keepalived, which moves the address of a pair of proxies.
 pub fn keepalived() -> Result<PathBuf, InstallError> {
     program(Part::Keepalived, "keepalived", || found_anywhere("curl").is_some())
+}
+
+/// pgBackRest: the tests make replicas and clusters with it.
+pub fn pgbackrest() -> Result<PathBuf, InstallError> {
+    program(Part::Pgbackrest, "pgbackrest", || true)
 }
 
 /// What makes and cuts networks and disks for drills: all of it, or an error.

@@ -138,6 +138,10 @@ pub struct Reach {
     pub timing: TimingOverrides,
     /// Who may ask PostgreSQL, where an agent's settings tell.
     pub superuser: Option<Role>,
+    /// Who may copy it, where an agent's settings tell.
+    pub replication: Option<Role>,
+    /// Where PostgreSQL's programs are, where that is said.
+    pub bin_dir: Option<PathBuf>,
 }
 
 /// Reads what an operator's tool needs of an agent's settings, or of the small file that patronictl has.
@@ -151,6 +155,8 @@ pub fn reach(path: &Path) -> Result<Reach, SettingsError> {
             ctl: config.ctl,
             timing: config.timing,
             superuser: Some(config.postgresql.superuser),
+            replication: Some(config.postgresql.replication),
+            bin_dir: Some(config.postgresql.bin_dir),
         });
     }
     let mut texts = Vec::new();

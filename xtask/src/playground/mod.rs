@@ -368,7 +368,7 @@ impl Playground {
         Ok(())
     }
 
-    /// The role that clients use, with a schema of its own.
+    /// The role that clients use, with a schema of its own; a cluster made of a backup has both.
     async fn create_client_role(&self) -> Result<(), PlaygroundError> {
         let picture = self.look().await;
         let leader = picture.leader().map_err(|why| PlaygroundError::Late { waited: Duration::ZERO, why })?;
@@ -381,7 +381,8 @@ impl Playground {
         let driver = tokio::spawn(connection);
         let created = client
             .batch_execute(&format!(
-                "CREATE ROLE {CLIENT_ROLE} LOGIN; CREATE SCHEMA {CLIENT_ROLE} AUTHORIZATION {CLIENT_ROLE};"
+                "DO $$ BEGIN CREATE ROLE {CLIENT_ROLE} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
+                 CREATE SCHEMA IF NOT EXISTS {CLIENT_ROLE} AUTHORIZATION {CLIENT_ROLE};"
             ))
             .await;
         driver.abort();

@@ -25,7 +25,8 @@ pub(crate) fn parse(text: &str, now: &ZonedDateTime) -> Result<Option<String>, F
     Ok(Some(at.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()))
 }
 
-fn instant(text: &str, now: &ZonedDateTime) -> Option<Timestamp> {
+/// The same, in the past too; `None`: it is no time.
+pub(crate) fn instant(text: &str, now: &ZonedDateTime) -> Option<Timestamp> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Some(at);
     }

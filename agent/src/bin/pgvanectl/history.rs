@@ -20,6 +20,14 @@ pub(crate) async fn show(target: &Target, format: Format) -> Result<(), Failed> 
     say(&sheet(&view).show(format, Paper::stdout()))
 }
 
+/// What has come to the history since `before`, if anything has.
+pub(crate) fn latest(before: &ClusterView, after: &ClusterView) -> Result<(), Failed> {
+    let known = before.history.as_ref().map_or(0, |history| history.0.len());
+    let mut news = sheet(after);
+    news.rows.drain(..known.min(news.rows.len()));
+    if news.rows.is_empty() { Ok(()) } else { say(&news.show(Format::Pretty, Paper::stdout())) }
+}
+
 fn sheet(view: &ClusterView) -> Sheet {
     let entries = view.history.iter().flat_map(|h| &h.0);
     let change = |entry: &HistoryEntry| view.changes.as_ref().and_then(|changes| changes.of(entry));

@@ -94,7 +94,7 @@ fn resolve(host: &str) -> Vec<IpAddr> {
 }
 
 /// In one step, and never to be read by others, not for a moment.
-fn write(path: &Path, text: &str, replace: bool) -> std::io::Result<()> {
+pub(crate) fn write(path: &Path, text: &str, replace: bool) -> std::io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
     let fresh = Path::new(&fresh);

@@ -41,6 +41,13 @@ pub(crate) struct SwitchoverArgs {
     force: bool,
 }
 
+impl SwitchoverArgs {
+    /// Now, to whoever is best placed.
+    pub(crate) fn to_anybody(force: bool) -> SwitchoverArgs {
+        SwitchoverArgs { leader: None, candidate: None, scheduled: None, dry_run: false, force }
+    }
+}
+
 pub(crate) async fn switchover(target: &Target, args: SwitchoverArgs) -> Result<(), Failed> {
     let scheduled = match &args.scheduled {
         Some(text) => at::parse(text, &ZonedDateTime::now())?,
@@ -199,7 +206,7 @@ async fn carry_out(
 }
 
 /// Where a change of leadership stands, in words.
-fn stage(view: &ClusterView) -> String {
+pub(crate) fn stage(view: &ClusterView) -> String {
     let Some(leader) = view.leader.as_ref().map(|l| &l.name) else { return "nobody leads".to_owned() };
     match view.leader_member().map(|m| &m.record) {
         Some(record) if record.is_serving_primary() => format!("{leader} serves as primary"),

@@ -3,12 +3,15 @@
 //! Reads come from the store, changes of leadership go through the agents' REST API, changes of the dynamic
 //! configuration are a compare-and-swap in the store. Exit codes: 0 done, 1 failed or declined, 2 wrong usage.
 
+mod add_node;
 mod at;
+mod backup;
 mod call;
 mod check;
 mod diff;
 mod doctor;
 mod document;
+mod drill;
 mod dsn;
 mod flush;
 mod following;
@@ -23,10 +26,12 @@ mod prompt;
 mod proxy;
 mod remove;
 mod restart;
+mod restore;
 mod standby;
 mod target;
 mod terminal;
 mod version;
+mod wal;
 mod watch;
 
 use std::io::{ErrorKind, Write};
@@ -155,6 +160,30 @@ enum Command {
     Remove,
     /// Make agent.toml of a patroni.yml, and proxy.toml of a haproxy.cfg; says what became of each setting.
     Import(import::ImportArgs),
+    /// Make the settings of one more node from this node's, and say what else it needs.
+    AddNode(add_node::AddNodeArgs),
+    /// Rehearse a fault: say how for this cluster and what to expect, and measure what it cost.
+    ///
+    /// Breaks nothing itself; --perform carries out a switchover, after a question.
+    Drill(drill::DrillArgs),
+    /// Make a backup: copy a member, verify the copy, remove what is too old.
+    ///
+    /// A backup has its name in DIR only once it is complete, verified and on the disk. Exit codes, for cron: 0 done, 1
+    /// failed, 2 wrong usage; DIR/backups.log has a line for each run.
+    Backup(backup::BackupArgs),
+    /// Show the backups in a directory.
+    Backups(backup::BackupsArgs),
+    /// Make a data directory of a backup; can be the command of an agent's bootstrap.method.
+    Restore(restore::RestoreArgs),
+    /// Archive a WAL file: `archive_command = 'pgvanectl archive-wal %p DIR'`.
+    ///
+    /// Succeeds when the file is on the disk of DIR, or was there with the same content; never replaces another.
+    ArchiveWal(wal::ArchiveArgs),
+    /// Fetch a WAL file from an archive: `restore_command = 'pgvanectl restore-wal DIR %f %p'`.
+    ///
+    /// Exit codes: 0 fetched, 1 there is none, 200 the archive cannot be read: a recovery stops there instead of taking
+    /// it for the end of the WAL. A standby, which can stream, gets 1 then.
+    RestoreWal(wal::FetchArgs),
     /// Look at and change the pgvane on this host: status, sessions, drain, disable, enable, kill, reload, upgrade.
     Proxy(proxy::ProxyArgs),
 }
@@ -232,6 +261,17 @@ async fn run(cli: Cli) -> Result<ExitCode, Failed> {
         }
         Command::Proxy(args) => proxy::run(args).await,
         Command::Import(args) => import::run(&args),
+        Command::AddNode(args) => {
+            let file = doctor::settings_file(config.as_ref());
+            add_node::readable(&file)?;
+            add_node::run(&target()?, &file, &args).await
+        }
+        Command::Drill(args) => drill::run(&target()?, &args).await,
+        Command::Backup(args) => Box::pin(backup::run(&target()?, &args)).await,
+        Command::Backups(args) => backup::list(&args).await,
+        Command::Restore(args) => restore::run(args).await,
+        Command::ArchiveWal(args) => return wal::archive(&args),
+        Command::RestoreWal(args) => return Ok(wal::fetch(&args)),
         Command::List(args) => members(&target()?, &args, false).await,
         Command::Topology(args) => members(&target()?, &args, true).await,
         Command::Watch => watch::run(&target()?, Format::Pretty, Shape::default(), false).await,

@@ -72,6 +72,10 @@ pub(crate) struct Target {
     pub(crate) timing: TimingOverrides,
     /// Who may ask PostgreSQL, where an agent's settings tell.
     pub(crate) superuser: Option<Role>,
+    /// Who may copy it, where an agent's settings tell.
+    pub(crate) replication: Option<Role>,
+    /// Where PostgreSQL's programs are, where that is said.
+    pub(crate) bin_dir: Option<PathBuf>,
 }
 
 impl Target {
@@ -148,6 +152,8 @@ impl Target {
         let ctl = Ctl { login: rest_login.or(settings.ctl.login.clone()), ..settings.ctl };
         Ok(Target {
             superuser: settings.superuser,
+            replication: settings.replication,
+            bin_dir: settings.bin_dir,
             ..Target::new(options, &namespace, scope, &ctl, settings.timing)
         })
     }
@@ -168,6 +174,8 @@ impl Target {
             agents: Caller::new(ctl),
             timing,
             superuser: None,
+            replication: None,
+            bin_dir: None,
         }
     }
 

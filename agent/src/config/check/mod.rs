@@ -90,12 +90,14 @@ pub(super) fn reach((raw, _): (RawReach, Vec<Remark>), cx: &mut Check<'_>) -> Ch
         None => None,
     };
     let ctl = restapi::ctl_of_a_tool(raw.restapi, raw.ctl, cx)?;
-    let superuser = match raw.superuser {
-        Some(role) => Some(postgresql::role(role, "superuser", default::SUPERUSER, cx)?),
-        None => None,
-    };
-    let timing = TimingOverrides::default();
-    Ok(Reach { scope, namespace: namespace(raw.namespace), etcd, ctl, timing, superuser })
+    let (mut superuser, mut replication, mut bin_dir) = (None, None, None);
+    if let Some(raw) = raw.postgresql {
+        superuser = Some(postgresql::role(raw.superuser, "superuser", default::SUPERUSER, cx)?);
+        replication = Some(postgresql::role(raw.replication, "replication", default::REPLICATION, cx)?);
+        bin_dir = raw.bin_dir.map(|dir| cx.path(&dir));
+    }
+    let (namespace, timing) = (namespace(raw.namespace), TimingOverrides::default());
+    Ok(Reach { scope, namespace, etcd, ctl, timing, superuser, replication, bin_dir })
 }
 
 fn guard(raw: RawGuard, data_dir: &std::path::Path, cx: &Check<'_>) -> Checked<Guard> {

@@ -6,6 +6,8 @@ mod log;
 mod postgresql;
 mod restapi;
 
+use std::path::PathBuf;
+
 use pgvane_cluster::settings_file::Spanned;
 use pgvane_cluster::units;
 use serde_json::{Number, Value};
@@ -23,8 +25,15 @@ pub(in crate::config) struct Reach {
     pub(in crate::config) etcd: Option<RawEtcd>,
     pub(in crate::config) restapi: RawRestapi,
     pub(in crate::config) ctl: RawCtl,
-    /// Who may ask PostgreSQL, where an agent's settings tell.
-    pub(in crate::config) superuser: Option<RawRole>,
+    /// How PostgreSQL is reached, where an agent's settings tell.
+    pub(in crate::config) postgresql: Option<ReachPostgresql>,
+}
+
+/// Who may ask PostgreSQL and who may copy it, and where its programs are.
+pub(in crate::config) struct ReachPostgresql {
+    pub(in crate::config) superuser: RawRole,
+    pub(in crate::config) replication: RawRole,
+    pub(in crate::config) bin_dir: Option<Spanned<PathBuf>>,
 }
 
 /// Keys of the dynamic configuration that people write at the top of the local one, where Patroni passes over them.
@@ -110,9 +119,9 @@ pub(super) fn reach(mut top: Section, remarks: &mut Remarks) -> Checked<Reach> {
         etcd,
         restapi: restapi::convert(top.section("restapi")?, &mut passed)?,
         ctl: restapi::ctl(top.section("ctl")?, &mut passed)?,
-        superuser: {
+        postgresql: {
             let section = top.section("postgresql")?;
-            if section.is_there() { Some(postgresql::superuser(section)?) } else { None }
+            if section.is_there() { Some(postgresql::reach(section)?) } else { None }
         },
     })
 }

@@ -7,6 +7,7 @@ use pgvane_cluster::settings_file::{Spanned, is_secret};
 use super::super::section::{Remarks, Section};
 use super::super::tree::{Key, Node, Tree};
 use super::super::variables::ROLE_KEYS;
+use super::ReachPostgresql;
 use crate::config::check::{Checked, Problem, Remark};
 use crate::config::raw::{RawCallbacks, RawPostgresql, RawReplicaMethod, RawRole, RawValues};
 
@@ -51,7 +52,7 @@ pub(super) fn convert(mut section: Section, remarks: &mut Remarks) -> Checked<Co
     let mut callbacks = section.section("callbacks")?;
     let raw = RawPostgresql {
         data_dir,
-        bin_dir: section.file("bin_dir")?.filter(|dir| !dir.get_ref().as_os_str().is_empty()),
+        bin_dir: bin_dir(&mut section)?,
         listen: section.text("listen")?,
         connect_address: section.text("connect_address")?,
         proxy_address: section.text("proxy_address")?,
@@ -95,9 +96,15 @@ pub(super) fn convert(mut section: Section, remarks: &mut Remarks) -> Checked<Co
     Ok(Converted { raw, name })
 }
 
-/// Who may ask PostgreSQL: all that an operator's tool needs of the section.
-pub(super) fn superuser(mut section: Section) -> Checked<RawRole> {
-    Ok(roles(&mut section, &mut Remarks::new())?.superuser)
+/// All that an operator's tool needs of the section.
+pub(super) fn reach(mut section: Section) -> Checked<ReachPostgresql> {
+    let Roles { superuser, replication, .. } = roles(&mut section, &mut Remarks::new())?;
+    Ok(ReachPostgresql { superuser, replication, bin_dir: bin_dir(&mut section)? })
+}
+
+/// An empty one says nothing.
+fn bin_dir(section: &mut Section) -> Checked<Option<Spanned<PathBuf>>> {
+    Ok(section.file("bin_dir")?.filter(|dir| !dir.get_ref().as_os_str().is_empty()))
 }
 
 struct Roles {
