@@ -16,3 +16,4 @@ pub mod mutants;
 pub mod playground;
 pub mod programs;
 pub mod simulate;
+pub mod versions;
