@@ -107,7 +107,10 @@ impl Connections {
                     Err(stale) => (stale, true),
                 },
                 Ok(Err(error)) => match classify(&endpoint, &error) {
-                    proof @ (StoreError::LeaseNotFound | StoreError::Compacted(_)) => return Err(proof),
+                    // Said by an etcd in good health: another connection would be told the same.
+                    proof @ (StoreError::LeaseNotFound | StoreError::Compacted(_) | StoreError::Full(_)) => {
+                        return Err(proof);
+                    }
                     other => (other, !did_nothing(&error)),
                 },
                 Err(_) => (StoreError::Unavailable(format!("{endpoint}: no answer within {limit:?}")), true),
