@@ -521,7 +521,7 @@ impl<S: Store> Reconciler<S> {
             deadline,
             budget: world.timing.guard_budget,
             postmaster: None,
-            store: self.ctx.store_access.clone(),
+            store: self.ctx.store_access.borrow().clone(),
             parting: Some(Parting {
                 leader_key: self.ctx.space.path(&Key::Leader),
                 leader: self.ctx.me.to_string(),

@@ -115,6 +115,11 @@ impl EtcdStore {
         .await
     }
 
+    /// Has it use these endpoints from now on. The connection there is stays as long as its member answers.
+    pub fn use_endpoints(&self, endpoints: Vec<String>) {
+        self.connections.use_endpoints(endpoints);
+    }
+
     /// What the member that is asked says of itself and of the cluster's alarms.
     pub async fn health(&self) -> Result<EtcdHealth, StoreError> {
         self.call(Retry::Always, |mut client| async move {
