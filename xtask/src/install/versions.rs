@@ -106,7 +106,7 @@ impl Edition {
         let base = programs::root().join("target/versions");
         let dir = base.join(format!("{}-{}", self.software.name(), self.version));
         fs::create_dir_all(&base).map_err(|e| self.failed(format!("{}: {e}", base.display())))?;
-        let lock = dir.with_extension("lock");
+        let lock = base.join(format!("{}-{}.lock", self.software.name(), self.version));
         let io = |error: std::io::Error| self.failed(format!("{}: {error}", dir.display()));
         // Held until the file is closed.
         let lock = File::create(lock).map_err(io)?;

@@ -49,7 +49,7 @@ impl EtcdAccess {
     }
 
     /// The same as Patroni's `etcd3` has it.
-    pub(crate) fn yaml(&self) -> String {
+    pub fn yaml(&self) -> String {
         let hosts: Vec<_> = self.endpoints.iter().map(ToString::to_string).collect();
         let mut keys = format!("  hosts: {}\n", hosts.join(","));
         if self.tls.is_some() {
