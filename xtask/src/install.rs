@@ -5,6 +5,7 @@ use std::env;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::geteuid;
 
@@ -248,6 +249,9 @@ pub fn nginx_stream_module() -> Option<PathBuf> {
 }
 
 fn program(part: Part, program: &str, is_complete: impl Fn() -> bool) -> Result<PathBuf, InstallError> {
+    // Of tests that run side by side one installs, and the others find.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = found_anywhere(program).filter(|_| is_complete()) {
         return Ok(found);
     }
