@@ -15,7 +15,8 @@
 #                           (`pgvanectl remove` deletes all keys: as the agent)
 #
 # A user logs in by a client certificate with its name as the common name. It has a password as well where a file
-# $PGVANE_ETCD_PASSWORDS/USER has one in its first line: Patroni and patronictl know no other way.
+# $PGVANE_ETCD_PASSWORDS/USER has one in its first line. Patroni and patronictl know no other way: they come through etcd's
+# JSON gateway, which takes a password, and a certificate only if it has no common name.
 set -eu
 
 if [ "${1:-}" = --enable ]; then

@@ -33,7 +33,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, set_child_subreaper};
 
 use self::account::Account;
-use self::certificates::Signed;
 use self::etcd::access::EtcdAccess;
 use self::etcd::{Etcd, EtcdOptions};
 pub use self::ground::{Equipment, Prepared, Wanted};
@@ -456,11 +455,6 @@ impl Playground {
     /// Writes new certificates for all members and clients of etcd over the old ones.
     pub fn renew_etcd_certificates(&self) -> Result<(), PlaygroundError> {
         self.etcd.renew_certificates(&self.home)
-    }
-
-    /// Writes this certificate over that of a client of etcd (agent, proxy, reader, operator).
-    pub fn replace_etcd_client(&self, name: &str, signed: &Signed) -> Result<(), PlaygroundError> {
-        self.etcd.replace_client(&self.home, name, signed)
     }
 
     /// Starts what is dead and continues what is frozen; returns what was done.

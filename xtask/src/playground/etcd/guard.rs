@@ -21,12 +21,15 @@ const AUTH: &str = include_str!("../../../../packaging/etcd/auth.sh");
 /// The users that it makes for a cluster; after `pgvane-SCOPE-`.
 const USERS: [&str; 4] = ["agent", "proxy", "reader", "operator"];
 
+/// The certificate of whoever has a password: etcd's gateway refuses those that name somebody.
+const NAMELESS: &str = "nameless";
+
 /// How long etcd's tool may take.
 const TOOL_WITHIN: Duration = Duration::from_secs(30);
 
 /// Certificates and passwords.
 #[derive(Debug)]
-pub struct Guard {
+pub(super) struct Guard {
     authority: Authority,
     dir: PathBuf,
     etcdctl: PathBuf,
@@ -46,26 +49,15 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Who signs.
-    pub fn authority(&self) -> &Authority {
-        &self.authority
-    }
-
     /// Writes new certificates for all clients over the old ones.
     pub(super) fn renew_clients(&self, home: &Home) -> Result<(), PlaygroundError> {
         for user in USERS.map(user).into_iter().chain(["root".to_owned()]) {
-            self.replace_client(home, &user, &self.authority.sign_client(&user))?;
+            self.write(home, &user, &self.authority.sign_client(&user))?;
         }
-        Ok(())
+        self.write(home, NAMELESS, &self.authority.sign_nameless_client())
     }
 
-    /// Writes this certificate over the one of `user`.
-    pub(super) fn replace_client(
-        &self,
-        home: &Home,
-        user: &str,
-        signed: &Signed,
-    ) -> Result<(), PlaygroundError> {
+    fn write(&self, home: &Home, user: &str, signed: &Signed) -> Result<(), PlaygroundError> {
         home.write(&self.dir.join(format!("{user}.key")), &signed.key)?;
         home.write(&self.dir.join(format!("{user}.pem")), &signed.certificate)
     }
@@ -89,7 +81,7 @@ impl Guard {
         let password = || fs::read_to_string(self.dir.join(&user)).unwrap_or_default().trim().to_owned();
         EtcdAccess {
             endpoints,
-            tls: Some(self.client_tls(&user)),
+            tls: Some(self.client_tls(if by_password { NAMELESS } else { &user })),
             login: by_password.then(|| (user.clone(), password())),
         }
     }

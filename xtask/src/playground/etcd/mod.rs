@@ -1,7 +1,7 @@
 //! The store: etcd, of one member or several; open to everybody, or guarded as in production.
 
 pub mod access;
-pub mod guard;
+mod guard;
 mod packaged;
 
 use std::ffi::OsString;
@@ -16,7 +16,6 @@ use serde_json::Value;
 use self::access::EtcdAccess;
 use self::guard::Guard;
 use super::PlaygroundError;
-use super::certificates::Signed;
 use super::home::Home;
 use super::http;
 use super::place::Place;
@@ -225,18 +224,7 @@ impl Etcd {
         self.guard()?.renew_clients(home)
     }
 
-    /// Writes this certificate over that of a client (agent, proxy, reader, operator).
-    pub(super) fn replace_client(
-        &self,
-        home: &Home,
-        name: &str,
-        signed: &Signed,
-    ) -> Result<(), PlaygroundError> {
-        self.guard()?.replace_client(home, &guard::user(name), signed)
-    }
-
-    /// Certificates and passwords; an error where etcd is open.
-    pub fn guard(&self) -> Result<&Guard, PlaygroundError> {
+    fn guard(&self) -> Result<&Guard, PlaygroundError> {
         self.guard
             .as_ref()
             .ok_or_else(|| PlaygroundError::Refused("this etcd is open to everybody".to_owned()))
