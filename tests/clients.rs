@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt;
 
-use cluster_support::certificates::Authority;
 use cluster_support::tools::{Dialogue, complained, fed, printed, psql, tool};
 use cluster_support::writer::config;
 use cluster_support::{
@@ -15,6 +14,7 @@ use cluster_support::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 use tokio_postgres::{AsyncMessage, NoTls};
+use xtask::playground::certificates::Authority;
 use xtask::playground::{CLIENT_ROLE, Playground};
 
 /// How libpq reaches the port for writes of the proxy at this place.

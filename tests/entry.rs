@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cluster_support::certificates::{Authority, Signed};
 use cluster_support::raw::{self, SSL_REQUEST};
 use cluster_support::tools::{Dialogue, complained, libpq, operate, printed, psql, tool};
 use cluster_support::{SOON, cluster, metric, topology, until};
@@ -22,6 +21,7 @@ use tokio::time::timeout;
 use tokio_postgres::NoTls;
 use tokio_rustls::TlsConnector;
 use xtask::playground::Playground;
+use xtask::playground::certificates::{Authority, Signed};
 
 /// One node that leads, and no proxy yet.
 async fn small() -> Playground {

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use cluster_support::certificates::Authority;
 use cluster_support::{SOON, healthy, switchover, until};
 use hyper::Method;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, chown, mknodat};
@@ -21,6 +20,7 @@ use tokio_postgres::{Client, NoTls};
 use xtask::checks::LONG;
 use xtask::install::{self, Servers};
 use xtask::playground::account::Account;
+use xtask::playground::certificates::Authority;
 use xtask::playground::node::{MoreOfNode, Node};
 use xtask::playground::{Options, Playground, http};
 use xtask::programs;

@@ -12,9 +12,9 @@ use pgvane_agent::peers::{Answer, Caller};
 use serde_json::{Value, json};
 use xtask::playground::Playground;
 
-use self::cluster_support::certificates::{Authority, Signed};
 use self::cluster_support::writer::{Habit, Writer};
 use self::cluster_support::{SOON, add_proxy, cluster, one_more_port, rows, until};
+use xtask::playground::certificates::{Authority, Signed};
 
 const TTL_S: u32 = 5;
 const NAMES: [&str; 3] = ["pg1", "pg2", "pg3"];

@@ -4,6 +4,7 @@ use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, LeaseId};
 use pgvane_cluster::records::MemberRecord;
 use pgvane_cluster::reigns::Descent;
+use pgvane_cluster::store::StoreError;
 use tokio::sync::oneshot;
 
 use crate::api::{FailsafeAnswer, FailsafeAsk};
@@ -69,7 +70,7 @@ pub enum Event {
         reply: oneshot::Sender<FailsafeAnswer>,
     },
     /// Our member record was written, or not.
-    Published(Box<Result<(MemberRecord, LeaseId), String>>),
+    Published(Box<Result<(MemberRecord, LeaseId), StoreError>>),
 }
 
 /// A change of the server.

@@ -23,6 +23,7 @@ pub mod callbacks;
 mod chore;
 pub mod config;
 pub mod decide;
+pub mod discover;
 pub mod effects;
 pub mod enact;
 pub mod event;

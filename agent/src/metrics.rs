@@ -190,6 +190,16 @@ fn own(page: &mut Page, s: &ApiSnapshot, view: Option<&ClusterView>, now: Tick) 
         u64::from(matches!(s.observation.contact, Contact::Up) && view.is_some()),
     );
     page.gauge(
+        "pgvane_agent_store_full",
+        "1 while the store refuses writes because its database is full: nobody can take over.",
+        u64::from(s.operations.store_is_full),
+    );
+    page.counter(
+        "pgvane_agent_store_refusals_total",
+        "Member records that the store refused because its database is full.",
+        s.operations.store_refusals,
+    );
+    page.gauge(
         "pgvane_agent_view_age_seconds",
         "Time since the store last confirmed what this node knows.",
         now.since(s.observation.confirmed_at).as_secs_f64(),

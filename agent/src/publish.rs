@@ -5,6 +5,8 @@ use std::time::Duration;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::LeaseId;
 use pgvane_cluster::records::MemberRecord;
+use pgvane_cluster::store::StoreError;
+use tracing::{info, warn};
 
 use crate::decide::announce;
 
@@ -13,6 +15,52 @@ const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How often it is told that the store takes no writes.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// A store that is full: leases are renewed and nothing else is written. Noticed by the record, which is written at least
+/// once a second.
+#[derive(Debug, Default)]
+pub struct Fullness {
+    since: Option<Tick>,
+    told_at: Option<Tick>,
+    refusals: u64,
+}
+
+impl Fullness {
+    /// Takes in how a write of the record ended, and tells what has changed.
+    pub fn note<T>(&mut self, now: Tick, result: &Result<T, StoreError>) {
+        match result {
+            Err(error @ StoreError::Full(_)) => {
+                self.refusals += 1;
+                self.since.get_or_insert(now);
+                if self.told_at.is_none_or(|told| now.since(told) >= TELL_EVERY) {
+                    self.told_at = Some(now);
+                    warn!(%error, "nobody can take over until there is room: compact, defragment, disarm the alarm");
+                }
+            }
+            Ok(_) => {
+                if let Some(since) = self.since.take() {
+                    self.told_at = None;
+                    info!(after = ?now.since(since), "the store takes writes again");
+                }
+            }
+            // Whoever does not answer says nothing of its room.
+            Err(_) => {}
+        }
+    }
+
+    /// Whether it is.
+    pub fn lasts(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Records that were refused since this process began.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+}
 
 /// Decides when to write the member record. One write at a time, always of the newest record.
 #[derive(Debug, Default)]
@@ -39,18 +87,15 @@ impl Publisher {
     }
 
     /// Notes how a write ended.
-    pub fn ended(&mut self, now: Tick, result: Option<(MemberRecord, LeaseId)>) {
+    pub fn ended(&mut self, now: Tick, result: Result<(MemberRecord, LeaseId), StoreError>) {
         self.writing = false;
-        match result {
-            Some(written) => {
-                self.written = Some(written);
-                self.not_before = now + POSITIONS_EVERY;
-            }
-            None => {
-                self.written = None;
-                self.not_before = now + RETRY;
-            }
-        }
+        let pause = match &result {
+            // Nobody makes room within an instant.
+            Ok(_) | Err(StoreError::Full(_)) => POSITIONS_EVERY,
+            Err(_) => RETRY,
+        };
+        self.written = result.ok();
+        self.not_before = now + pause;
     }
 
     /// The store does not show our record although we wrote it: write it again.
@@ -81,17 +126,34 @@ mod tests {
         let t = Tick::from_millis;
         assert!(publisher.due(t(1000), &record, lease));
         assert!(!publisher.due(t(1001), &record, lease), "one write at a time");
-        publisher.ended(t(1002), Some((record.clone(), lease)));
+        publisher.ended(t(1002), Ok((record.clone(), lease)));
         record.xlog_location = Some(Lsn(5));
         assert!(!publisher.due(t(1500), &record, lease));
         assert!(publisher.due(t(2100), &record, lease));
-        publisher.ended(t(2101), Some((record.clone(), lease)));
+        publisher.ended(t(2101), Ok((record.clone(), lease)));
         record.state = MemberState::Stopping;
         assert!(publisher.due(t(2102), &record, lease));
-        publisher.ended(t(2103), None);
+        publisher.ended(t(2103), Err(StoreError::Unavailable(String::new())));
         assert!(!publisher.due(t(2104), &record, lease), "a failed write is repeated after a pause");
         assert!(publisher.due(t(2400), &record, lease));
-        publisher.ended(t(2401), Some((record.clone(), lease)));
+        publisher.ended(t(2401), Ok((record.clone(), lease)));
         assert!(publisher.due(t(2402), &record, LeaseId(8)), "a new lease needs the record under it");
+    }
+    #[test]
+    fn a_full_store_is_noticed_counted_and_asked_less_often() {
+        let lease = LeaseId(7);
+        let record = MemberRecord::new(MemberState::Running, MemberRole::Replica);
+        let (mut publisher, mut fullness) = (Publisher::default(), Fullness::default());
+        let t = Tick::from_millis;
+        let full: Result<(MemberRecord, LeaseId), _> = Err(StoreError::Full("no space".to_owned()));
+        assert!(publisher.due(t(1000), &record, lease));
+        fullness.note(t(1001), &full);
+        publisher.ended(t(1001), full.clone());
+        assert!(!publisher.due(t(1900), &record, lease) && publisher.due(t(2001), &record, lease));
+        fullness.note(t(2002), &full);
+        fullness.note(t(2003), &Err::<(), _>(StoreError::Unavailable(String::new())));
+        assert!(fullness.lasts() && fullness.refusals() == 2, "{fullness:?}");
+        fullness.note(t(2004), &Ok(()));
+        assert!(!fullness.lasts() && fullness.refusals() == 2, "{fullness:?}");
     }
 }

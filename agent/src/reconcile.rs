@@ -45,7 +45,7 @@ use crate::keeper::Keeper;
 use crate::namesake::Namesake;
 use crate::operator::Operator;
 use crate::postgres::Instance;
-use crate::publish::Publisher;
+use crate::publish::{Fullness, Publisher};
 use crate::reload::{self, Reloaded, Reloader, Reloading};
 use crate::server::ServerState;
 use crate::telemetry;
@@ -153,6 +153,7 @@ pub struct Reconciler<S: Store> {
     sinks: Sinks,
     effects: Effects,
     publisher: Publisher,
+    fullness: Fullness,
     keeper: Keeper,
     walsenders: Walsenders,
     server: ServerState,
@@ -213,6 +214,7 @@ impl<S: Store> Reconciler<S> {
             sources,
             sinks,
             publisher: Publisher::default(),
+            fullness: Fullness::default(),
             server: start.server,
             lease: start.lease,
             peers: Peers::default(),
@@ -519,7 +521,7 @@ impl<S: Store> Reconciler<S> {
             deadline,
             budget: world.timing.guard_budget,
             postmaster: None,
-            store: self.ctx.store_access.clone(),
+            store: self.ctx.store_access.borrow().clone(),
             parting: Some(Parting {
                 leader_key: self.ctx.space.path(&Key::Leader),
                 leader: self.ctx.me.to_string(),
@@ -584,7 +586,7 @@ impl<S: Store> Reconciler<S> {
                 let (ctx, record) = (Arc::clone(&self.ctx), record.clone());
                 tokio::spawn(async move {
                     let result = enact::store::publish(&ctx, &record, id).await;
-                    let result = result.map(|()| (record, id)).map_err(|e| e.to_string());
+                    let result = result.map(|()| (record, id));
                     ctx.report(Event::Published(Box::new(result)));
                 });
             }
@@ -617,6 +619,8 @@ impl<S: Store> Reconciler<S> {
                 scheduled_restart: record.scheduled_restart.clone(),
                 guard_armed: matches!(world.local.guard, Guard::Armed { .. }),
                 renewals_late: self.renewals_late,
+                store_is_full: self.fullness.lasts(),
+                store_refusals: self.fullness.refusals(),
                 reloads: self.reload.counts,
             },
             watchdog_failed: world.abilities.watchdog_failed,
@@ -698,10 +702,11 @@ impl<S: Store> Reconciler<S> {
             Event::Reloaded(result) => self.reloaded(*result),
             Event::Published(result) => {
                 if let Err(error) = &*result {
-                    debug!(error, "the member record was not written");
+                    debug!(%error, "the member record was not written");
                 }
+                self.fullness.note(now, &result);
                 self.ctx.published.send_replace(result.as_ref().as_ref().ok().map(|(r, _)| r.clone()));
-                self.publisher.ended(now, result.ok());
+                self.publisher.ended(now, *result);
             }
         }
         self.sinks.probe.send_if_modified(|wanted| {

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
-use crate::config::{self, Config, Etcd, LogFormat};
+use crate::config::{Config, LogFormat};
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::callbacks::Runner;
 use crate::enact::{Context, server as effects};
@@ -32,7 +32,7 @@ use crate::reload::Reloader;
 use crate::server::ServerState;
 use crate::timing::Timing;
 use crate::watchdog::Watchdog;
-use crate::{preflight, prober, vouch};
+use crate::{discover, preflight, prober, vouch};
 
 /// How long the store may take to say whose the primary is that was found running.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(3);
@@ -82,7 +82,8 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
     let guard = GuardClient::start(&guard_options).await.map_err(|e| e.to_string())?;
     let lease = adopted_lease(&guard.report, &first_timing);
 
-    let etcd = whole(&config.etcd).await;
+    let etcd = discover::whole(&config.etcd).await;
+    let (access_in, store_access) = watch::channel(etcd.access());
     let store = Arc::new(EtcdStore::new(etcd.options()));
     let (follower, following) = follow(Arc::clone(&store), config.keyspace(), follow_options(&first_timing));
     let (events_in, events) = mpsc::unbounded_channel();
@@ -98,7 +99,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
         observation: follower.observation(),
         events: events_in.clone(),
         caller: Arc::clone(&caller),
-        store_access: etcd.access(),
+        store_access,
         published,
         right,
         callbacks: Arc::new(Runner::new(config.postgresql.callbacks.clone(), config.scope.clone())),
@@ -119,6 +120,7 @@ pub async fn run(config: Config, reloader: Reloader) -> Result<(), Stuck> {
 
     // Each of these lives as long as the process.
     tokio::spawn(following);
+    tokio::spawn(discover::follow(Arc::clone(&store), config.etcd.clone(), access_in));
     tokio::spawn(keepalive::keep(Arc::clone(&store), timing_seen, Arc::clone(&pulse), lease, lease_in));
     let (instance_in, instances) = watch::channel(Arc::new(instance));
     tokio::spawn(prober::ask_for_ever(instances, wanted, Arc::clone(&hurry), events_in));
@@ -188,29 +190,6 @@ async fn first_word(start: &Start, mut observation: watch::Receiver<Observation>
     if tokio::time::timeout(FIRST_WORD_WITHIN, heard).await.is_err() {
         warn!("the store does not answer; going by the configuration as it was last read");
     }
-}
-
-/// etcd with all its members, where the settings may name only some. Members with another scheme are not reached with
-/// the certificates that there are.
-async fn whole(etcd: &Etcd) -> Etcd {
-    if !etcd.discover {
-        return etcd.clone();
-    }
-    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
-    let known: Vec<_> = etcd.endpoints.iter().map(|url| scheme(url)).collect();
-    let mut all = etcd.clone();
-    match EtcdStore::new(etcd.options()).members().await {
-        Ok(members) => {
-            for url in members.iter().filter_map(|url| config::etcd_url(url, "http")) {
-                if known.contains(&scheme(&url)) && !all.endpoints.contains(&url) {
-                    all.endpoints.push(url);
-                }
-            }
-            info!(endpoints = all.endpoints.join(" "), "etcd has these members");
-        }
-        Err(error) => warn!(%error, "etcd does not list its members; those of the settings have to do"),
-    }
-    all
 }
 
 /// How the guard is started and reached.

@@ -4,7 +4,6 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub(crate) mod certificates;
 pub(crate) mod desk;
 pub(crate) mod raw;
 pub(crate) mod relay;
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use xtask::playground::etcd::access::EtcdAccess;
 use xtask::playground::ports::Ports;
 use xtask::playground::proxy::MoreSettings;
 use xtask::playground::{Options, Playground, http};
@@ -53,7 +53,7 @@ pub(crate) async fn small() -> Playground {
 /// Adds a proxy that finds etcd at `etcd`; answers its place.
 pub(crate) fn add_proxy(
     playground: &mut Playground,
-    etcd: SocketAddr,
+    etcd: impl Into<EtcdAccess>,
     of_cluster: &str,
     of_port: &str,
 ) -> usize {

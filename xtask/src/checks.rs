@@ -26,6 +26,7 @@ pub fn run(lint: bool, long: bool, rest: &[String]) -> Result<(), String> {
     }
     // Once, before tests that run side by side look for them.
     install::servers().map_err(|e| e.to_string())?;
+    install::etcdctl().map_err(|e| e.to_string())?;
     // The programs come with the tests: building them by themselves would build all they need once more, with other features.
     step("build", &["test", "--locked", "--workspace", "--no-run"], &[])?;
     let programs = programs::built().map_err(|e| e.to_string())?;

@@ -5,12 +5,20 @@ use std::env;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::geteuid;
 
 use crate::playground::account::Account;
 
 pub mod patroni;
+pub mod versions;
+
+/// Names another `etcd` than the one that is found.
+pub const ETCD: &str = "PGVANE_ETCD";
+
+/// Names the directory of another PostgreSQL's programs than the one that is found.
+pub const POSTGRES: &str = "PGVANE_POSTGRES";
 
 /// The servers' programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +62,16 @@ pub enum InstallError {
     /// It reported success and the programs are still not there.
     #[error("{0} cannot be found although the packages are installed")]
     StillMissing(String),
+    /// The environment names programs that are not there.
+    #[error("{variable}={}: {wanted} is not there; name another, or unset it", path.display())]
+    Misnamed {
+        /// The variable.
+        variable: &'static str,
+        /// What it says.
+        path: PathBuf,
+        /// What is looked for.
+        wanted: &'static str,
+    },
 }
 
 /// Something to install, and how it is called in Debian and Ubuntu.
@@ -61,6 +79,7 @@ pub enum InstallError {
 enum Part {
     Postgres,
     Etcd,
+    Etcdctl,
     Python,
     Haproxy,
     Nginx,
@@ -78,6 +97,7 @@ impl Part {
         match self {
             Part::Postgres => "PostgreSQL",
             Part::Etcd => "etcd",
+            Part::Etcdctl => "etcdctl",
             Part::Python => "Python with venv",
             Part::Haproxy => "HAProxy",
             Part::Nginx => "nginx with its stream module",
@@ -95,6 +115,7 @@ impl Part {
         match self {
             Part::Postgres => &["postgresql"],
             Part::Etcd => &["etcd-server"],
+            Part::Etcdctl => &["etcd-client"],
             Part::Python => &["python3-venv"],
             Part::Haproxy => &["haproxy"],
             Part::Nginx => &["nginx", "libnginx-mod-stream"],
@@ -111,8 +132,15 @@ impl Part {
     }
 }
 
-/// The servers; what is missing is installed first. Says on standard error what it does.
+/// The servers: those that the environment names ([`ETCD`], [`POSTGRES`]), or those of this machine; what is missing is
+/// installed first. Says on standard error what it does.
 pub fn servers() -> Result<Servers, InstallError> {
+    named(ETCD, "that program", Path::is_file)?;
+    named(
+        POSTGRES,
+        "a directory with postgres, initdb, pg_basebackup, pg_controldata and pg_rewind",
+        is_complete,
+    )?;
     let missing = [(Part::Postgres, postgres().is_none()), (Part::Etcd, etcd().is_none())];
     install(&missing.into_iter().filter_map(|(part, gone)| gone.then_some(part)).collect::<Vec<_>>())?;
     found()
@@ -125,6 +153,25 @@ fn found() -> Result<Servers, InstallError> {
         etcd: etcd().ok_or_else(|| missing(Part::Etcd))?,
         postgres: postgres().ok_or_else(|| missing(Part::Postgres))?,
     })
+}
+
+/// What the environment names, if it does.
+fn named(
+    variable: &'static str,
+    wanted: &'static str,
+    is_there: impl Fn(&Path) -> bool,
+) -> Result<Option<PathBuf>, InstallError> {
+    let Some(path) = env::var_os(variable).map(PathBuf::from) else { return Ok(None) };
+    if is_there(&path) { Ok(Some(path)) } else { Err(InstallError::Misnamed { variable, path, wanted }) }
+}
+
+/// The tool of etcd's operators: the one beside the etcd that the environment names, or this machine's.
+pub fn etcdctl() -> Result<PathBuf, InstallError> {
+    let beside = env::var_os(ETCD).map(|etcd| Path::new(&etcd).with_file_name("etcdctl"));
+    match beside.filter(|path| path.is_file()) {
+        Some(found) => Ok(found),
+        None => program(Part::Etcdctl, "etcdctl", || true),
+    }
 }
 
 /// A Python that can make virtual environments and that the servers' user may run: the tests run Patroni in one.
@@ -219,6 +266,9 @@ pub fn nginx_stream_module() -> Option<PathBuf> {
 }
 
 fn program(part: Part, program: &str, is_complete: impl Fn() -> bool) -> Result<PathBuf, InstallError> {
+    // Of tests that run side by side one installs, and the others find.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = found_anywhere(program).filter(|_| is_complete()) {
         return Ok(found);
     }
@@ -232,11 +282,17 @@ fn found_anywhere(program: &str) -> Option<PathBuf> {
 }
 
 fn etcd() -> Option<PathBuf> {
-    on_path("etcd").or_else(|| Some(PathBuf::from("/usr/local/bin/etcd")).filter(|p| p.is_file()))
+    env::var_os(ETCD)
+        .map(PathBuf::from)
+        .or_else(|| on_path("etcd"))
+        .or_else(|| Some(PathBuf::from("/usr/local/bin/etcd")).filter(|p| p.is_file()))
 }
 
-/// The newest PostgreSQL of the distribution's layout, else the one in PATH.
+/// The PostgreSQL that the environment names, else the newest of the distribution's layout, else the one in PATH.
 fn postgres() -> Option<PathBuf> {
+    if let Some(named) = env::var_os(POSTGRES) {
+        return Some(named.into());
+    }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|v| Some((v.file_name().to_str()?.parse::<u32>().ok()?, v.path().join("bin"))))

@@ -17,3 +17,4 @@ pub mod mutants;
 pub mod playground;
 pub mod programs;
 pub mod simulate;
+pub mod versions;

@@ -9,7 +9,7 @@ use xtask::demo::{self, Headless};
 use xtask::drill::Drill;
 use xtask::drill::command::DrillArgs;
 use xtask::playground::{Options, janitor};
-use xtask::{bench, checks, dist, docs, drill, install, mutants, programs, simulate};
+use xtask::{bench, checks, dist, docs, drill, install, mutants, programs, simulate, versions};
 
 /// Try pgvane on this machine, or check a change.
 #[derive(Parser)]
@@ -45,6 +45,11 @@ enum Task {
     ///
     /// Takes about two minutes each.
     Mutants(mutants::Options),
+    /// Play drills and run tests on other versions of PostgreSQL and etcd than this machine's, and print a table.
+    ///
+    /// Installs them below target. Takes about ten minutes each. Any other command runs on a version of your own with
+    /// PGVANE_POSTGRES (a directory of programs) or PGVANE_ETCD (a program) in the environment.
+    Versions(versions::Options),
     /// Make packages for Debian and RPM distributions, with statically linked programs, in target/dist.
     ///
     /// Installs the tools it needs below target.
@@ -131,6 +136,7 @@ fn main() -> ExitCode {
         Task::Drill(args) => drill::command::main(&args),
         Task::Sim(options) => simulate::run(&options),
         Task::Mutants(options) => mutants::run(&options),
+        Task::Versions(options) => versions::run(&options),
         Task::Dist => dist::run(),
         Task::Docs => docs::run(),
         Task::Bench(options) => bench::run(&options),

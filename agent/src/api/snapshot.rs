@@ -60,6 +60,10 @@ pub struct Operations {
     pub guard_armed: bool,
     /// How often the lease was renewed later than it should.
     pub renewals_late: u64,
+    /// Whether the store takes no writes.
+    pub store_is_full: bool,
+    /// Member records that it refused for that.
+    pub store_refusals: u64,
     /// How often the settings were read again, and how often they were not taken.
     pub reloads: crate::reload::Counts,
 }

@@ -45,7 +45,18 @@ pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Optio
     if wanted.value.scheduled_at.is_some() {
         return schedule::switchover(world, wanted);
     }
-    Some(begin(world, view, wanted))
+    if others_may_be_bound(world) {
+        return None;
+    }
+    Some(begin(world, view, key, wanted))
+}
+
+/// Whether a member may still be bound by a promise not to race, given to us in an outage of the store that has just ended:
+/// it could not take over, whatever it holds. To serve on until then costs nobody anything.
+fn others_may_be_bound(world: &World) -> bool {
+    // Who answers late promises from then on.
+    let longest = world.settings.ttl + world.timing.renew_interval;
+    world.memory.consent_asked_at.is_some_and(|asked| world.now.since(asked) < longest)
 }
 
 /// The key of a reign that we gave up still shows. Its deletion was not answered, so it is asked for again; or it
@@ -64,11 +75,20 @@ pub(super) fn given_up(world: &World) -> Option<Decision> {
 }
 
 /// Judges the operator's request and takes its next step.
-fn begin(world: &World, view: &ClusterView, request: &Versioned<FailoverRecord>) -> Decision {
+fn begin(
+    world: &World,
+    view: &ClusterView,
+    key: &LeaderKey,
+    request: &Versioned<FailoverRecord>,
+) -> Decision {
     let record = &request.value;
     let clear = |reason| world.act(Action::ClearRequest { revision: request.mod_revision }, reason);
     if record.leader.as_ref().is_some_and(|leader| *leader != world.me) {
         return clear(Reason::RequestForAnotherLeader);
+    }
+    if record.leader.is_some() && request.mod_revision.0 < key.epoch.0 {
+        // It was about an earlier reign of ours, which was given up for it, and nobody else wanted the key.
+        return clear(Reason::HandOverTimeout);
     }
     if record.member.as_ref() == Some(&world.me) {
         return clear(Reason::RequestForLeader);

@@ -67,7 +67,7 @@ pub struct Context<S> {
     /// How other members are asked.
     pub caller: Arc<Caller>,
     /// How the guard reaches the store to give the lease back.
-    pub store_access: StoreAccess,
+    pub store_access: watch::Receiver<StoreAccess>,
     /// The member record as last written.
     pub published: watch::Sender<Option<MemberRecord>>,
     /// This node's right to lead, as of the loop's last turn: for effects that take longer than a lease.

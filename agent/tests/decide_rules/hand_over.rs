@@ -58,6 +58,35 @@ fn a_request_that_names_another_leader_is_cleared() {
 }
 
 #[test]
+fn nobody_is_asked_to_take_over_while_it_may_be_bound_by_a_promise_to_us() {
+    let mut world = wanted();
+    let longest = world.settings.ttl + world.timing.renew_interval;
+    world.memory.consent_asked_at = Some(NOW - longest + ms(1));
+    check_wait(&world, &Reason::Leading);
+    world.memory.hand_over = Some(HandOver { request: OPERATOR, checkpointed: true, stopped: None });
+    check_wait(&world, &Reason::Leading);
+    world.memory.consent_asked_at = Some(NOW - longest);
+    check(&world, &Action::StopToHandOver { request: OPERATOR }, &asked());
+}
+
+/// Given up for it once and won again, the leader would go down for it again and again.
+#[test]
+fn a_request_from_before_this_reign_is_cleared() {
+    let mut world = wanted();
+    edit(&mut world, |view| {
+        view.failover.as_mut().expect("a request").mod_revision = Revision(EPOCH.0 - 1);
+    });
+    check(&world, &Action::ClearRequest { revision: Revision(EPOCH.0 - 1) }, &Reason::HandOverTimeout);
+    // Whom to fail over to may be said while nobody leads.
+    edit(&mut world, |view| {
+        let request = view.failover.as_mut().expect("a request");
+        (request.value.leader, request.value.member) = (None, Some("pg3".into()));
+    });
+    let request = Request::Operator(Revision(EPOCH.0 - 1));
+    check(&world, &Action::Checkpoint { request }, &Reason::RequestedBy(request));
+}
+
+#[test]
 fn a_request_that_names_the_leader_itself_is_cleared() {
     let mut world = wanted();
     request(&mut world, None, Some(ME));

@@ -172,6 +172,9 @@ pub enum StoreError {
         /// The highest term seen.
         seen: u64,
     },
+    /// The store reads, renews and deletes, and takes no new value until somebody makes room; nothing was written.
+    #[error("the store takes no writes: {0}")]
+    Full(String),
     /// User, password, token or certificate was refused.
     #[error("the store refused us: {0}")]
     Denied(String),

@@ -96,7 +96,8 @@ impl Etcd {
 
     /// Starts the process on the data there is.
     pub(crate) fn run(&mut self) {
-        let child = Command::new("etcd")
+        // Another one than this machine's is named by `cargo xtask versions`.
+        let child = Command::new(std::env::var_os("PGVANE_ETCD").unwrap_or_else(|| "etcd".into()))
             .args(&self.args)
             .current_dir(self.dir.path())
             .stdout(Stdio::null())

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::account::Account;
 use super::clock::Clock;
 use super::disk::Disk;
-use super::etcd::MemberOptions;
+use super::etcd::{self, MemberOptions};
 use super::home::Home;
 use super::network::{self, Network, enter};
 use super::place::Place;
@@ -64,12 +64,7 @@ impl Ground {
             Ok(match self {
                 Ground::Loopback(ports) => {
                     let name = if members == 1 { "etcd".to_owned() } else { format!("etcd{number}") };
-                    MemberOptions {
-                        name,
-                        client: ports.free()?,
-                        peer: ports.free()?,
-                        place: Place::default(),
-                    }
+                    etcd::loopback(name, ports)?
                 }
                 Ground::Network(network, _) => {
                     let name = format!("etcd{number}");
@@ -78,6 +73,7 @@ impl Ground {
                         name,
                         client: (address, 2379).into(),
                         peer: (address, 2380).into(),
+                        observe: (address, 2381).into(),
                         place,
                     }
                 }

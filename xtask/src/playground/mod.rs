@@ -5,6 +5,7 @@
 //! of the directory and removes it; when this program is killed outright, a janitor process does the same.
 
 pub mod account;
+pub mod certificates;
 pub mod clock;
 pub mod disk;
 pub mod etcd;
@@ -33,7 +34,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, set_child_subreaper};
 
 use self::account::Account;
-use self::etcd::Etcd;
+use self::etcd::access::EtcdAccess;
+use self::etcd::{Etcd, EtcdOptions};
 pub use self::ground::{Equipment, Prepared, Wanted};
 use self::ground::{Ground, NodeGround, ProxyGround};
 use self::home::Home;
@@ -79,6 +81,8 @@ pub struct Options {
     pub login: Option<(String, String)>,
     /// Members of etcd.
     pub etcds: usize,
+    /// How etcd is set up.
+    pub etcd: EtcdOptions,
     /// More keys of the dynamic configuration, as `[bootstrap.dcs]` has them.
     pub dcs: String,
     /// What our agents are run from.
@@ -140,6 +144,7 @@ impl Default for Options {
             daemons: vec![],
             login: None,
             etcds: 1,
+            etcd: EtcdOptions::default(),
             dcs: String::new(),
             settings: AgentSettings::default(),
             more: vec![],
@@ -251,7 +256,8 @@ impl Playground {
         say(&format!("{} holds data and logs", home.dir().display()));
         let reaper = orphans::reap();
 
-        let etcd = Etcd::start_members(&home, &servers.etcd, ground.etcd(options.etcds)?).await?;
+        let etcd = Etcd::start_members(&home, &servers.etcd, ground.etcd(options.etcds)?, &options.etcd);
+        let etcd = etcd.await?;
         say(&format!("etcd answers on {}", etcd.client()));
         let patroni =
             options.patroni.as_ref().map(|installed| Patroni::copy(&home, installed)).transpose()?;
@@ -285,7 +291,7 @@ impl Playground {
             let more = options.proxy.clone();
             let options = ProxyOptions {
                 name: format!("proxy{number}"),
-                etcd: self.etcd.clients(),
+                etcd: self.etcd.access("proxy", false),
                 primary,
                 replica,
                 admin,
@@ -298,12 +304,16 @@ impl Playground {
     }
 
     /// Starts one more proxy, that finds etcd at `etcd`; answers its place in `proxies`.
-    pub fn add_proxy(&mut self, etcd: SocketAddr, more: MoreSettings) -> Result<usize, PlaygroundError> {
+    pub fn add_proxy(
+        &mut self,
+        etcd: impl Into<EtcdAccess>,
+        more: MoreSettings,
+    ) -> Result<usize, PlaygroundError> {
         let place = self.proxies.len();
         let mut ports = Ports::new();
         let options = ProxyOptions {
             name: format!("proxy{}", place + 1),
-            etcd: vec![etcd],
+            etcd: etcd.into(),
             primary: ports.free()?,
             replica: ports.free()?,
             admin: ports.free()?,
@@ -335,7 +345,8 @@ impl Playground {
             let NodeGround { rest, postgres, place, dir } = ground.node(&name, &self.home)?;
             let node = NodeOptions {
                 name,
-                etcd: self.etcd.clients(),
+                // By password, for that is all that a Patroni daemon knows.
+                etcd: self.etcd.access("agent", true),
                 bin_dir: servers.postgres.clone(),
                 rest,
                 max_connections: options.max_connections,
@@ -440,6 +451,16 @@ impl Playground {
     /// Starts etcd again on the same data, every member that does not run.
     pub fn restart_etcd(&mut self) -> Result<(), PlaygroundError> {
         self.etcd.restart(&self.home)
+    }
+
+    /// Removes a member of etcd for good, and starts another one in its place; answers its name.
+    pub async fn replace_etcd(&mut self, name: &str) -> Result<String, PlaygroundError> {
+        self.etcd.replace(&self.home, &mut Ports::new(), name).await
+    }
+
+    /// Writes new certificates for all members and clients of etcd over the old ones.
+    pub fn renew_etcd_certificates(&self) -> Result<(), PlaygroundError> {
+        self.etcd.renew_certificates(&self.home)
     }
 
     /// Starts what is dead and continues what is frozen; returns what was done.

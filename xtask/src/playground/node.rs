@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::etcd::access::EtcdAccess;
 use super::home::Home;
 use super::patroni::{self, Patroni};
 use super::picture::NodeSite;
@@ -21,8 +22,8 @@ use super::{CLIENT_ROLE, PlaygroundError, SCOPE, clock};
 pub struct NodeOptions {
     /// Its name in the cluster.
     pub name: String,
-    /// Where etcd's clients connect.
-    pub etcd: Vec<SocketAddr>,
+    /// How it reaches etcd.
+    pub etcd: EtcdAccess,
     /// PostgreSQL's programs.
     pub bin_dir: PathBuf,
     /// The agent's REST API.
@@ -72,6 +73,8 @@ pub enum AgentSettings {
 /// Further settings of our agent on a node, as TOML.
 #[derive(Clone, Debug, Default)]
 pub struct MoreOfNode {
+    /// Keys of `[etcd]`, whole lines.
+    pub etcd: String,
     /// Keys of `[postgresql]`.
     pub postgresql: String,
     /// Keys of the replication role, each behind a comma.
@@ -305,8 +308,7 @@ fn settings(options: &NodeOptions) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
     let NodeOptions { superuser_password, replication_password, ttl, max_connections, .. } = options;
     let NodeOptions { loop_wait, retry_timeout, login, network, dcs, .. } = options;
-    let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
-    let endpoints = endpoints.join(", ");
+    let etcd = etcd.toml();
     let bin_dir = options.bin_dir.display();
     let more = &options.more;
     let hba: String = more.pg_hba.iter().map(|line| format!("  {line:?},\n")).collect();
@@ -318,8 +320,7 @@ fn settings(options: &NodeOptions) -> String {
 scope = "{SCOPE}"
 
 [etcd]
-endpoints = [{endpoints}]
-
+{etcd}{}
 [restapi]
 listen = "{rest}"
 connect_address = "{rest_shown}"
@@ -361,6 +362,6 @@ max_connections = {max_connections}
 
 {}
 "#,
-        more.replication, more.postgresql, more.parameters, more.bootstrap, more.tables
+        more.etcd, more.replication, more.postgresql, more.parameters, more.bootstrap, more.tables
     )
 }

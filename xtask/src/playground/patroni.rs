@@ -74,7 +74,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 /// The node's `patroni.yml`: what `agent.toml` says, in Patroni's words.
 pub(super) fn settings(options: &NodeOptions, dir: &Path) -> String {
     let NodeOptions { name, etcd, rest, rest_shown, postgres, .. } = options;
-    let etcd = etcd.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let etcd = etcd.yaml();
     let NodeOptions { superuser_password, replication_password, ttl, loop_wait, retry_timeout, .. } = options;
     let NodeOptions { max_connections, login, .. } = options;
     let (bin_dir, dir) = (options.bin_dir.display(), dir.display());
@@ -86,8 +86,7 @@ pub(super) fn settings(options: &NodeOptions, dir: &Path) -> String {
 scope: {SCOPE}
 
 etcd3:
-  hosts: {etcd}
-
+{etcd}
 restapi:
   listen: {rest}
   connect_address: {rest_shown}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::etcd::access::EtcdAccess;
 use super::home::Home;
 use super::picture::ProxySite;
 use super::place::Place;
@@ -17,8 +18,8 @@ use super::{PlaygroundError, SCOPE};
 pub struct ProxyOptions {
     /// Its name in logs and pictures.
     pub name: String,
-    /// Where etcd's clients connect.
-    pub etcd: Vec<SocketAddr>,
+    /// How it reaches etcd.
+    pub etcd: EtcdAccess,
     /// Port for writes.
     pub primary: SocketAddr,
     /// Port for reads.
@@ -128,11 +129,10 @@ fn settings(options: &ProxyOptions, socket: &Path) -> String {
         None => *address,
     };
     let [primary, replica, admin] = [primary, replica, admin].map(here);
-    let endpoints: Vec<_> = etcd.iter().map(|etcd| format!("\"http://{etcd}\"")).collect();
-    let endpoints = endpoints.join(", ");
+    let etcd = etcd.toml();
     format!(
         "[admin]\nlisten = [\"{admin}\"]\nsocket = \"{socket}\"\n{of_admin}\n\
-         [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\nendpoints = [{endpoints}]\n\n\
+         [cluster.{SCOPE}]\n{of_cluster}\n[cluster.{SCOPE}.etcd]\n{etcd}\n\
          [[listener]]\nrole = \"primary\"\ncluster = \"{SCOPE}\"\nlisten = [\"{primary}\"]\n{of_primary}\n\
          [[listener]]\nrole = \"replica\"\ncluster = \"{SCOPE}\"\nlisten = [\"{replica}\"]\n"
     )

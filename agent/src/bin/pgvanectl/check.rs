@@ -67,7 +67,7 @@ impl fmt::Display for Level {
 /// Checks, says what was found, and answers with the exit code.
 pub(crate) async fn run(target: Result<Target, Failed>, args: CheckArgs) -> ExitCode {
     let (level, text) = match look(target, &args).await {
-        Ok((body, scope)) => judge(&body, &scope, &args),
+        Ok((body, scope, alarms)) => judge(&body, &scope, &alarms, &args),
         Err(Failed(why)) => (Level::Unknown, why.lines().collect::<Vec<_>>().join(" ")),
     };
     match say(&format!("PGVANE {level} - {text}\n")) {
@@ -76,16 +76,23 @@ pub(crate) async fn run(target: Result<Target, Failed>, args: CheckArgs) -> Exit
     }
 }
 
-async fn look(target: Result<Target, Failed>, args: &CheckArgs) -> Result<(Value, String), Failed> {
+/// The cluster, its name, and etcd's alarms.
+async fn look(
+    target: Result<Target, Failed>,
+    args: &CheckArgs,
+) -> Result<(Value, String, Vec<String>), Failed> {
     let target = target?;
     let limit = Duration::from_secs(args.timeout);
     let view = timeout(limit, target.view()).await;
     let view = view.map_err(|_| Failed(format!("the store did not answer within {} s", args.timeout)))??;
-    Ok((cluster_body(&view, &target.scope), target.scope))
+    // An etcd that keeps its state from this user says nothing of alarms.
+    let health = timeout(limit, target.store.health()).await;
+    let alarms = health.ok().and_then(Result::ok).map(|health| health.alarms).unwrap_or_default();
+    Ok((cluster_body(&view, &target.scope), target.scope, alarms))
 }
 
 /// What is to be said of a cluster whose `/cluster` is `body`, with the figures behind a bar.
-fn judge(body: &Value, scope: &str, args: &CheckArgs) -> (Level, String) {
+fn judge(body: &Value, scope: &str, alarms: &[String], args: &CheckArgs) -> (Level, String) {
     let members: Vec<&Value> = body["members"].as_array().into_iter().flatten().collect();
     let text = |member: &Value, field: &str| member[field].as_str().unwrap_or_default().to_owned();
     let leads = |member: &&&Value| ["leader", "standby_leader"].contains(&text(member, "role").as_str());
@@ -97,6 +104,10 @@ fn judge(body: &Value, scope: &str, args: &CheckArgs) -> (Level, String) {
     let worst = lags.max_by_key(|(_, lag)| lag.unwrap_or(u64::MAX));
 
     let mut found = Vec::new();
+    if !alarms.is_empty() {
+        let text = format!("etcd is in trouble, and nobody may be able to take over: {}", alarms.join(", "));
+        found.push((Level::Critical, text));
+    }
     match leader {
         None => found.push((Level::Critical, format!("nobody leads {scope}"))),
         Some(leader) if text(leader, "state") == "running" => {}
@@ -186,7 +197,15 @@ mod tests {
     }
 
     fn judged(members: &[Value], given: &[&str]) -> (Level, String) {
-        judge(&json!({"members": members}), "main", &args(given))
+        judge(&json!({"members": members}), "main", &[], &args(given))
+    }
+
+    #[test]
+    fn an_alarm_of_etcd_is_critical_however_well_the_cluster_is() {
+        let body = json!({"members": [leader("running"), replica("pg2", "streaming", 0)]});
+        let (level, text) = judge(&body, "main", &["memberID:1 alarm:NOSPACE".to_owned()], &args(&[]));
+        assert!(level == Level::Critical && text.starts_with("etcd is in trouble"), "{text}");
+        assert!(text.contains("alarm:NOSPACE | replicas=1"), "{text}");
     }
 
     #[test]
@@ -248,7 +267,7 @@ mod tests {
     fn pause_and_another_timeline_are_warnings_after_what_is_worse() {
         let mut members = [leader("stopping"), replica("pg2", "streaming", 0)];
         members[1]["timeline"] = 1.into();
-        let (level, text) = judge(&json!({"members": members, "pause": true}), "main", &args(&[]));
+        let (level, text) = judge(&json!({"members": members, "pause": true}), "main", &[], &args(&[]));
         assert_eq!(level, Level::Critical);
         let parts: Vec<_> = text.split("; ").collect();
         assert!(parts[0].starts_with("pg1 leads, and") && parts[1].contains("another timeline"), "{text}");

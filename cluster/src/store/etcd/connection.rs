@@ -35,7 +35,9 @@ pub(super) enum Retry {
 }
 
 pub(super) struct Connections {
+    /// All but the endpoints, which may change.
     options: EtcdOptions,
+    endpoints: Mutex<Vec<String>>,
     current: Mutex<Current>,
     pub(super) terms: Terms,
 }
@@ -46,7 +48,8 @@ struct Current {
     endpoint: usize,
     /// Number of the connection, so that a late failure of an old one does not end a new one.
     generation: u64,
-    client: Option<Client>,
+    /// The connection and its URL.
+    client: Option<(Client, String)>,
     /// The URL that answered last, so that only a change is told.
     answering: Option<String>,
 }
@@ -56,7 +59,7 @@ struct Current {
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) generation: u64,
-    endpoint: usize,
+    url: String,
 }
 
 /// An answer, and the era it belongs to.
@@ -67,7 +70,16 @@ pub(super) struct Answered<T> {
 
 impl Connections {
     pub(super) fn new(options: EtcdOptions) -> Connections {
-        Connections { options, current: Mutex::default(), terms: Terms::default() }
+        let endpoints = Mutex::new(options.endpoints.clone());
+        Connections { options, endpoints, current: Mutex::default(), terms: Terms::default() }
+    }
+
+    pub(super) fn use_endpoints(&self, endpoints: Vec<String>) {
+        *self.endpoints() = endpoints;
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, Vec<String>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `call` on the current connection, on others after failures that allow it, within the request
@@ -84,7 +96,8 @@ impl Connections {
         let end = Instant::now() + self.options.request_timeout;
         let mut last = StoreError::Unavailable("no endpoint is configured".to_owned());
         // Once per endpoint, and once more for a connection that had died unnoticed.
-        for _ in 0..=self.options.endpoints.len() {
+        let tries = 0..=self.endpoints().len();
+        for _ in tries {
             let connection = match self.get(self.share().min(left(end))).await {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -92,8 +105,7 @@ impl Connections {
                     continue;
                 }
             };
-            let connection_endpoint = connection.endpoint;
-            let (generation, endpoint) = (connection.generation, self.url(connection_endpoint).to_owned());
+            let (generation, endpoint) = (connection.generation, connection.url.clone());
             let limit = self.share().min(left(end));
             if limit.is_zero() {
                 break;
@@ -101,13 +113,16 @@ impl Connections {
             let (error, may_have_happened) = match timeout(limit, call(connection, kept.take())).await {
                 Ok(Ok((header, value))) => match self.terms.check(header.as_ref()) {
                     Ok(era) => {
-                        self.answered(connection_endpoint);
+                        self.answered(&endpoint);
                         return Ok(Answered { value, era });
                     }
                     Err(stale) => (stale, true),
                 },
                 Ok(Err(error)) => match classify(&endpoint, &error) {
-                    proof @ (StoreError::LeaseNotFound | StoreError::Compacted(_)) => return Err(proof),
+                    // Said by an etcd in good health: another connection would be told the same.
+                    proof @ (StoreError::LeaseNotFound | StoreError::Compacted(_) | StoreError::Full(_)) => {
+                        return Err(proof);
+                    }
                     other => (other, !did_nothing(&error)),
                 },
                 Err(_) => (StoreError::Unavailable(format!("{endpoint}: no answer within {limit:?}")), true),
@@ -124,13 +139,13 @@ impl Connections {
 
     /// The time one endpoint gets.
     fn share(&self) -> Duration {
-        let endpoints = u32::try_from(self.options.endpoints.len()).unwrap_or(u32::MAX).max(1);
+        let endpoints = u32::try_from(self.endpoints().len()).unwrap_or(u32::MAX).max(1);
         (self.options.request_timeout / endpoints).max(LEAST_SHARE)
     }
 
-    fn url(&self, endpoint: usize) -> &str {
-        let endpoints = &self.options.endpoints;
-        endpoints.get(endpoint % endpoints.len().max(1)).map_or("", String::as_str)
+    fn url(&self, endpoint: usize) -> String {
+        let endpoints = self.endpoints();
+        endpoints.get(endpoint % endpoints.len().max(1)).cloned().unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -141,9 +156,8 @@ impl Connections {
     async fn get(&self, limit: Duration) -> Result<Connection, StoreError> {
         let endpoint = {
             let current = self.lock();
-            if let Some(client) = &current.client {
-                let (client, generation, endpoint) = (client.clone(), current.generation, current.endpoint);
-                return Ok(Connection { client, generation, endpoint });
+            if let Some((client, url)) = current.client.clone() {
+                return Ok(Connection { client, generation: current.generation, url });
             }
             current.endpoint
         };
@@ -151,7 +165,7 @@ impl Connections {
             return Err(StoreError::Unavailable("no endpoint answered in time".to_owned()));
         }
         let url = self.url(endpoint);
-        let connected = match timeout(limit, self.connect(url)).await {
+        let connected = match timeout(limit, self.connect(&url)).await {
             Ok(connected) => connected,
             Err(_) => Err(StoreError::Unavailable(format!("{url}: no connection within {limit:?}"))),
         };
@@ -162,9 +176,9 @@ impl Connections {
                 if current.client.is_none() {
                     current.endpoint = endpoint;
                     current.generation += 1;
-                    current.client = Some(client.clone());
+                    current.client = Some((client.clone(), url.clone()));
                 }
-                Ok(Connection { client, generation: current.generation, endpoint })
+                Ok(Connection { client, generation: current.generation, url })
             }
             Err(error) => {
                 // Others that waited for the same endpoint must not skip one each.
@@ -177,8 +191,7 @@ impl Connections {
     }
 
     /// Tells when another endpoint than before answers. A connection alone says nothing: it is made lazily.
-    fn answered(&self, endpoint: usize) {
-        let url = self.url(endpoint);
+    fn answered(&self, url: &str) {
         let mut current = self.lock();
         if current.answering.as_deref() != Some(url) && current.answering.replace(url.to_owned()).is_some() {
             info!(endpoint = url, "another etcd endpoint answers now");

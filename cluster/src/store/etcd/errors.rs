@@ -13,7 +13,11 @@ const REFUSALS: &[&str] = &[
     "user name is empty",
     "user name not found",
     "revision in header is old",
+    "revision of auth store is old",
 ];
+
+/// What etcd answers to a put or a grant while it has the alarm NOSPACE.
+const NO_SPACE: &str = "database space exceeded";
 
 /// The error of a call to `endpoint`.
 pub(super) fn classify(endpoint: &str, error: &Error) -> StoreError {
@@ -21,6 +25,8 @@ pub(super) fn classify(endpoint: &str, error: &Error) -> StoreError {
     let lower = text.to_ascii_lowercase();
     if lower.contains("requested lease not found") || is_renewal_refused(error) {
         StoreError::LeaseNotFound
+    } else if lower.contains(NO_SPACE) {
+        StoreError::Full(format!("{endpoint}: {text}"))
     } else if REFUSALS.iter().any(|r| lower.contains(r)) || lower.contains("invalid peer certificate") {
         StoreError::Denied(format!("{endpoint}: {text}"))
     } else {

@@ -52,6 +52,17 @@ pub struct EtcdTls {
     pub server_name: Option<String>,
 }
 
+/// How an etcd is, by one of its members.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EtcdHealth {
+    /// The member's version.
+    pub version: String,
+    /// Bytes of its database on disk, which the quota is about.
+    pub db_size: u64,
+    /// What is wrong, in etcd's words: the alarms of all members, such as `memberID:... alarm:NOSPACE`.
+    pub alarms: Vec<String>,
+}
+
 impl EtcdOptions {
     /// Options with the default bounds: 1 s to connect, 2 s for a call.
     pub fn new(endpoints: Vec<String>) -> EtcdOptions {
@@ -100,6 +111,26 @@ impl EtcdStore {
             let mut answer = client.member_list().await?;
             let urls = answer.members().iter().flat_map(|member| member.client_urls().to_vec()).collect();
             Ok((answer.take_header(), urls))
+        })
+        .await
+    }
+
+    /// Has it use these endpoints from now on. The connection there is stays as long as its member answers.
+    pub fn use_endpoints(&self, endpoints: Vec<String>) {
+        self.connections.use_endpoints(endpoints);
+    }
+
+    /// What the member that is asked says of itself and of the cluster's alarms.
+    pub async fn health(&self) -> Result<EtcdHealth, StoreError> {
+        self.call(Retry::Always, |mut client| async move {
+            let mut answer = client.status().await?;
+            let bytes = |size: i64| u64::try_from(size).unwrap_or(0);
+            let health = EtcdHealth {
+                version: answer.version().to_owned(),
+                db_size: bytes(answer.db_size()),
+                alarms: answer.errors().to_vec(),
+            };
+            Ok((answer.take_header(), health))
         })
         .await
     }

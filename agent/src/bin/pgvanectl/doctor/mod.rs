@@ -14,6 +14,7 @@ use clap::Args;
 use hyper::Method;
 use pgvane_agent::config::{self, Config, Environment, Origin};
 use pgvane_agent::peers::at;
+use pgvane_cluster::store::StoreError;
 use pgvane_cluster::view::ClusterView;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -79,14 +80,23 @@ async fn of_cluster(file: &Path, config: &Config) -> Vec<Finding> {
         Ok(target) => target,
         Err(Failed(why)) => return unreachable(why),
     };
+    let health = timeout(STORE_WITHIN, target.store.health()).await;
+    let mut findings: Vec<Finding> =
+        health.ok().and_then(Result::ok).map(|health| store::health(&health)).into_iter().collect();
     let latency = match timeout(STORE_WITHIN, store::measure(&target)).await {
-        Ok(Ok(latency)) => latency,
+        Ok(Ok(latency)) => Some(latency),
+        Ok(Err(error @ StoreError::Full(_))) => {
+            if findings.is_empty() {
+                findings.push(store::full(&error));
+            }
+            None
+        }
         Ok(Err(error)) => return unreachable(error.to_string()),
         Err(_) => return unreachable(format!("it takes longer than {} s", STORE_WITHIN.as_secs())),
     };
     // A cluster that is yet to be made has no keys.
     let view = target.view().await.unwrap_or_default();
-    let mut findings = vec![store::judge(latency, view.settings().ttl, &config.timing)];
+    findings.extend(latency.map(|latency| store::judge(latency, view.settings().ttl, &config.timing)));
     findings.extend(of_members(&target, config, &view).await);
     if view.members.contains_key(&config.name) {
         findings.extend(server::look(config, view.members.len()).await);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgvane_agent::timing::{Timing, TimingOverrides};
+use pgvane_cluster::store::etcd::EtcdHealth;
 use pgvane_cluster::store::{Store, StoreError};
 use pgvane_cluster::units::show_duration;
 
@@ -41,6 +42,30 @@ pub(super) async fn measure(target: &Target) -> Result<Latency, StoreError> {
     }
     Ok(latency)
 }
+
+/// How large etcd's database is, and whether it has raised an alarm.
+pub(super) fn health(health: &EtcdHealth) -> Finding {
+    const WHAT: &str = "etcd's database";
+    let found = format!("{} kB, etcd {}", health.db_size / 1024, health.version);
+    if health.alarms.is_empty() {
+        return Finding::good(WHAT, found);
+    }
+    let advice = if health.alarms.iter().any(|alarm| alarm.contains("NOSPACE")) {
+        MAKE_ROOM
+    } else {
+        "see etcd's logs, and etcdctl alarm list"
+    };
+    Finding::critical(WHAT, format!("{found}: {}", health.alarms.join(", ")), advice)
+}
+
+/// An etcd that takes no writes and does not say more.
+pub(super) fn full(error: &StoreError) -> Finding {
+    Finding::critical("etcd's database", error.to_string(), MAKE_ROOM)
+}
+
+/// What to do then.
+const MAKE_ROOM: &str =
+    "nobody can take over until there is room: etcdctl compact, defrag, alarm disarm (docs/etcd.md)";
 
 /// The shortest lease time with which a renewal that is slower by [`RESERVE`] than any seen spoils nothing.
 fn smallest_ttl(latency: Latency, set: &TimingOverrides) -> Option<u64> {
@@ -86,6 +111,15 @@ mod tests {
     fn judged(write: u64, ttl: u64) -> Finding {
         let latency = Latency { read: Duration::from_millis(2), write: Duration::from_millis(write) };
         judge(latency, Duration::from_secs(ttl), &TimingOverrides::default())
+    }
+
+    #[test]
+    fn an_alarm_is_critical() {
+        let mut well = EtcdHealth { version: "3.5.16".to_owned(), db_size: 20480, alarms: vec![] };
+        assert_eq!((health(&well).level, health(&well).found.as_str()), (Level::Good, "20 kB, etcd 3.5.16"));
+        well.alarms.push("memberID:1 alarm:NOSPACE ".to_owned());
+        let full = health(&well);
+        assert!(full.level == Level::Critical && full.advice.contains("defrag"), "{full:?}");
     }
 
     #[test]
