@@ -216,6 +216,7 @@ fn settings(desk: &Desk, servers: &Servers) -> (Vec<MoreOfNode>, Vec<Dog>) {
         let callbacks: String = all.map(|word| format!("{word} = \"{notify} {name}\"\n")).concat();
         let archive = desk.path("archive").display().to_string();
         more.push(MoreOfNode {
+            etcd: String::new(),
             postgresql: format!(
                 "rewind = {{ username = \"rewinder\", password = \"it's\", {tls} }}\n\
                  pre_promote = \"{check} {name}\"\nbefore_stop = \"{notify} {name} before_stop\"\n\
