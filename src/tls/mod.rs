@@ -14,7 +14,7 @@ use rustls::{RootCertStore, SupportedProtocolVersion};
 
 pub use self::originate::{Originate, Verify};
 pub(crate) use self::originate::{load as load_originate, load_for_rest};
-pub(crate) use self::terminate::load as load_terminate;
+pub(crate) use self::terminate::{Shown, load as load_terminate};
 pub use self::terminate::{Identity, Named, Terminate};
 
 /// The protocol's name in ALPN, which a client that starts TLS without asking must offer (PostgreSQL 17,
