@@ -1,6 +1,6 @@
 //! Certificates that are good for a while: those of servers called localhost, and those of clients.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 
 /// One who signs.
 pub(crate) struct Authority {
@@ -35,9 +35,15 @@ impl Authority {
 
     /// One for all of `names`, addresses among them.
     pub(crate) fn sign_all(&self, names: &[&str]) -> Signed {
+        self.sign_until(names, 4096)
+    }
+
+    /// The same until this year begins.
+    pub(crate) fn sign_until(&self, names: &[&str], year: i32) -> Signed {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = CertificateParams::new(names).expect("names");
+        let mut params = CertificateParams::new(names).expect("names");
+        params.not_after = date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).expect("signs").pem();
         Signed { certificate, key: key.serialize_pem() }
     }

@@ -26,7 +26,7 @@ use crate::config::Role;
 use crate::tls::{authorities, provider};
 
 /// PostgreSQL's request for TLS (documentation, "Message Formats", SSLRequest).
-pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
