@@ -46,7 +46,9 @@ fn files(config: &Config) -> Vec<(String, PathBuf)> {
         files.extend(agents.map(|file| (format!("cluster {name}, agents"), file.clone())));
         if let Source::Etcd(etcd) = &cluster.source {
             let own = etcd.identity.iter().map(|(cert, _)| cert);
-            files.extend(etcd.cacert.iter().chain(own).map(|file| (format!("cluster {name}, etcd"), file.clone())));
+            files.extend(
+                etcd.cacert.iter().chain(own).map(|file| (format!("cluster {name}, etcd"), file.clone())),
+            );
         }
     }
     files.sort();
@@ -78,7 +80,8 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = date_time_ymd(2026, 3, 1);
         params.not_after = date_time_ymd(2026, 5, 30);
-        let [cert, private] = ["crt", "key"].map(|end| dir.join(format!("{name}.{end}")).display().to_string());
+        let [cert, private] =
+            ["crt", "key"].map(|end| dir.join(format!("{name}.{end}")).display().to_string());
         std::fs::write(&cert, params.self_signed(&key).expect("signs").pem()).expect("writes");
         std::fs::write(&private, key.serialize_pem()).expect("writes");
         (cert, private)
@@ -87,7 +90,8 @@ mod tests {
     #[test]
     fn every_file_that_the_settings_name_is_told_of_in_time() {
         let dir = tempfile::tempdir().expect("a directory");
-        let [clients, sni, servers, etcd] = ["clients", "sni", "servers", "etcd"].map(|name| pair(dir.path(), name));
+        let [clients, sni, servers, etcd] =
+            ["clients", "sni", "servers", "etcd"].map(|name| pair(dir.path(), name));
         let text = format!(
             "[cluster.main.etcd]\nendpoints = [\"https://127.0.0.1:2379\"]\n\
              cacert = {0:?}\ncert = {0:?}\nkey = {1:?}\n\

@@ -149,7 +149,8 @@ async fn certificates_are_replaced_under_open_sessions_by_good_ones_only() {
 
     // One that is over is taken as it was asked for, and told of: in metrics, in the log, to who checks the settings.
     let ends = async || {
-        let series = format!("pgvane_certificate_expiry_timestamp_seconds{{listener=\"tls\",file={certificate:?}}}");
+        let series =
+            format!("pgvane_certificate_expiry_timestamp_seconds{{listener=\"tls\",file={certificate:?}}}");
         metric(&playground, proxy, &series).await
     };
     assert_eq!(ends().await, 67_090_032_000, "in the year 4096");
@@ -157,7 +158,11 @@ async fn certificates_are_replaced_under_open_sessions_by_good_ones_only() {
     reload().await.expect("it can be read");
     assert_eq!(ends().await, 1_577_836_800, "in the year 2020");
     let settings = playground.proxies[proxy].file();
-    let check = tokio::process::Command::new(programs::built().expect("built").proxy).arg("--check").arg(settings).output().await;
+    let check = tokio::process::Command::new(programs::built().expect("built").proxy)
+        .arg("--check")
+        .arg(settings)
+        .output()
+        .await;
     let check = check.expect("starts");
     let said = String::from_utf8_lossy(&check.stderr).into_owned();
     let warning = format!("warning: listener tls: the certificate in {certificate} ");

@@ -162,9 +162,13 @@ fn packages_ship_files_that_exist() {
         let zsh = |all: &[[String; 3]], dir: &str| {
             all.iter().filter(|[source, ..]| source.contains("/zsh/")).all(|[_, to, _]| to == dir)
         };
-        assert!(zsh(&deb, "/usr/share/zsh/vendor-completions/") && zsh(&rpm, "/usr/share/zsh/site-functions/"));
+        assert!(
+            zsh(&deb, "/usr/share/zsh/vendor-completions/") && zsh(&rpm, "/usr/share/zsh/site-functions/")
+        );
         let base = |all: &[[String; 3]]| -> Vec<[String; 3]> {
-            all.iter().map(|[s, d, m]| [s.trim_start_matches("../").to_owned(), of_zsh(d), m.clone()]).collect()
+            all.iter()
+                .map(|[s, d, m]| [s.trim_start_matches("../").to_owned(), of_zsh(d), m.clone()])
+                .collect()
         };
         assert_eq!(base(&deb), base(&rpm));
         for [source, ..] in base(&deb).iter().filter(|[source, ..]| !source.starts_with("target/")) {
@@ -185,7 +189,9 @@ fn packages_ship_files_that_exist() {
         // RPM asks for owners in the list of files; a package for Debian has them set by its script.
         let owners = metadata["generate-rpm"]["assets"].as_array().expect("a list").iter();
         let owners: Vec<_> = owners
-            .flat_map(|asset| ["user", "group"].map(|key| Some((key, text(asset.get(key)?), text(&asset["dest"])))))
+            .flat_map(|asset| {
+                ["user", "group"].map(|key| Some((key, text(asset.get(key)?), text(&asset["dest"]))))
+            })
             .flatten()
             .collect();
         let owner = if dir == "agent" { ("user", "postgres") } else { ("group", "pgvane") };
@@ -198,7 +204,8 @@ fn packages_ship_files_that_exist() {
 /// What the scripts of a package do where no systemd runs: they say nothing and fail nowhere.
 #[test]
 fn scripts_of_packages_are_sound_shell() {
-    let read = Command::new("/bin/sh").arg("-n").arg(packaging("scripts/pgvane-rpm/pre")).output().expect("runs");
+    let read =
+        Command::new("/bin/sh").arg("-n").arg(packaging("scripts/pgvane-rpm/pre")).output().expect("runs");
     assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     for package in ["pgvane", "pgvane-agent"] {
         for script in ["postinst", "prerm", "postrm"] {

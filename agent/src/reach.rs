@@ -112,7 +112,8 @@ mod tests {
     }
 
     async fn tried(conn_url: Option<String>) -> Reach {
-        let record = MemberRecord { conn_url, ..MemberRecord::new(MemberState::Running, MemberRole::Replica) };
+        let record =
+            MemberRecord { conn_url, ..MemberRecord::new(MemberState::Running, MemberRole::Replica) };
         reach(&Caller::plain(), &"pg1".into(), &record).await
     }
 

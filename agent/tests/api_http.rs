@@ -193,13 +193,9 @@ async fn only_members_are_tried_at_the_addresses_they_publish() {
             client.write_all(b"N").await.expect("answers");
         }
     });
-    for (query, status) in [
-        ("", 400),
-        ("?member=", 400),
-        ("?member=127.0.0.1:22", 404),
-        ("?member=e", 404),
-        ("?member=b", 200),
-    ] {
+    for (query, status) in
+        [("", 400), ("?member=", 400), ("?member=127.0.0.1:22", 404), ("?member=e", 404), ("?member=b", 200)]
+    {
         let (answered, said) = node.call(Method::GET, &format!("/reach{query}"), None, None).await;
         assert_eq!(answered, status, "{query}: {said}");
     }

@@ -36,7 +36,8 @@ pub enum Concern {
 impl Certificate {
     /// Reads one (DER). The error says what it is not.
     pub fn of(der: &CertificateDer<'_>) -> Result<Certificate, String> {
-        let (_, read) = X509Certificate::from_der(der).map_err(|e| format!("not an X.509 certificate: {e}"))?;
+        let (_, read) =
+            X509Certificate::from_der(der).map_err(|e| format!("not an X.509 certificate: {e}"))?;
         let validity = read.validity();
         Ok(Certificate {
             subject: read.subject().to_string(),

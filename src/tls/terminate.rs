@@ -73,7 +73,8 @@ pub(crate) fn load(settings: &Terminate) -> Result<Terminating, TlsError> {
     });
     let shown = shown.collect();
     let by_name = settings.sni.iter().zip(&of_sni);
-    let by_name = by_name.flat_map(|(named, pair)| named.names.iter().map(|name| (name.clone(), Arc::clone(pair))));
+    let by_name =
+        by_name.flat_map(|(named, pair)| named.names.iter().map(|name| (name.clone(), Arc::clone(pair))));
     let by_name = by_name.collect();
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(settings.min_version.versions())

@@ -229,13 +229,8 @@ fn bundle(what: String, all: &[CertificateDer<'_>], limits: Limits) -> Finding {
     let Some(first) = bad.first() else {
         return Finding::good(what, format!("{} certificates, none ends soon", read.len()));
     };
-    let found = format!(
-        "{} of {} certificates; {} {}",
-        bad.len(),
-        read.len(),
-        first.subject,
-        first.told(limits.now)
-    );
+    let found =
+        format!("{} of {} certificates; {} {}", bad.len(), read.len(), first.subject, first.told(limits.now));
     // A host's own collection always has some.
     if read.len() > 20 {
         return Finding::good(what, found);
@@ -266,7 +261,11 @@ fn key(own: &Own<'_>) -> Vec<Finding> {
     let what = format!("key {}", own.private.display());
     let mut findings = Vec::new();
     if let Err(why) = belong_together(&own.cert, &own.private, own.password) {
-        findings.push(Finding::critical(what, why, "put the key beside the certificate that it was made for"));
+        findings.push(Finding::critical(
+            what,
+            why,
+            "put the key beside the certificate that it was made for",
+        ));
     }
     findings.extend(permissions(&own.private));
     findings

@@ -54,7 +54,10 @@ fn time_is_judged_by_how_much_is_left() {
     // What leads to the root counts as well, and is named.
     let chain = [der("a", Some(2040)), der("between", None)];
     let finding = time("x".to_owned(), &chain, limits(END + DAY));
-    assert_eq!((finding.level, finding.found.as_str()), (Level::Critical, "CN=between expired 24 hours ago, on 2026-05-30"));
+    assert_eq!(
+        (finding.level, finding.found.as_str()),
+        (Level::Critical, "CN=between expired 24 hours ago, on 2026-05-30")
+    );
     let garbage = time("x".to_owned(), &[CertificateDer::from(vec![0x30])], limits(BEGIN));
     assert_eq!(garbage.level, Level::Critical);
 }
@@ -107,8 +110,8 @@ fn every_file_of_the_settings_is_looked_at_once() {
          [postgresql.replication]\nusername = \"r\"\nsslrootcert = \"/nowhere/ca.pem\"\n",
         dir.path()
     );
-    let config = config::parse(&settings, "agent.toml", dir.path())
-        .unwrap_or_else(|e| panic!("{e}\n{settings}"));
+    let config =
+        config::parse(&settings, "agent.toml", dir.path()).unwrap_or_else(|e| panic!("{e}\n{settings}"));
     let found = files(&config, limits(END - 10 * DAY));
     let levels: BTreeMap<&str, Level> = found.iter().map(|f| (f.what.as_str(), f.level)).collect();
     assert_eq!(levels.len(), found.len(), "each once: {found:#?}");

@@ -32,9 +32,9 @@ pub(super) async fn look(target: &Target, config: &Config, view: &ClusterView) -
     findings
 }
 
-const REST_THERE: &str = "open the port between the nodes, and see that restapi.connect_address is right there";
-const POSTGRESQL_THERE: &str =
-    "see that PostgreSQL runs there, open the port between the nodes, and see that postgresql.connect_address is right";
+const REST_THERE: &str =
+    "open the port between the nodes, and see that restapi.connect_address is right there";
+const POSTGRESQL_THERE: &str = "see that PostgreSQL runs there, open the port between the nodes, and see that postgresql.connect_address is right";
 const REST_HERE: &str = "open the port to that node, and see that restapi.connect_address is right here";
 const POSTGRESQL_HERE: &str =
     "open the port to that node, and see that postgresql.connect_address and listen are right here";
@@ -43,7 +43,8 @@ const POSTGRESQL_HERE: &str =
 async fn alive(target: &Target, name: &NodeName, member: &Member) -> Finding {
     let what = format!("REST API of {name}");
     let url = member.record.api_url.as_deref().unwrap_or_default();
-    let asked = timeout(ALIVE_WITHIN, target.agents.request(Method::GET, &at(url, "/liveness"), None));
+    let alive = at(url, "/liveness");
+    let asked = timeout(ALIVE_WITHIN, target.agents.request(Method::GET, &alive, None));
     match asked.await {
         Ok(Ok(answer)) if answer.status.is_success() => Finding::good(what, url),
         Ok(Ok(answer)) => {
