@@ -21,7 +21,7 @@ use crate::inherit::Inherited;
 use crate::listen::{self, Port};
 use crate::metrics::Metrics;
 use crate::roster::Roster;
-use crate::tls;
+use crate::tls::{self, Shown};
 use crate::topology::TopologyRx;
 use crate::workers::Workers;
 
@@ -78,6 +78,8 @@ pub(crate) enum DoorError {
 /// A listener that is ready to take the place of another, or to be opened.
 struct Ready {
     port: Arc<Port>,
+    /// What its clients are shown.
+    shown: Vec<Shown>,
     /// Those of its sockets that are new.
     sockets: Vec<(Endpoint, Acceptor, tokio::runtime::Handle)>,
 }
@@ -145,6 +147,7 @@ impl Doors {
         let Some(topology) = house.clusters.get(&listener.cluster) else { return Ok(None) };
         let bad_tls = |error| DoorError::Tls(listener.name.clone(), error);
         let tls = listener.tls.as_ref().map(tls::load_terminate).transpose().map_err(bad_tls)?;
+        let (tls, shown) = tls.map(|tls| (tls.config, tls.shown)).unzip();
         let server_tls = listener.server_tls.as_ref().map(tls::load_originate).transpose();
         let server_tls = server_tls.map_err(bad_tls)?;
         let before = self.open.get(&listener.name).map(|door| Arc::clone(&door.port.borrow()));
@@ -169,15 +172,17 @@ impl Doors {
             Ok((address, Acceptor::new(socket)?, worker.clone()))
         };
         let sockets = sockets.into_iter().map(register).collect::<io::Result<_>>()?;
-        Ok(Some(Ready { port: Arc::new(port), sockets }))
+        Ok(Some(Ready { port: Arc::new(port), shown: shown.unwrap_or_default(), sockets }))
     }
 
     /// Nothing of this can fail.
     fn put(&mut self, ready: Vec<Ready>) {
         let house = &self.house;
         let mut before = std::mem::take(&mut self.open);
-        for Ready { port, sockets } in ready {
+        let mut certificates = BTreeMap::new();
+        for Ready { port, shown, sockets } in ready {
             let settings = &port.settings;
+            certificates.insert(settings.name.clone(), shown);
             let mut door = before.remove(&settings.name).unwrap_or_else(|| Door {
                 port: watch::Sender::new(Arc::clone(&port)),
                 sockets: BTreeMap::new(),
@@ -214,6 +219,7 @@ impl Doors {
             [name, &settings.cluster, settings.rules.role.label()].map(str::to_owned)
         };
         self.house.metrics.set_listeners(&self.open.iter().map(rules).collect());
+        house.metrics.set_certificates(&certificates);
         self.ports.send_replace(self.open.values().map(|door| Arc::clone(&door.port.borrow())).collect());
     }
 }

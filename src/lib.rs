@@ -13,6 +13,7 @@ pub mod access;
 mod admin;
 mod agents;
 pub mod bind;
+pub mod certificates;
 mod checks;
 pub mod close;
 pub mod config;

@@ -13,6 +13,7 @@ use pgvane::shutdown::Shutdown;
 use pgvane::{takeover, telemetry};
 use pgvane_cluster::store::etcd::EtcdStore;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::pki_types::UnixTime;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -49,11 +50,16 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIG);
         }
     };
+    let concerns = pgvane::certificates::concerns(&config, UnixTime::now());
     if arguments.check {
+        for concern in concerns {
+            complain(&format!("warning: {concern}"));
+        }
         complain(&format!("{}: valid", arguments.config.display()));
         return ExitCode::SUCCESS;
     }
     telemetry::start(&config.log);
+    concerns.iter().for_each(|concern| warn!("{concern}"));
     // Follows the clusters and accepts; sessions run on threads of their own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -3,7 +3,7 @@
 //! The recorder is owned, not global: handles are made once per listener and cluster, so that counting costs
 //! an atomic add and two proxies in one test process do not share counters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use pgvane_cluster::ids::NodeName;
 
 use crate::close::{CloseReason, Side};
+use crate::tls::Shown;
 use crate::topology::freshness::Standing;
 use crate::topology::origin::Origin;
 use crate::topology::{Admission, Topology};
@@ -73,6 +74,8 @@ families! {
         "Servers that could not be opened: refused, timed_out, unresolved, other, not_now, no_answer, tls.";
     TLS_HANDSHAKES = Counter "pgvane_tls_handshakes_total" ["listener", "side", "result"]
         "TLS handshakes, with clients and with servers: done, failed.";
+    CERTIFICATE_EXPIRY = Gauge "pgvane_certificate_expiry_timestamp_seconds" ["listener", "file"]
+        "Epoch seconds at which the first certificate in a file that clients are shown expires; 0 where they are shown none.";
     BYTES = Counter "pgvane_bytes_total" ["listener", "direction"] "Bytes forwarded: to_client, to_server.";
     CLUSTER_INFO = Gauge "pgvane_cluster_info" ["cluster", "scope", "source"]
         "Always 1; its scope (its own name without etcd), and who tells of it: etcd, patroni_rest, probe.";
@@ -171,6 +174,8 @@ pub struct Metrics {
     targets: Mutex<BTreeSet<(String, NodeName)>>,
     /// What all listeners there have been were for.
     listeners: Mutex<BTreeSet<[String; 3]>>,
+    /// All certificates there have been: of which listener, in which file.
+    certificates: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Default for Metrics {
@@ -208,6 +213,7 @@ impl Metrics {
             reloads,
             targets: Mutex::default(),
             listeners: Mutex::default(),
+            certificates: Mutex::default(),
         }
     }
 
@@ -240,6 +246,24 @@ impl Metrics {
         for labels in &*known {
             let values = labels.each_ref().map(String::as_str);
             gauge_of(&self.recorder, LISTENER_INFO, &values).set(u8::from(now.contains(labels)));
+        }
+    }
+
+    /// Notes what clients of each listener are shown. A file that is not shown any more becomes 0, as does the series
+    /// without a file of a listener that shows none.
+    pub(crate) fn set_certificates(&self, shown: &BTreeMap<String, Vec<Shown>>) {
+        let mut now = BTreeMap::new();
+        for (listener, shown) in shown {
+            now.insert((listener.clone(), String::new()), 0);
+            for Shown { file, ends } in shown {
+                now.insert((listener.clone(), file.display().to_string()), *ends);
+            }
+        }
+        let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(now.keys().cloned());
+        for key in &*known {
+            let ends = now.get(key).copied().unwrap_or_default();
+            gauge_of(&self.recorder, CERTIFICATE_EXPIRY, &[&key.0, &key.1]).set(epoch(ends));
         }
     }
 
@@ -397,6 +421,11 @@ fn gauge(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Gaug
 #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
 fn float(count: u64) -> f64 {
     count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
+fn epoch(seconds: i64) -> f64 {
+    seconds as f64
 }
 
 fn histogram(recorder: &PrometheusRecorder, family: Family, values: &[&str]) -> Histogram {
@@ -569,6 +598,7 @@ mod tests {
         let _listener = metrics.listener("primary");
         let _cluster = metrics.cluster("main", "main", Origin::Etcd);
         metrics.set_listeners(&listeners(&["primary"]));
+        metrics.set_certificates(&[("primary".to_owned(), vec![])].into());
         metrics.set_targets(&picture(&["pg1"]));
         let text = metrics.render();
         for family in FAMILIES {
@@ -603,6 +633,23 @@ mod tests {
             "pgvane_listener_info{listener=\"primary\",cluster=\"main\",role=\"primary\"} 1",
             "pgvane_listener_info{listener=\"replica\",cluster=\"main\",role=\"replica\"} 0",
         ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn certificates_come_and_go() {
+        let metrics = Metrics::new();
+        let shown = |file: &str, ends| Shown { file: file.into(), ends };
+        let of = |shown: Vec<Shown>| metrics.set_certificates(&[("primary".to_owned(), shown)].into());
+        of(vec![shown("/old.pem", 1_790_000_000), shown("/sni.pem", 1_800_000_000)]);
+        of(vec![shown("/new.pem", 1_890_000_000), shown("/sni.pem", 1_800_000_000)]);
+        let text = metrics.render();
+        for (file, ends) in
+            [("", 0), ("/old.pem", 0), ("/new.pem", 1_890_000_000), ("/sni.pem", 1_800_000_000)]
+        {
+            let series = "pgvane_certificate_expiry_timestamp_seconds";
+            let line = format!("{series}{{listener=\"primary\",file=\"{file}\"}} {ends}");
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
     }

@@ -6,11 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use rustls::pki_types::UnixTime;
 use sd_notify::NotifyState;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use crate::certificates;
 use crate::config::Config;
 use crate::control::{Answer, Control, Request, tell};
 use crate::doors::{self, Doors};
@@ -89,6 +91,7 @@ impl Operated {
         }
         self.doors.change(&new).map_err(|error| error.to_string())?;
         telemetry::set_level(&new.log.level);
+        certificates::concerns(&new, UnixTime::now()).iter().for_each(|concern| warn!("{concern}"));
         self.config = new;
         Ok(())
     }

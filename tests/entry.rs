@@ -22,6 +22,7 @@ use tokio_postgres::NoTls;
 use tokio_rustls::TlsConnector;
 use xtask::playground::Playground;
 use xtask::playground::certificates::{Authority, Signed};
+use xtask::programs;
 
 /// One node that leads, and no proxy yet.
 async fn small() -> Playground {
@@ -145,6 +146,28 @@ async fn certificates_are_replaced_under_open_sessions_by_good_ones_only() {
     assert!(passes(&third_ca).await, "the last good one is still shown");
     session.say("SELECT 'still';").await;
     assert_eq!(session.line().await, "still\n");
+
+    // One that is over is taken as it was asked for, and told of: in metrics, in the log, to who checks the settings.
+    let ends = async || {
+        let series =
+            format!("pgvane_certificate_expiry_timestamp_seconds{{listener=\"tls\",file={certificate:?}}}");
+        metric(&playground, proxy, &series).await
+    };
+    assert_eq!(ends().await, 67_090_032_000, "in the year 4096");
+    shown(&playground, "server", &third.sign_until(&["localhost"], 2020));
+    reload().await.expect("it can be read");
+    assert_eq!(ends().await, 1_577_836_800, "in the year 2020");
+    let settings = playground.proxies[proxy].file();
+    let check = tokio::process::Command::new(programs::built().expect("built").proxy)
+        .arg("--check")
+        .arg(settings)
+        .output()
+        .await;
+    let check = check.expect("starts");
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    let warning = format!("warning: listener tls: the certificate in {certificate} ");
+    assert!(check.status.success() && said.contains(&warning) && said.contains(" expired "), "{said}");
+    assert!(!said.contains("listener primary"), "no other is told of: {said}");
 }
 
 /// A handshake without asking first, as `sslnegotiation=direct` has it.

@@ -174,9 +174,17 @@ fn packages_ship_files_that_exist() {
             .iter()
             .map(|asset| [text(&asset["source"]), text(&asset["dest"]), text(&asset["mode"])])
             .collect();
+        // zsh's own directory for what packages bring; Debian has one of its own.
+        let of_zsh = |to: &str| to.replace("/zsh/vendor-completions/", "/zsh/site-functions/");
+        let zsh = |all: &[[String; 3]], dir: &str| {
+            all.iter().filter(|[source, ..]| source.contains("/zsh/")).all(|[_, to, _]| to == dir)
+        };
+        assert!(
+            zsh(&deb, "/usr/share/zsh/vendor-completions/") && zsh(&rpm, "/usr/share/zsh/site-functions/")
+        );
         let base = |all: &[[String; 3]]| -> Vec<[String; 3]> {
             all.iter()
-                .map(|[s, d, m]| [s.trim_start_matches("../").to_owned(), d.clone(), m.clone()])
+                .map(|[s, d, m]| [s.trim_start_matches("../").to_owned(), of_zsh(d), m.clone()])
                 .collect()
         };
         assert_eq!(base(&deb), base(&rpm));
@@ -195,6 +203,16 @@ fn packages_ship_files_that_exist() {
         let kept: Vec<_> =
             kept.filter(|asset| asset.get("config").is_some()).map(|a| text(&a["dest"])).collect();
         assert_eq!(kept, [settings]);
+        // RPM asks for owners in the list of files; a package for Debian has them set by its script.
+        let owners = metadata["generate-rpm"]["assets"].as_array().expect("a list").iter();
+        let owners: Vec<_> = owners
+            .flat_map(|asset| {
+                ["user", "group"].map(|key| Some((key, text(asset.get(key)?), text(&asset["dest"]))))
+            })
+            .flatten()
+            .collect();
+        let owner = if dir == "agent" { ("user", "postgres") } else { ("group", "pgvane") };
+        assert_eq!(owners, [(owner.0, owner.1.to_owned(), settings.to_owned())]);
         let [.., mode] = deb.iter().find(|[_, to, _]| to == settings).expect("ships its settings");
         assert!(["600", "640"].contains(&mode.as_str()), "they hold passwords: {mode}");
     }
@@ -203,6 +221,9 @@ fn packages_ship_files_that_exist() {
 /// What the scripts of a package do where no systemd runs: they say nothing and fail nowhere.
 #[test]
 fn scripts_of_packages_are_sound_shell() {
+    let read =
+        Command::new("/bin/sh").arg("-n").arg(packaging("scripts/pgvane-rpm/pre")).output().expect("runs");
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
     for package in ["pgvane", "pgvane-agent"] {
         for script in ["postinst", "prerm", "postrm"] {
             let script = packaging(&format!("scripts/{package}/{script}"));

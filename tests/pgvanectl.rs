@@ -56,36 +56,89 @@ async fn members(playground: &Playground) -> Vec<Value> {
     serde_json::from_str::<Value>(&listed).expect("JSON").as_array().expect("a list").clone()
 }
 
+/// What `doctor` says of a node, by what was looked at, and its exit code.
+async fn examine(playground: &Playground, name: &str) -> (Option<i32>, BTreeMap<String, Row>) {
+    let mut command = Command::new(programs::built().expect("the programs are built").ctl);
+    command.arg("-c").arg(playground.node(name).config()).args(["doctor", "-f", "json"]);
+    let output = timeout(SOON, command.env_remove("PGVANECTL_CONFIG").output()).await;
+    let output = output.expect("ends").expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let rows: Vec<Row> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    (output.status.code(), rows.into_iter().map(|row| (row["What"].clone(), row)).collect())
+}
+
+/// A line of its table.
+type Row = BTreeMap<String, String>;
+
 /// Examines the node of pg1: what is well, and a file with passwords that others may read.
 async fn examined(playground: &Playground) {
     let file = playground.node("pg1").config();
-    let examine = async || {
-        let mut command = Command::new(programs::built().expect("the programs are built").ctl);
-        command.arg("-c").arg(&file).args(["doctor", "-f", "json"]).env_remove("PGVANECTL_CONFIG");
-        let output = timeout(SOON, command.output()).await.expect("ends").expect("starts");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let rows: Vec<BTreeMap<String, String>> =
-            serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {output:?}"));
-        let rows: BTreeMap<String, BTreeMap<String, String>> =
-            rows.into_iter().map(|row| (row["What"].clone(), row)).collect();
-        (output.status.code(), rows)
-    };
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its owner may");
-    let (_, rows) = examine().await;
+    let (_, rows) = examine(playground, "pg1").await;
     // How fast etcd is here and now is not for a test to say.
     assert!(rows["etcd's latency"]["Found"].starts_with("slowest of 20: read "), "{rows:?}");
     let secrets = format!("permissions of {}", file.display());
-    for what in
-        [&secrets, "REST API of pg2", "REST API of pg3", "PostgreSQL's programs", "PostgreSQL's settings"]
-    {
-        assert_eq!(rows[what]["Level"], "ok", "{rows:?}");
+    for what in [
+        &secrets,
+        "REST API of pg2",
+        "REST API of pg3",
+        "PostgreSQL of pg2",
+        "our REST API, from pg2",
+        "our REST API, from pg3",
+        "our PostgreSQL, from pg3",
+        "PostgreSQL's programs",
+        "PostgreSQL's settings",
+    ] {
+        assert_eq!(rows[what]["Level"], "ok", "{what}: {rows:?}");
         assert!(!rows[what].contains_key("Do"), "{rows:?}");
     }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("its owner may");
-    let (code, rows) = examine().await;
+    let (code, rows) = examine(playground, "pg1").await;
     assert_eq!((rows[&secrets]["Level"].as_str(), rows[&secrets]["Do"].as_str()), ("critical", "chmod 600"));
     assert_eq!(code, Some(2));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its owner may");
+}
+
+/// A member that publishes an address at which nobody reaches it: only the others can tell, and do.
+async fn out_of_reach(playground: &mut Playground) {
+    let file = playground.node("pg3").config();
+    let settings = fs::read_to_string(&file).expect("its settings");
+    let rest = playground.node("pg3").rest().to_string();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let wrong = unused.local_addr().expect("bound").to_string();
+    drop(unused);
+    let shown = format!("connect_address = \"{rest}\"");
+    assert!(settings.contains(&shown), "{settings}");
+    let restart = async |playground: &mut Playground, settings: &str| {
+        fs::write(&file, settings).expect("writes");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its owner may");
+        playground.node_mut("pg3").kill_agent(SOON).await;
+        playground.restart_agent("pg3").expect("starts");
+    };
+    restart(playground, &settings.replace(&shown, &format!("connect_address = \"{wrong}\""))).await;
+    let p = &*playground;
+    until(p, "pg3 publishes the wrong address", async || {
+        let (_, rows) = examine(p, "pg1").await;
+        rows["REST API of pg3"]["Found"].starts_with(&format!("http://{wrong}/patroni: "))
+    })
+    .await;
+    let (code, rows) = examine(p, "pg3").await;
+    assert_eq!(code, Some(2), "{rows:?}");
+    for from in ["pg1", "pg2"] {
+        let row = &rows[&format!("our REST API, from {from}")];
+        let found = format!("http://{wrong}/patroni: ");
+        assert!(row["Level"] == "critical" && row["Found"].starts_with(&found), "{row:?}");
+        assert!(row["Do"].contains("restapi.connect_address"), "{row:?}");
+        assert_eq!(rows[&format!("our PostgreSQL, from {from}")]["Level"], "ok", "{rows:?}");
+        assert_eq!(rows[&format!("REST API of {from}")]["Level"], "ok", "{rows:?}");
+    }
+    restart(playground, &settings).await;
+    let p = &*playground;
+    until(p, "pg3 is reached again", async || {
+        let (_, rows) = examine(p, "pg3").await;
+        rows.get("our REST API, from pg1").is_some_and(|row| row["Level"] == "ok")
+    })
+    .await;
 }
 
 async fn leader(playground: &Playground) -> String {
@@ -126,6 +179,9 @@ async fn it_shows_the_cluster_and_changes_its_leader() {
     assert!(nowhere.status.code() == Some(3) && line.starts_with("PGVANE UNKNOWN - "), "{line}");
 
     examined(p).await;
+    out_of_reach(&mut playground).await;
+    healthy(&mut playground).await;
+    let p = &playground;
 
     // Where the servers are, and a question to one.
     let address = p.node("pg1").postgres();

@@ -11,6 +11,7 @@ use pgvane_agent::config::{Ctl, Login, Secret};
 use pgvane_agent::peers::{Answer, Caller};
 use serde_json::{Value, json};
 use xtask::playground::Playground;
+use xtask::programs;
 
 use self::cluster_support::writer::{Habit, Writer};
 use self::cluster_support::{SOON, add_proxy, cluster, one_more_port, rows, until};
@@ -118,6 +119,22 @@ async fn members_trust_each_other_over_tls_and_nobody_else() {
     let p = &playground;
     let callers = Caller3::new(p);
     until_led_by(p, &callers.member, "pg1").await;
+
+    // What the others show is looked at where they show it, and their names are nobody's.
+    let mut doctor = tokio::process::Command::new(programs::built().expect("built").ctl);
+    doctor.arg("-c").arg(p.node("pg1").config()).args(["doctor", "-f", "tsv"]).env_remove("PGVANECTL_CONFIG");
+    let said = tokio::time::timeout(SOON, doctor.output()).await.expect("ends").expect("starts").stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    for line in [
+        format!("ok\trestapi.certfile {dir}/member.crt\texpires in "),
+        format!("ok\trestapi.cafile {dir}/ca.crt\texpires in "),
+        format!("warning\tname in restapi.certfile {dir}/member.crt\tit is not for 127."),
+        "ok\tcertificate of pg2's REST API\texpires in ".to_owned(),
+        "warning\tname in certificate of pg3's REST API\tit is not for 127.".to_owned(),
+        "ok\tour REST API, from pg2\thttps://".to_owned(),
+    ] {
+        assert!(said.lines().any(|shown| shown.starts_with(&line)), "{line:?} is not in:\n{said}");
+    }
 
     // Reads are everybody's; changes want the certificate first and then the password.
     let reload = || (Method::POST, "/reload", None);

@@ -44,6 +44,7 @@ pub mod postgres;
 pub mod preflight;
 pub mod prober;
 pub mod publish;
+pub mod reach;
 pub mod reconcile;
 pub mod reload;
 pub mod run;

@@ -12,8 +12,8 @@ use pgvane_cluster::view::ClusterView;
 
 use crate::api::{ApiSnapshot, Wal};
 
-/// The exposition, one snapshot at `now`.
-pub fn render(s: &ApiSnapshot, now: Tick) -> String {
+/// The exposition, one snapshot at `now`; `expires` is when the REST API's certificate does, in seconds since 1970.
+pub fn render(s: &ApiSnapshot, expires: Option<i64>, now: Tick) -> String {
     let mut page = Page { text: String::new(), labels: labels(s) };
     let answer = s.local.answer.as_ref();
     let role = s.local.effective_role();
@@ -100,6 +100,11 @@ pub fn render(s: &ApiSnapshot, now: Tick) -> String {
     failover(&mut page, s);
     exporters(&mut page, s, role, (received, replayed));
     own(&mut page, s, view, now);
+    page.gauge(
+        "pgvane_agent_certificate_expiry_timestamp_seconds",
+        "Epoch seconds at which the first certificate that the REST API shows expires, 0 without TLS.",
+        expires.unwrap_or_default(),
+    );
     page.text
 }
 

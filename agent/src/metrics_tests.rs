@@ -11,7 +11,7 @@ fn value(page: &str, name: &str) -> String {
 
 #[test]
 fn every_series_has_help_type_and_labels() {
-    let page = render(&leader(view(PAIR)), NOW);
+    let page = render(&leader(view(PAIR)), None, NOW);
     let mut announced = "";
     for line in page.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -26,7 +26,7 @@ fn every_series_has_help_type_and_labels() {
 
 #[test]
 fn a_leader_and_a_replica() {
-    let page = render(&leader(view(PAIR)), NOW);
+    let page = render(&leader(view(PAIR)), None, NOW);
     for (name, expected) in [
         ("patroni_version", "040104"),
         ("patroni_primary", "1"),
@@ -43,8 +43,8 @@ fn a_leader_and_a_replica() {
     }
     let mut lapsed = replica(view(PAIR));
     lapsed.renewed_at = None;
-    assert_eq!(value(&render(&lapsed, NOW), "pgvane_agent_lease_renewal_age_seconds"), "-1");
-    let page = render(&replica(view(PAIR)), NOW);
+    assert_eq!(value(&render(&lapsed, None, NOW), "pgvane_agent_lease_renewal_age_seconds"), "-1");
+    let page = render(&replica(view(PAIR)), None, NOW);
     for (name, expected) in [
         ("patroni_primary", "0"),
         ("patroni_replica", "1"),
@@ -57,16 +57,23 @@ fn a_leader_and_a_replica() {
 }
 
 #[test]
+fn the_end_of_a_certificate_is_told() {
+    let name = "pgvane_agent_certificate_expiry_timestamp_seconds";
+    assert_eq!(value(&render(&leader(view(PAIR)), Some(1_890_000_000), NOW), name), "1890000000");
+    assert_eq!(value(&render(&leader(view(PAIR)), None, NOW), name), "0");
+}
+
+#[test]
 fn labels_are_escaped() {
     let mut s = leader(view(PAIR));
     s.scope = "a\"b\\c".to_owned();
-    assert!(render(&s, NOW).contains(r#"patroni_primary{scope="a\"b\\c",name="a"} 1"#));
+    assert!(render(&s, None, NOW).contains(r#"patroni_primary{scope="a\"b\\c",name="a"} 1"#));
 }
 
 /// The list that operators read is made of what the page serves: names, kinds and meanings.
 #[test]
 fn the_list_of_metrics_is_the_page() {
-    let page = render(&leader(view(PAIR)), NOW);
+    let page = render(&leader(view(PAIR)), None, NOW);
     let text = |kind: &str| {
         let lines =
             page.lines().filter_map(move |l| l.strip_prefix("# ")?.strip_prefix(kind)?.split_once(' '));
@@ -84,7 +91,7 @@ fn the_list_of_metrics_is_the_page() {
 /// Contract 6.5, and the monitoring of the stack that is replaced.
 #[test]
 fn no_name_that_alerts_look_for_is_missing() {
-    let page = render(&replica(view(PAIR)), NOW);
+    let page = render(&replica(view(PAIR)), None, NOW);
     for name in "patroni_version patroni_postgres_running patroni_postmaster_start_time patroni_primary \
         patroni_xlog_location patroni_standby_leader patroni_replica patroni_sync_standby patroni_quorum_standby \
         patroni_xlog_received_location patroni_xlog_replayed_location patroni_xlog_replayed_timestamp \
@@ -110,8 +117,8 @@ fn no_name_that_alerts_look_for_is_missing() {
     }
     let failsafe =
         [("config", r#"{"failsafe_mode":true}"#), ("failsafe", r#"{"b":"http://10.0.0.2:8008/patroni"}"#)];
-    let page = render(&replica(view(&[PAIR, &failsafe].concat())), NOW);
+    let page = render(&replica(view(&[PAIR, &failsafe].concat())), None, NOW);
     assert_eq!(value(&page, "patroni_failsafe_mode_enabled"), "1");
     assert_eq!(value(&page, "patroni_failsafe_member"), "1");
-    assert_eq!(value(&render(&leader(view(PAIR)), NOW), "patroni_postgresql_role"), "1");
+    assert_eq!(value(&render(&leader(view(PAIR)), None, NOW), "patroni_postgresql_role"), "1");
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pgvane_cluster::certificate::{chain, first_end};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::trust::AnyName;
 use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
@@ -16,6 +17,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, Error, RootCertStore, ServerConfig};
 use tracing::{info, warn};
 
@@ -106,8 +108,17 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     files.iter().map(stamp).collect()
 }
 
+/// How we answer over TLS, and until when.
+#[derive(Debug)]
+pub struct Shown {
+    /// What connections are accepted with.
+    pub config: Arc<ServerConfig>,
+    /// When the first of our certificates ends, in seconds since 1970.
+    pub expires: Option<i64>,
+}
+
 /// How we answer over TLS. The error names the file at fault.
-pub fn server(tls: &ServerTls) -> Result<Arc<Watched<ServerConfig>>, String> {
+pub fn server(tls: &ServerTls) -> Result<Arc<Watched<Shown>>, String> {
     let files = [&tls.certfile, &tls.keyfile].into_iter().chain(&tls.cafile).cloned().collect();
     let tls = tls.clone();
     Watched::new(files, move || server_config(&tls))
@@ -125,7 +136,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
+fn server_config(tls: &ServerTls) -> Result<Arc<Shown>, String> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
@@ -143,10 +154,11 @@ fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
         }
     };
     let certificates = certificates(&tls.certfile)?;
+    let expires = first_end(&certificates);
     let key = private_key(&tls.keyfile, tls.keyfile_password.as_ref())?;
     let config =
         builder.with_single_cert(certificates, key).map_err(|e| unsuited(&e, &tls.certfile, &tls.keyfile))?;
-    Ok(Arc::new(config))
+    Ok(Arc::new(Shown { config: Arc::new(config), expires }))
 }
 
 fn client_config(ctl: &Ctl) -> Result<Arc<ClientConfig>, String> {
@@ -191,11 +203,10 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     chain(file).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-/// The certificates in a PEM file, one at least. The error does not name the file.
-pub(crate) fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(|e| e.to_string())?.collect();
-    let all = all.map_err(|e| e.to_string())?;
-    if all.is_empty() { Err("there is no certificate in it (PEM)".to_owned()) } else { Ok(all) }
+/// Whether the key in `key` is that of the first certificate in `cert`. The error says why not, and names the file.
+pub fn belong_together(cert: &Path, key: &Path, password: Option<&Secret>) -> Result<(), String> {
+    let pair = CertifiedKey::from_der(certificates(cert)?, private_key(key, password)?, &provider());
+    pair.map(drop).map_err(|e| unsuited(&e, cert, key))
 }
 
 /// Those whose signatures count, from a PEM file. The error names the file.

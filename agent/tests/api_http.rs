@@ -16,6 +16,7 @@ use pgvane_agent::config::{
 };
 use pgvane_agent::decide::restart::Filters;
 use pgvane_agent::peers::{self, Caller, PeerAnswer};
+use pgvane_agent::reach;
 use pgvane_agent::timing::TimingOverrides;
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::fold;
@@ -27,6 +28,7 @@ use pgvane_cluster::store::model::ModelStore;
 use pgvane_cluster::store::{Store, Txn};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -165,6 +167,49 @@ async fn health_checks_by_method() {
     }
     assert_eq!(node.call(Method::GET, "/patroni/x?y=1", None, None).await.0, 200, "its first part decides");
     assert!(node.call(Method::GET, "/metrics", None, None).await.1.contains("\npatroni_primary{"));
+}
+
+#[tokio::test]
+async fn only_members_are_tried_at_the_addresses_they_publish() {
+    let node = Node::start(None).await;
+    let (status, said) = node.call(Method::GET, "/reach?member=b", None, None).await;
+    assert_eq!(status, 503, "{said}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
+    let (rest, postgres) = (node.address, listener.local_addr().expect("bound"));
+    let record = |rest: SocketAddr| {
+        json!({
+            "state": "running", "role": "replica",
+            "api_url": format!("http://{rest}/patroni"), "conn_url": format!("postgres://{postgres}/postgres"),
+        })
+    };
+    node.put(Key::Member("b".into()), &record(rest).to_string()).await;
+    node.put(Key::Member("c d".into()), &record(free).to_string()).await;
+    node.observe().await;
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut packet = [0; 8];
+            client.read_exact(&mut packet).await.expect("asks for TLS");
+            client.write_all(b"N").await.expect("answers");
+        }
+    });
+    for (query, status) in
+        [("", 400), ("?member=", 400), ("?member=127.0.0.1:22", 404), ("?member=e", 404), ("?member=b", 200)]
+    {
+        let (answered, said) = node.call(Method::GET, &format!("/reach{query}"), None, None).await;
+        assert_eq!(answered, status, "{query}: {said}");
+    }
+    let (_, said) = node.call(Method::GET, "/reach?member=b", None, None).await;
+    let reached: Value = serde_json::from_str(&said).expect("JSON");
+    let wanted = json!({
+        "member": "b",
+        "rest": {"at": format!("http://{rest}/patroni")},
+        "postgresql": {"at": format!("postgres://{postgres}/postgres")},
+    });
+    assert_eq!(reached, wanted);
+    let (_, said) = node.call(Method::GET, &reach::path(&"c d".into()), None, None).await;
+    let reached: Value = serde_json::from_str(&said).expect("JSON");
+    assert!(reached["rest"]["error"].as_str().is_some_and(|why| why.contains("refused")), "{reached}");
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@
 //! writes values ([`records`], [`settings`]), folds events into one picture ([`view`], [`fold`]) and talks to
 //! the store ([`store`]). It never looks at PostgreSQL and never opens a listener.
 
+#[cfg(feature = "tls")]
+pub mod certificate;
 pub mod changes;
 pub mod clock;
 pub mod fold;

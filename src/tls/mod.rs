@@ -14,8 +14,8 @@ use rustls::{RootCertStore, SupportedProtocolVersion};
 
 pub use self::originate::{Originate, Verify};
 pub(crate) use self::originate::{load as load_originate, load_for_rest};
-pub(crate) use self::terminate::load as load_terminate;
 pub use self::terminate::{Identity, Named, Terminate};
+pub(crate) use self::terminate::{Shown, load as load_terminate};
 
 /// The protocol's name in ALPN, which a client that starts TLS without asking must offer (PostgreSQL 17,
 /// `sslnegotiation=direct`).

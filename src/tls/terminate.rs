@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgvane_cluster::certificate;
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -42,14 +43,39 @@ pub struct Terminate {
     pub required: bool,
 }
 
+/// A certificate that clients are shown.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Shown {
+    /// Its file.
+    pub(crate) file: PathBuf,
+    /// When the first of the certificates in it ends, in seconds since 1970.
+    pub(crate) ends: i64,
+}
+
+/// What clients meet.
+#[derive(Debug)]
+pub(crate) struct Terminating {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) shown: Vec<Shown>,
+}
+
 /// Reads the files and checks that they belong together.
-pub(crate) fn load(settings: &Terminate) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn load(settings: &Terminate) -> Result<Terminating, TlsError> {
     let default = identity(&settings.identity, Part::Cert, Part::Key)?;
-    let mut by_name = Vec::new();
-    for (index, named) in settings.sni.iter().enumerate() {
-        let key = identity(&named.identity, Part::SniCert(index), Part::SniKey(index))?;
-        by_name.extend(named.names.iter().map(|name| (name.clone(), Arc::clone(&key))));
-    }
+    let of_sni = settings.sni.iter().enumerate();
+    let of_sni = of_sni.map(|(n, named)| identity(&named.identity, Part::SniCert(n), Part::SniKey(n)));
+    let of_sni: Vec<_> = of_sni.collect::<Result<_, _>>()?;
+    let identities = std::iter::once((&settings.identity, &default))
+        .chain(settings.sni.iter().map(|named| &named.identity).zip(&of_sni));
+    let shown = identities.filter_map(|(identity, pair)| {
+        let ends = certificate::first_end(&pair.cert)?;
+        Some(Shown { file: identity.cert.clone(), ends })
+    });
+    let shown = shown.collect();
+    let by_name = settings.sni.iter().zip(&of_sni);
+    let by_name =
+        by_name.flat_map(|(named, pair)| named.names.iter().map(|name| (name.clone(), Arc::clone(pair))));
+    let by_name = by_name.collect();
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(settings.min_version.versions())
         .map_err(|e| TlsError::new(Part::Cert, &settings.identity.cert, e))?;
@@ -66,7 +92,7 @@ pub(crate) fn load(settings: &Terminate) -> Result<Arc<ServerConfig>, TlsError> 
     // As PostgreSQL has it: its clients do not resume sessions, so remembering them would be wasted.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(Terminating { config: Arc::new(config), shown })
 }
 
 fn identity(identity: &Identity, cert: Part, key: Part) -> Result<Arc<CertifiedKey>, TlsError> {

@@ -106,9 +106,20 @@ impl Mixed {
         self.tool(&self.pgvanectl, &self.playground.node("pg1").agent_config(), args).await
     }
 
+    /// Runs `pgvanectl import`, which needs no cluster, to its end, which must be good.
+    pub(crate) async fn import(&self, args: &[&str]) -> String {
+        self.ended(Command::new(&self.pgvanectl), &[&["import"], args].concat()).await
+    }
+
     async fn tool(&self, program: &Path, settings: &Path, args: &[&str]) -> String {
         let mut command = Command::new(program);
-        command.arg("-c").arg(settings).args(args);
+        command.arg("-c").arg(settings);
+        self.ended(command, args).await
+    }
+
+    async fn ended(&self, mut command: Command, args: &[&str]) -> String {
+        command.args(args);
+        let program = command.get_program().to_owned();
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
         let output = output.expect("runs");
         let [said, complained] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -116,7 +127,7 @@ impl Mixed {
         assert!(
             output.status.success(),
             "{} {args:?} ended with {}:\n{said}{complained}\n{logs}",
-            program.display(),
+            program.to_string_lossy(),
             output.status
         );
         format!("{said}{complained}")

@@ -1,11 +1,15 @@
 //! From Patroni to our agent and back, node by node (contract section 9), while clients write: nobody notices. Both are
-//! run from one `patroni.yml`, which stays as it is.
+//! run from one `patroni.yml`, which stays as it is; or our agent from the agent.toml that `pgvanectl import` makes of it,
+//! and the proxy from the proxy.toml that it makes of a haproxy.cfg.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use xtask::playground::node::{AgentSettings, Daemon};
+use xtask::programs;
 
 use crate::cluster::{LATER, Mixed};
 
@@ -28,6 +32,80 @@ async fn nodes_change_hands_under_a_running_writer() {
         // So that there is nothing else to run from.
         fs::remove_file(cluster.playground.node(name).config()).expect("removes");
     }
+    there_and_back(cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_change_hands_with_imported_settings() {
+    let mut cluster = Mixed::start_from(&[Daemon::Patroni; 3], AgentSettings::Own).await;
+    for name in NODES {
+        // In place of the playground's own, whose owner and mode stay.
+        let made = import(&cluster, name, &[]).await.join("agent.toml");
+        let config = cluster.playground.node(name).config();
+        fs::write(&config, fs::read(made).expect("an agent.toml")).expect("writes");
+        check(&programs::built().expect("built").agent, &config);
+    }
+    imported_proxy(&mut cluster).await;
+    there_and_back(cluster).await;
+}
+
+/// The proxy is started from what `pgvanectl import` makes of the HAProxy that would have stood in its place.
+async fn imported_proxy(cluster: &mut Mixed) {
+    let options = cluster.playground.proxies[0].options();
+    let servers: String = NODES
+        .map(|name| {
+            let node = cluster.playground.node(name);
+            format!("  server {name} {} maxconn 100 check port {}\n", node.postgres(), node.rest().port())
+        })
+        .concat();
+    let port = |name: &str, at, path: &str| {
+        format!(
+            "listen {name}\n  bind {at}\n  option httpchk OPTIONS {path}\n  http-check expect status 200\n  \
+             default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions\n{servers}\n"
+        )
+    };
+    let text = format!(
+        "global\n  maxconn 500\n\ndefaults\n  mode tcp\n  retries 2\n  timeout client 30m\n  timeout connect 4s\n  \
+         timeout server 30m\n  timeout check 5s\n\n\
+         listen stats\n  mode http\n  bind {}\n  stats enable\n  stats uri /\n\n{}{}",
+        options.admin,
+        port("write", options.primary, "/primary"),
+        port("read", options.replica, "/replica"),
+    );
+    let haproxy = cluster.playground.write("haproxy.cfg", &text).expect("writes");
+    let made = import(cluster, "pg1", &["--haproxy", &haproxy.display().to_string()]).await;
+    let proxy = fs::read_to_string(made.join("proxy.toml")).expect("a proxy.toml");
+    // The unit's directory is not there without systemd.
+    let socket = cluster.playground.proxies[0].socket().display().to_string();
+    assert!(proxy.contains("/run/pgvane/admin.sock"), "{proxy}");
+    let proxy = proxy.replace("/run/pgvane/admin.sock", &socket);
+    let running = &mut cluster.playground.proxies[0];
+    assert!(running.kill(LATER).await, "the playground's proxy ends");
+    fs::write(running.file(), proxy).expect("writes");
+    check(&programs::built().expect("built").proxy, running.file());
+    cluster.playground.restart_proxy(0).expect("starts");
+    cluster.healthy().await;
+}
+
+/// What `pgvanectl import` makes of a node's patroni.yml and of these files; answers its directory.
+async fn import(cluster: &Mixed, name: &str, more: &[&str]) -> PathBuf {
+    let node = cluster.playground.node(name);
+    let (patroni, output) = (node.dir().join("patroni.yml"), node.dir().join("imported"));
+    let [from, to] = [&patroni, &output].map(|path| path.display().to_string());
+    let said = cluster.import(&[&["--patroni", &from, "--output", &to, "--force"], more].concat()).await;
+    assert!(said.contains("Written: "), "{said}");
+    output
+}
+
+/// The program takes the file.
+fn check(program: &Path, file: &Path) {
+    let run = Command::new(program).arg("--check").arg(file).output().expect("runs");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{}: {said}", file.display());
+}
+
+/// All nodes to our agent and back to Patroni, with a writer that notices nothing.
+async fn there_and_back(mut cluster: Mixed) {
     cluster.lists("pg1").await;
     let clients = cluster.clients().await;
     let started = start_times(&cluster).await;

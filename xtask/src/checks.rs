@@ -63,7 +63,17 @@ impl Beside {
         let also_said = || said.try_clone().map_err(failed);
         let mut cargo = Command::new("nice");
         cargo.args(["-n", "19"]).arg(programs::cargo().get_program()).current_dir(root());
-        cargo.args(["test", "--locked", "--workspace", "--test", "sim", "--", "--exact", SIMULATION, "--nocapture"]);
+        cargo.args([
+            "test",
+            "--locked",
+            "--workspace",
+            "--test",
+            "sim",
+            "--",
+            "--exact",
+            SIMULATION,
+            "--nocapture",
+        ]);
         cargo.envs(environment.iter().copied());
         cargo.stdin(Stdio::null()).stdout(also_said()?).stderr(also_said()?);
         Ok(Beside { started: Instant::now(), cargo: cargo.spawn().map_err(failed)?, said })

@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: packages for Debian and RPM distributions, with statically linked programs.
+//! `cargo xtask dist`: packages for Debian and RPM distributions, with statically linked programs. The programs alone,
+//! which `packaging/Containerfile` makes images of, are in `target/dist/bin`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,10 +25,13 @@ pub fn run() -> Result<(), String> {
     clear(&root().join("target/manual"))?;
     let tools = tools()?;
     build()?;
+    let alone = dist.join("bin");
+    clear(&alone)?;
     for (_, _, programs) in PACKAGES {
-        for program in programs {
-            let program = built(program);
+        for name in programs {
+            let program = built(name);
             is_static(&program)?;
+            fs::copy(&program, alone.join(name)).map_err(|e| format!("{}: {e}", alone.display()))?;
             succeed(Command::new(&program).arg("--write-manual").arg(root().join("target/manual")))?;
         }
     }
@@ -111,7 +115,7 @@ fn succeed(command: &mut Command) -> Result<(), String> {
 fn tell(dist: &Path) -> io::Result<()> {
     let mut packages: Vec<_> = fs::read_dir(dist)?.collect::<io::Result<_>>()?;
     packages.sort_by_key(fs::DirEntry::file_name);
-    for package in packages {
+    for package in packages.into_iter().filter(|entry| entry.path().is_file()) {
         let size = package.metadata()?.len() / 1024;
         println!("{} ({size} KiB)", package.path().display());
     }

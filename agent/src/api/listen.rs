@@ -69,7 +69,7 @@ async fn connection<S: Store>(api: Arc<Api<S>>, stream: TcpStream, from: SocketA
     let Some(tls) = tls else {
         return answer(api, stream, Client { address, certificate: false }).await;
     };
-    let acceptor = TlsAcceptor::from(tls.current().await);
+    let acceptor = TlsAcceptor::from(Arc::clone(&tls.current().await.config));
     match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let certificate = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());

@@ -14,6 +14,7 @@ pub(crate) mod fixture;
 mod health;
 mod listen;
 mod places;
+mod reach;
 mod restart;
 mod schedule;
 mod serve;

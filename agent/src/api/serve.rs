@@ -96,7 +96,18 @@ impl<S: Store> Api<S> {
             "history" => s.view().map_or_else(no_view, |view| json(StatusCode::OK, &body::history(view))),
             "liveness" => bare(status_of(health::is_live(&s, Tick::now()))),
             "readiness" => bare(status_of(health::is_ready(query, &s, Tick::now()))),
-            "metrics" => text(StatusCode::OK, metrics::render(&s, Tick::now())),
+            "metrics" => {
+                let tls = self.settings.borrow().tls.clone();
+                let expires = match tls {
+                    Some(tls) => tls.current().await.expires,
+                    None => None,
+                };
+                text(StatusCode::OK, metrics::render(&s, expires, Tick::now()))
+            }
+            "reach" => {
+                let caller = self.means().caller;
+                super::reach::answer(&caller, s.view(), query).await.unwrap_or_else(Refused::into_reply)
+            }
             "config" => match s.view().and_then(|v| v.config.as_ref()) {
                 Some(config) => json(StatusCode::OK, &config.value.json),
                 None => text(StatusCode::BAD_GATEWAY, "there is no configuration"),

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue, SERVER};
-use rustls::ServerConfig;
 
 use super::access::Doorkeeper;
 use crate::config::{Access, Login, Restapi, ServerTokens, VerifyClient};
 use crate::peers::Caller;
 use crate::timing::TimingOverrides;
-use crate::tls::{self, Watched};
+use crate::tls::{self, Shown, Watched};
 
 /// The product's name in the `Server` header.
 const PRODUCT: &str = "pgvane-agent";
@@ -18,7 +17,7 @@ const PRODUCT: &str = "pgvane-agent";
 /// The settings in force. What a connection began with it keeps.
 #[derive(Debug)]
 pub struct Settings {
-    pub(super) tls: Option<Arc<Watched<ServerConfig>>>,
+    pub(super) tls: Option<Arc<Watched<Shown>>>,
     pub(super) doorkeeper: Doorkeeper,
     /// Added to every answer.
     pub(super) headers: HeaderMap,

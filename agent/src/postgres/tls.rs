@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use pgvane_cluster::certificate::chain;
 use pgvane_cluster::trust::AnyName;
 use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
@@ -22,10 +23,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Role;
-use crate::tls::{authorities, chain, provider};
+use crate::tls::{authorities, provider};
 
 /// PostgreSQL's request for TLS (documentation, "Message Formats", SSLRequest).
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,9 @@
 //! Certificates that are good for a while: those of servers called localhost, and those of clients.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    date_time_ymd,
+};
 
 /// One who signs.
 #[derive(Debug)]
@@ -42,8 +45,15 @@ impl Authority {
 
     /// One for all of `names`, addresses among them.
     pub fn sign_all(&self, names: &[&str]) -> Signed {
+        self.sign_until(names, 4096)
+    }
+
+    /// The same until this year begins.
+    pub fn sign_until(&self, names: &[&str], year: i32) -> Signed {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        self.finish(CertificateParams::new(names).expect("names"))
+        let mut params = CertificateParams::new(names).expect("names");
+        params.not_after = date_time_ymd(year, 1, 1);
+        self.finish(params)
     }
 
     /// One that shows who a client is by its common name.

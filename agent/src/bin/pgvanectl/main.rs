@@ -73,9 +73,11 @@ enum Command {
     ///
     /// Exit codes: 0 well, 1 warning, 2 critical, 3 not known, such as when the store does not answer.
     Check(check::CheckArgs),
-    /// Look at this node before it is trusted: clock, limits, permissions, etcd's speed, PostgreSQL, the other members.
+    /// Look at this node before it is trusted: clock, limits, permissions, certificates, etcd's speed, PostgreSQL, the other
+    /// members.
     ///
-    /// Changes nothing. Exit codes: 0 all is well, 1 warnings, 2 something that breaks a failover.
+    /// The other members are reached for from here, and their agents are asked to reach back. Certificates are those in
+    /// agent.toml, and those that etcd, the members' REST APIs and their PostgreSQL show. Changes nothing. Exit codes: 0 all is well, 1 warnings, 2 something that breaks a failover.
     Doctor(doctor::DoctorArgs),
     /// Show what happens, one line per change; on a terminal with the members above.
     Watch,

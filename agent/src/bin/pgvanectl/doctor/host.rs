@@ -140,7 +140,7 @@ pub(super) fn data_dir(config: &Config) -> Finding {
     }
 }
 
-fn judge_mode(what: String, mode: u32, forbidden: u32) -> Finding {
+pub(super) fn judge_mode(what: String, mode: u32, forbidden: u32) -> Finding {
     if mode & forbidden == 0 {
         return Finding::good(what, format!("{mode:o}"));
     }

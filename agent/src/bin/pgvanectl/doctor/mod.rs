@@ -1,9 +1,12 @@
 //! `doctor`: whether this node may be trusted with a cluster. Looks, and changes nothing. Exit codes: 0 all is well, 1
 //! warnings, 2 something that breaks a failover.
 
+mod certificates;
 mod finding;
 mod host;
+mod others;
 mod server;
+mod shown;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -11,16 +14,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use hyper::Method;
 use pgvane_agent::config::{self, Config, Environment, Origin};
-use pgvane_agent::peers::at;
 use pgvane_cluster::store::StoreError;
-use pgvane_cluster::view::ClusterView;
+use rustls::pki_types::UnixTime;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use self::certificates::Limits;
 use self::finding::{COLUMNS, Finding, Level};
-use crate::call::ALIVE_WITHIN;
 use crate::output::{Format, Paper, Sheet};
 use crate::target::Target;
 use crate::{Failed, say};
@@ -31,6 +32,23 @@ pub(crate) struct DoctorArgs {
     /// How to show what was found.
     #[arg(short, long, value_enum, default_value = "pretty")]
     format: Format,
+    /// Warn of a certificate that expires in fewer days than this.
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    certificate_warning: u32,
+    /// Call critical a certificate that expires in fewer days than this.
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    certificate_critical: u32,
+}
+
+impl DoctorArgs {
+    fn limits(&self) -> Limits {
+        let days = |days: u32| Duration::from_hours(24) * days;
+        Limits {
+            now: UnixTime::now(),
+            warning: days(self.certificate_warning),
+            critical: days(self.certificate_critical),
+        }
+    }
 }
 
 /// How long the store may take for everything that it is asked.
@@ -54,7 +72,8 @@ pub(crate) async fn run(file: &Path, args: &DoctorArgs) -> Result<ExitCode, Fail
     findings.push(host::clock_rate(&config).await);
     findings.push(host::files());
     findings.push(host::watchdog(&config));
-    findings.extend(of_cluster(file, &config).await);
+    findings.extend(certificates::files(&config, args.limits()));
+    findings.extend(of_cluster(file, &config, args.limits()).await);
 
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
     let sheet = Sheet {
@@ -72,21 +91,24 @@ pub(crate) async fn run(file: &Path, args: &DoctorArgs) -> Result<ExitCode, Fail
 }
 
 /// What needs the store.
-async fn of_cluster(file: &Path, config: &Config) -> Vec<Finding> {
+async fn of_cluster(file: &Path, config: &Config, limits: Limits) -> Vec<Finding> {
+    // Also where it is not reached: a certificate may be why.
+    let mut findings = certificates::of_etcd(config, limits).await;
+    let shown = findings.clone();
     let unreachable = |why: String| {
-        vec![Finding::critical("etcd", why, "see that it runs, and that endpoints, TLS and login are right")]
+        let advice = "see that it runs, and that endpoints, TLS and login are right";
+        [shown, vec![Finding::critical("etcd", why, advice)]].concat()
     };
     let target = match Target::of_agent(file) {
         Ok(target) => target,
         Err(Failed(why)) => return unreachable(why),
     };
-    let health = timeout(STORE_WITHIN, target.store.health()).await;
-    let mut findings: Vec<Finding> =
-        health.ok().and_then(Result::ok).map(|health| store::health(&health)).into_iter().collect();
+    let health = timeout(STORE_WITHIN, target.store.health()).await.ok().and_then(Result::ok);
+    findings.extend(health.as_ref().map(store::health));
     let latency = match timeout(STORE_WITHIN, store::measure(&target)).await {
         Ok(Ok(latency)) => Some(latency),
         Ok(Err(error @ StoreError::Full(_))) => {
-            if findings.is_empty() {
+            if health.is_none() {
                 findings.push(store::full(&error));
             }
             None
@@ -97,35 +119,12 @@ async fn of_cluster(file: &Path, config: &Config) -> Vec<Finding> {
     // A cluster that is yet to be made has no keys.
     let view = target.view().await.unwrap_or_default();
     findings.extend(latency.map(|latency| store::judge(latency, view.settings().ttl, &config.timing)));
-    findings.extend(of_members(&target, config, &view).await);
+    findings.extend(others::look(&target, config, &view).await);
+    findings.extend(certificates::of_members(config, &view, limits).await);
     if view.members.contains_key(&config.name) {
         findings.extend(server::look(config, view.members.len()).await);
     } else {
         findings.extend(ports(config).await);
-    }
-    findings
-}
-
-/// Whether the others' REST APIs can be reached from here: without them nobody is asked to vouch, or for its position.
-async fn of_members(target: &Target, config: &Config, view: &ClusterView) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for (name, member) in view.members.iter().filter(|(name, _)| **name != config.name) {
-        let what = format!("REST API of {name}");
-        let advice = "open the port between the nodes, and see that restapi.connect_address is right there";
-        let Some(url) = member.record.api_url.as_deref() else {
-            findings.push(Finding::critical(what, "its record names none", advice));
-            continue;
-        };
-        let alive = at(url, "/liveness");
-        let asked = timeout(ALIVE_WITHIN, target.agents.request(Method::GET, &alive, None));
-        findings.push(match asked.await {
-            Ok(Ok(answer)) if answer.status.is_success() => Finding::good(what, url),
-            Ok(Ok(answer)) => {
-                Finding::warning(what, format!("{url}: status {}", answer.status), "see that agent's log")
-            }
-            Ok(Err(why)) => Finding::critical(what, format!("{url}: {why}"), advice),
-            Err(_) => Finding::critical(what, format!("{url}: no answer"), advice),
-        });
     }
     findings
 }

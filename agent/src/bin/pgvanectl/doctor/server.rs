@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pgvane_agent::config::Config;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use pgvane_agent::postgres::tls::{ConnectError, connect};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::finding::Finding;
 
@@ -36,8 +37,10 @@ async fn settings(config: &Config) -> Result<BTreeMap<String, String>, String> {
         client.password(password.expose());
     }
     let why = |e: tokio_postgres::Error| e.as_db_error().map_or_else(|| e.to_string(), ToString::to_string);
-    let (client, driver) = client.connect(NoTls).await.map_err(why)?;
-    tokio::spawn(driver);
+    let client = connect(&client, &postgresql.superuser).await.map_err(|e| match e {
+        ConnectError::Settings(text) => text,
+        ConnectError::Postgres(e) => why(e),
+    })?;
     let answer = client.simple_query(ASKED).await.map_err(why)?;
     let rows = answer.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())),
