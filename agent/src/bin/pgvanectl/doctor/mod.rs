@@ -54,7 +54,7 @@ pub(crate) async fn run(file: &Path, args: &DoctorArgs) -> Result<ExitCode, Fail
     findings.push(host::clock_rate(&config).await);
     findings.push(host::files());
     findings.push(host::watchdog(&config));
-    findings.extend(of_cluster(file, &config).await);
+    findings.extend(Box::pin(of_cluster(file, &config)).await);
 
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
     let sheet = Sheet {
