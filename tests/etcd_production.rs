@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 use xtask::checks::LONG;
 use xtask::install::{self, Servers, versions};
-use xtask::playground::etcd::EtcdOptions;
+use xtask::playground::etcd::{EtcdOptions, Member};
 use xtask::playground::node::MoreOfNode;
 use xtask::playground::{Options, Playground, SCOPE, http};
 use xtask::{drill, programs};
@@ -117,7 +117,7 @@ impl Stage {
     /// Starts what was killed, and waits until all members are well.
     async fn restart_etcd(&mut self) {
         self.playground.restart_etcd().expect("starts");
-        let observed: Vec<_> = self.playground.etcd.members().iter().map(|m| m.observe()).collect();
+        let observed: Vec<_> = self.playground.etcd.members().iter().map(Member::observe).collect();
         until(&self.playground, "all members of etcd", async || {
             for address in &observed {
                 let health = http::get::<serde_json::Value>(*address, "/health", SOON).await;

@@ -17,7 +17,7 @@ const POSITIONS_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 
 /// How often it is told that the store takes no writes.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// A store that is full: leases are renewed and nothing else is written. Noticed by the record, which is written at least
 /// once a second.

@@ -5,9 +5,6 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{Page, pages, root};
 
-/// Pages that are linked to and are still being written.
-const PLANNED: [&str; 2] = ["docs/backup.md", "docs/etcd.md"];
-
 /// The targets of `[text](target)` and `![text](target)`.
 fn targets(page: &Page) -> impl Iterator<Item = &str> {
     page.prose().flat_map(|line| line.split("](").skip(1).filter_map(|rest| rest.split(')').next()))
@@ -53,11 +50,7 @@ fn links_lead_somewhere() {
             let here = page.file.parent().unwrap_or(Path::new(""));
             let file = if file.is_empty() { page.file.clone() } else { plain(&here.join(file)) };
             let from = page.file.display();
-            let is_planned = PLANNED.iter().any(|planned| file == Path::new(planned));
-            assert!(
-                is_planned || root().join(&file).exists(),
-                "{from} links to {target}, which there is not"
-            );
+            assert!(root().join(&file).exists(), "{from} links to {target}, which there is not");
             if let Some(heading) = heading {
                 let to = pages.iter().find(|other| other.file == file);
                 let to = to.unwrap_or_else(|| panic!("{from} links to {target}, which is no page"));

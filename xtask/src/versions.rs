@@ -25,6 +25,9 @@ const ETCD_AWAY: Duration = Duration::from_secs(15);
 /// The tests that are about PostgreSQL.
 const TESTS: [&str; 5] = ["life_cycle", "failover", "sync", "slots", "recovery"];
 
+/// Those of them that have PostgreSQL speak TLS.
+const TLS_TESTS: [&str; 1] = ["life_cycle"];
+
 /// The tests that are about etcd besides.
 const ETCD_TESTS: [&str; 2] = ["etcd", "etcd_production"];
 
@@ -149,7 +152,8 @@ fn test(edition: &Edition) -> Result<String, String> {
         Software::Postgres => &[],
         Software::Etcd => &ETCD_TESTS,
     };
-    let tests: Vec<&str> = TESTS.iter().chain(more).copied().collect();
+    let can_be_had = |test: &&str| edition.has_tls() || !TLS_TESTS.contains(test);
+    let tests: Vec<&str> = TESTS.iter().chain(more).copied().filter(can_be_had).collect();
     let mut cargo = cargo();
     cargo.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     cargo.args(tests.iter().flat_map(|test| ["--test", test])).env(variable, path).stdout(Stdio::inherit());

