@@ -97,6 +97,24 @@ async fn until_led_by(playground: &Playground, caller: &Caller, leader: &str) {
     .await;
 }
 
+/// What the others show is looked at where they show it, and their names are nobody's.
+async fn certificates_are_looked_at(p: &Playground, dir: &str) {
+    let mut doctor = tokio::process::Command::new(programs::built().expect("built").ctl);
+    doctor.arg("-c").arg(p.node("pg1").config()).args(["doctor", "-f", "tsv"]).env_remove("PGVANECTL_CONFIG");
+    let said = tokio::time::timeout(SOON, doctor.output()).await.expect("ends").expect("starts").stdout;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    for line in [
+        format!("ok\trestapi.certfile {dir}/member.crt\texpires in "),
+        format!("ok\trestapi.cafile {dir}/ca.crt\texpires in "),
+        format!("warning\tname in restapi.certfile {dir}/member.crt\tit is not for 127."),
+        "ok\tcertificate of pg2's REST API\texpires in ".to_owned(),
+        "warning\tname in certificate of pg3's REST API\tit is not for 127.".to_owned(),
+        "ok\tour REST API, from pg2\thttps://".to_owned(),
+    ] {
+        assert!(said.lines().any(|shown| shown.starts_with(&line)), "{line:?} is not in:\n{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn members_trust_each_other_over_tls_and_nobody_else() {
     let mut playground = cluster(3, TTL_S, vec![]).await;
@@ -120,21 +138,7 @@ async fn members_trust_each_other_over_tls_and_nobody_else() {
     let callers = Caller3::new(p);
     until_led_by(p, &callers.member, "pg1").await;
 
-    // What the others show is looked at where they show it, and their names are nobody's.
-    let mut doctor = tokio::process::Command::new(programs::built().expect("built").ctl);
-    doctor.arg("-c").arg(p.node("pg1").config()).args(["doctor", "-f", "tsv"]).env_remove("PGVANECTL_CONFIG");
-    let said = tokio::time::timeout(SOON, doctor.output()).await.expect("ends").expect("starts").stdout;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    for line in [
-        format!("ok\trestapi.certfile {dir}/member.crt\texpires in "),
-        format!("ok\trestapi.cafile {dir}/ca.crt\texpires in "),
-        format!("warning\tname in restapi.certfile {dir}/member.crt\tit is not for 127."),
-        "ok\tcertificate of pg2's REST API\texpires in ".to_owned(),
-        "warning\tname in certificate of pg3's REST API\tit is not for 127.".to_owned(),
-        "ok\tour REST API, from pg2\thttps://".to_owned(),
-    ] {
-        assert!(said.lines().any(|shown| shown.starts_with(&line)), "{line:?} is not in:\n{said}");
-    }
+    certificates_are_looked_at(p, &dir).await;
 
     // Reads are everybody's; changes want the certificate first and then the password.
     let reload = || (Method::POST, "/reload", None);

@@ -106,8 +106,8 @@ fn every_file_of_the_settings_is_looked_at_once() {
          [etcd]\nendpoints = [\"https://127.0.0.1:2379\"]\ncacert = {ca:?}\ncert = {client:?}\nkey = {wrong:?}\n\
          [restapi]\nconnect_address = \"pg1:8008\"\ncertfile = {cert:?}\nkeyfile = {key:?}\ncafile = {ca:?}\n\
          [postgresql]\ndata_dir = \"/nowhere/data\"\nbin_dir = {:?}\nconnect_address = \"pg1:5432\"\n\
-         [postgresql.superuser]\nusername = \"postgres\"\n\
-         [postgresql.replication]\nusername = \"r\"\nsslrootcert = \"/nowhere/ca.pem\"\n",
+         [postgresql.superuser]\nusername = \"postgres\"\npassword = \"s\"\n\
+         [postgresql.replication]\nusername = \"r\"\npassword = \"r\"\nsslrootcert = \"/nowhere/ca.pem\"\n",
         dir.path()
     );
     let config =
