@@ -221,10 +221,15 @@ pub(super) mod tests {
         }
     }
 
+    /// Files by their names.
+    type Content = Vec<(&'static str, Vec<u8>)>;
+
     /// What a small backup holds.
-    pub(in super::super) fn content() -> Vec<(&'static str, Vec<u8>)> {
+    pub(in super::super) fn content() -> Content {
         let control = [42_u64.to_ne_bytes().to_vec(), vec![7; 8184]].concat();
-        vec![("PG_VERSION", b"15\n".to_vec()), ("base/1/2", vec![1; 300_000]), ("global/pg_control", control)]
+        // No two places alike: a damaged packing could say the same of those.
+        let table = (0..300_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        vec![("PG_VERSION", b"15\n".to_vec()), ("base/1/2", table), ("global/pg_control", control)]
     }
 
     pub(in super::super) fn packed(path: &Path, files: &[(&str, Vec<u8>)]) {
@@ -271,15 +276,15 @@ pub(super) mod tests {
 
     #[test]
     fn whatever_differs_from_the_manifest_is_named() {
-        let with = |change: &dyn Fn(&mut Vec<(&'static str, Vec<u8>)>)| {
+        let with = |change: fn(&mut Content)| {
             let mut files = content();
             change(&mut files);
             checked(backup(&files, &content()).path()).expect_err("damaged")
         };
-        assert!(with(&|f| f[1].1[7] = 2).ends_with("the content of base/1/2 has changed"));
-        assert!(with(&|f| f[1].1.truncate(9)).ends_with("base/1/2 has 9 bytes, not 300000"));
-        assert!(with(&|f| drop(f.remove(0))).ends_with("PG_VERSION is missing"));
-        assert!(with(&|f| f.push(("stray", vec![]))).ends_with("the manifest does not know stray"));
+        assert!(with(|f| f[1].1[7] ^= 2).ends_with("the content of base/1/2 has changed"));
+        assert!(with(|f| f[1].1.truncate(9)).ends_with("base/1/2 has 9 bytes, not 300000"));
+        assert!(with(|f| drop(f.remove(0))).ends_with("PG_VERSION is missing"));
+        assert!(with(|f| f.push(("stray", vec![]))).ends_with("the manifest does not know stray"));
     }
 
     #[test]

@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_damaged_backup_leaves_nothing() {
         let mut files = content();
-        files[1].1[5] = 9;
+        files[1].1[5] ^= 1;
         let backup = backup(&files, &content());
         let data = tempfile::tempdir().expect("a directory");
         let why = restore(backup.path(), data.path(), &Mapping::new(), &mut |_| true).expect_err("damaged");

@@ -141,10 +141,10 @@ impl Shelf {
             let path = entry.map_err(BackupError::io(&self.dir))?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
             if is_holder(name) && path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-                let holder = Holder { path: path.clone() };
-                if holder.is_ours() {
+                // Not before: a holder that is dropped removes itself.
+                if is_ours(&path) {
                     swept.push(name.to_owned());
-                    holder.remove().map_err(BackupError::io(&path))?;
+                    Holder { path: path.clone() }.remove().map_err(BackupError::io(&path))?;
                 }
             }
         }
@@ -221,19 +221,13 @@ impl Holder {
         self.path.join("scratch")
     }
 
-    /// Marked, or not even that: a run that died between the two.
-    fn is_ours(&self) -> bool {
-        let is_empty = || fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
-        self.path.join(MARK).exists() || is_empty()
-    }
-
-    /// The mark goes last.
+    /// The mark goes last, and nothing that was not put there here.
     fn remove(&self) -> io::Result<()> {
         for path in [self.inside(), self.scratch()] {
             gone(fs::remove_dir_all(path))?;
         }
         gone(fs::remove_file(self.path.join(MARK)))?;
-        gone(fs::remove_dir_all(&self.path))
+        gone(fs::remove_dir(&self.path))
     }
 }
 
@@ -242,6 +236,12 @@ impl Drop for Holder {
         // What cannot be removed now is removed by the next run.
         let _ = self.remove();
     }
+}
+
+/// Marked, or not even that: a run that died between the two.
+fn is_ours(holder: &Path) -> bool {
+    let is_empty = || fs::read_dir(holder).is_ok_and(|mut entries| entries.next().is_none());
+    holder.join(MARK).exists() || is_empty()
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {

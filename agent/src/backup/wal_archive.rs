@@ -177,7 +177,7 @@ mod tests {
             fs::write(dir.path().join(name), "").expect("writes");
         }
         assert_eq!(prune(dir.path(), "000000010000000000000003").expect("prunes"), 3);
-        assert_eq!(names(dir.path()), ["00000002.history", all[2], all[4], "notes"]);
+        assert_eq!(names(dir.path()), [all[2], "00000002.history", all[4], "notes"]);
         assert!(prune(dir.path(), "").is_err());
     }
 }

@@ -250,16 +250,13 @@ mod tests {
         let (old, new) = (config(&settings("")), config(text));
         let expected = [
             "name",
-            "restapi.listen",
-            "restapi.connect_address",
-            "postgresql.listen_addresses",
-            "postgresql.port",
             "postgresql.connect_address",
+            "postgresql.listen",
+            "restapi.connect_address",
+            "restapi.listen",
         ];
         let mut found = differences(&old, &new);
         found.sort();
-        let mut expected: Vec<_> = expected.map(str::to_owned).into();
-        expected.sort();
         assert_eq!(found, expected);
         assert_eq!(new.postgresql.listen_addresses, "127.0.0.1,10.0.0.4");
         assert_eq!((new.postgresql.port, new.restapi.connect_address.port), (5433, 8009));

@@ -268,7 +268,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failed> {
             add_node::readable(&file)?;
             add_node::run(&target()?, &file, &args).await
         }
-        Command::Drill(args) => drill::run(&target()?, &args).await,
+        Command::Drill(args) => Box::pin(drill::run(&target()?, &args)).await,
         Command::Backup(args) => Box::pin(backup::run(&target()?, &args)).await,
         Command::Backups(args) => backup::list(&args).await,
         Command::Restore(args) => restore::run(args).await,

@@ -150,7 +150,7 @@ async fn wait(target: &Target, name: &str, limit: Duration) -> Result<(), Failed
     let mut last = String::new();
     let mut following = Following::begin(target);
     let streams = following.until(limit, |view| {
-        let Some(record) = view.members.get(&name).map(|member| &member.record) else { return None };
+        let record = &view.members.get(&name)?.record;
         let state = record.replication_state.as_deref().unwrap_or(record.state.as_str()).to_owned();
         if last != state {
             let seconds = Tick::now().since(began).as_secs_f64();
