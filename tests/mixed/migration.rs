@@ -27,7 +27,7 @@ const KEPT: [&str; 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_change_hands_under_a_running_writer() {
-    let mut cluster = Mixed::start_from(&[Daemon::Patroni; 3], AgentSettings::Patronis).await;
+    let cluster = Mixed::start_from(&[Daemon::Patroni; 3], AgentSettings::Patronis).await;
     for name in NODES {
         // So that there is nothing else to run from.
         fs::remove_file(cluster.playground.node(name).config()).expect("removes");

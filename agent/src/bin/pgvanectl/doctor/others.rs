@@ -77,10 +77,9 @@ async fn back(target: &Target, config: &Config, name: &NodeName, member: &Member
     let Some(url) = member.record.api_url.as_deref() else { return vec![] };
     let url = at(url, &reach::path(&config.name));
     let limit = reach::WITHIN + ALIVE_WITHIN;
-    let answer = match timeout(limit, target.agents.request(Method::GET, &url, None)).await {
-        Ok(Ok(answer)) => answer,
+    let Ok(Ok(answer)) = timeout(limit, target.agents.request(Method::GET, &url, None)).await else {
         // That it is not reached from here is told already.
-        Ok(Err(_)) | Err(_) => return vec![],
+        return vec![];
     };
     if answer.status != StatusCode::OK && answer.status != StatusCode::SERVICE_UNAVAILABLE {
         return cannot(format!("status {}: {}", answer.status.as_u16(), answer.text()));
