@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, ResponseHeader, TlsOptions};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
@@ -50,9 +51,16 @@ struct Current {
     generation: u64,
     /// The connection and its URL.
     client: Option<(Client, String)>,
+    /// The attempt to connect that is under way.
+    attempt: Option<watch::Receiver<Option<Attempt>>>,
+    /// Attempts in a row that failed.
+    failures: u32,
     /// The URL that answered last, so that only a change is told.
     answering: Option<String>,
 }
+
+/// How an attempt to connect ended.
+type Attempt = Result<Connection, StoreError>;
 
 /// A connection in use.
 #[derive(Clone)]
@@ -85,7 +93,7 @@ impl Connections {
     /// Runs `call` on the current connection, on others after failures that allow it, within the request
     /// timeout. `kept` is handed to the first attempt only.
     pub(super) async fn call<T, K, F>(
-        &self,
+        self: &Arc<Self>,
         retry: Retry,
         mut kept: Option<K>,
         mut call: impl FnMut(Connection, Option<K>) -> F,
@@ -152,42 +160,63 @@ impl Connections {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The current connection, made within `limit` if there is none.
-    async fn get(&self, limit: Duration) -> Result<Connection, StoreError> {
-        let endpoint = {
-            let current = self.lock();
-            if let Some((client, url)) = current.client.clone() {
-                return Ok(Connection { client, generation: current.generation, url });
-            }
-            current.endpoint
-        };
+    /// The current connection, or one that is made within `limit`. What takes longer goes on for whoever asks next: a login
+    /// of a busy etcd can take longer than anybody waits, and would be begun again and again.
+    async fn get(self: &Arc<Self>, limit: Duration) -> Result<Connection, StoreError> {
         if limit.is_zero() {
             return Err(StoreError::Unavailable("no endpoint answered in time".to_owned()));
         }
+        let mut attempt = {
+            let mut current = self.lock();
+            if let Some((client, url)) = current.client.clone() {
+                return Ok(Connection { client, generation: current.generation, url });
+            }
+            let attempt = current.attempt.take().unwrap_or_else(|| {
+                let (done, attempt) = watch::channel(None);
+                tokio::spawn(Arc::clone(self).attempt(current.endpoint, current.failures, done));
+                attempt
+            });
+            current.attempt = Some(attempt.clone());
+            attempt
+        };
+        match timeout(limit, attempt.wait_for(Option::is_some)).await {
+            Ok(Ok(ended)) => ended.clone().unwrap_or_else(|| Err(given_up())),
+            Ok(Err(_)) => {
+                // Its task ended with the runtime that it ran on.
+                self.lock().attempt = None;
+                Err(given_up())
+            }
+            Err(_) => Err(StoreError::Unavailable(format!("no connection within {limit:?}"))),
+        }
+    }
+
+    /// Connects once, for all who wait. After each round without success an endpoint gets more time.
+    async fn attempt(self: Arc<Self>, endpoint: usize, failures: u32, done: watch::Sender<Option<Attempt>>) {
         let url = self.url(endpoint);
+        let rounds = failures / u32::try_from(self.endpoints().len()).unwrap_or(u32::MAX).max(1);
+        let limit = self.share().saturating_mul(rounds.saturating_add(1)).min(self.options.request_timeout);
         let connected = match timeout(limit, self.connect(&url)).await {
             Ok(connected) => connected,
             Err(_) => Err(StoreError::Unavailable(format!("{url}: no connection within {limit:?}"))),
         };
-        let mut current = self.lock();
-        match connected {
-            Ok(client) => {
-                // Another call may have been quicker; its connection is as good.
-                if current.client.is_none() {
-                    current.endpoint = endpoint;
+        let ended = {
+            let mut current = self.lock();
+            current.attempt = None;
+            match connected {
+                Ok(client) => {
+                    current.failures = 0;
                     current.generation += 1;
                     current.client = Some((client.clone(), url.clone()));
+                    Ok(Connection { client, generation: current.generation, url })
                 }
-                Ok(Connection { client, generation: current.generation, url })
-            }
-            Err(error) => {
-                // Others that waited for the same endpoint must not skip one each.
-                if current.client.is_none() && current.endpoint == endpoint {
+                Err(error) => {
+                    current.failures = failures.saturating_add(1);
                     current.endpoint += 1;
+                    Err(error)
                 }
-                Err(error)
             }
-        }
+        };
+        done.send_replace(Some(ended));
     }
 
     /// Tells when another endpoint than before answers. A connection alone says nothing: it is made lazily.
@@ -239,6 +268,10 @@ impl Connections {
             None => Ok(options),
         }
     }
+}
+
+fn given_up() -> StoreError {
+    StoreError::Unavailable("connecting was given up".to_owned())
 }
 
 fn left(end: Instant) -> Duration {
