@@ -1,7 +1,8 @@
 //! Whether another member of our name lives: two of one name would take the leader key from each other (contract
 //! 8.11). Asked once, when the store first tells of a record under our name; nothing else is done before.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use hyper::Method;
@@ -92,10 +93,23 @@ impl Namesake {
     }
 }
 
-/// Whether a member `name` answers at `url`. Another member there has only taken over an address that was ours.
+/// What tells this process from every other one: `GET /instance` answers it.
+pub fn instance() -> &'static str {
+    static INSTANCE: LazyLock<String> = LazyLock::new(|| {
+        // Seeded by the system's random numbers, twice.
+        let random = || RandomState::new().build_hasher().finish();
+        format!("{:016x}{:016x}", random(), random())
+    });
+    &INSTANCE
+}
+
+/// Whether a member `name` other than this process answers at `url`: the record may name an address from before
+/// connect_address was changed, at which we listen now. Another member there has only taken over an address that was ours.
 async fn lives(caller: &Caller, url: &str, name: &NodeName) -> bool {
-    if caller.request(Method::GET, &at(url, "/liveness"), None).await.is_err() {
-        return false;
+    match caller.request(Method::GET, &at(url, "/instance"), None).await {
+        Ok(answer) if answer.text() == instance() => return false,
+        Ok(_) => {}
+        Err(_) => return false,
     }
     let status = caller.request(Method::GET, &at(url, "/patroni"), None).await;
     let body: Option<Value> = status.ok().and_then(|answer| serde_json::from_slice(&answer.body).ok());
@@ -124,13 +138,16 @@ mod tests {
 
     /// Answers every request as a member of that name.
     async fn member_named(name: &'static str) -> String {
+        answering(format!(r#"{{"patroni": {{"name": "{name}"}}}}"#)).await
+    }
+
+    async fn answering(body: String) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/patroni", listener.local_addr().expect("an address"));
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await;
-                let body = format!(r#"{{"patroni": {{"name": "{name}"}}}}"#);
                 let answer = format!("HTTP/1.0 503 x\r\n\r\n{body}");
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
@@ -162,7 +179,9 @@ mod tests {
         let other = member_named("b").await;
         let silent =
             TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
-        for url in [other, format!("http://{silent}/patroni")] {
+        // The address that our record names from before, and ours is another by now.
+        let ourselves = answering(instance().to_owned()).await;
+        for url in [other, ourselves, format!("http://{silent}/patroni")] {
             assert_eq!(asked(&record_at(&url)).await.found(), None, "{url}");
         }
     }

@@ -26,6 +26,7 @@ use super::snapshot::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, Restart
 use super::switchover::{self, Kind};
 use super::{body, restart};
 use crate::metrics;
+use crate::namesake::instance;
 use crate::peers::Caller;
 use crate::timing::TimingOverrides;
 
@@ -104,6 +105,7 @@ impl<S: Store> Api<S> {
                 };
                 text(StatusCode::OK, metrics::render(&s, expires, Tick::now()))
             }
+            "instance" => text(StatusCode::OK, instance()),
             "reach" => {
                 let caller = self.means().caller;
                 super::reach::answer(&caller, s.view(), query).await.unwrap_or_else(Refused::into_reply)
