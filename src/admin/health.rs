@@ -14,7 +14,7 @@ use super::Admin;
 use super::news::News;
 
 /// The longest time that a good answer is held back.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Time between two looks while one waits: a grace that runs out is no event.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
