@@ -77,7 +77,7 @@ impl Prometheus {
 fn config(playground: &Playground, rules: &Path) -> String {
     let mut proxies = playground.proxies.iter().map(|proxy| proxy.options().admin);
     let mut agents = playground.nodes.iter().map(xtask::playground::node::Node::rest);
-    let mut etcds = playground.etcd.clients().into_iter();
+    let mut etcds = playground.etcd.members().iter().map(xtask::playground::etcd::Member::observe);
     // Nobody listens there: the exporter of PostgreSQL is somebody else's.
     let mut exporters = Ports::new().free().into_iter();
     let mut jobs = String::new();
@@ -87,7 +87,7 @@ fn config(playground: &Playground, rules: &Path) -> String {
             None => Some(line.to_owned()),
             Some("8009") => proxies.next().map(|address| format!("          - {address}")),
             Some("8008") => agents.next().map(|address| format!("          - {address}")),
-            Some("2379") => etcds.next().map(|address| format!("          - {address}")),
+            Some("2381") => etcds.next().map(|address| format!("          - {address}")),
             Some("9187") => exporters.next().map(|address| format!("          - {address}")),
             Some(port) => panic!("the playground has nothing for port {port}"),
         };

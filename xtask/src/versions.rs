@@ -25,8 +25,8 @@ const ETCD_AWAY: Duration = Duration::from_secs(15);
 /// The tests that are about PostgreSQL.
 const TESTS: [&str; 5] = ["life_cycle", "failover", "sync", "slots", "recovery"];
 
-/// Those of them that have PostgreSQL speak TLS.
-const TLS_TESTS: [&str; 1] = ["life_cycle"];
+/// Those of them that need TLS in PostgreSQL, or test_decoding.
+const WHOLE_TESTS: [&str; 2] = ["life_cycle", "slots"];
 
 /// The tests that are about etcd besides.
 const ETCD_TESTS: [&str; 2] = ["etcd", "etcd_production"];
@@ -152,7 +152,7 @@ fn test(edition: &Edition) -> Result<String, String> {
         Software::Postgres => &[],
         Software::Etcd => &ETCD_TESTS,
     };
-    let can_be_had = |test: &&str| edition.has_tls() || !TLS_TESTS.contains(test);
+    let can_be_had = |test: &&str| edition.is_whole() || !WHOLE_TESTS.contains(test);
     let tests: Vec<&str> = TESTS.iter().chain(more).copied().filter(can_be_had).collect();
     let mut cargo = cargo();
     cargo.args(["test", "--locked", "--workspace", "--no-fail-fast"]);

@@ -136,8 +136,8 @@ impl Edition {
         })
     }
 
-    /// Whether it speaks TLS: a PostgreSQL of a wheel is built without.
-    pub fn has_tls(&self) -> bool {
+    /// Whether it has TLS and test_decoding: a PostgreSQL of a wheel has neither.
+    pub fn is_whole(&self) -> bool {
         !matches!((self.software, self.source), (Software::Postgres, Source::Wheel { .. }))
     }
 

@@ -25,7 +25,10 @@ const USERS: [&str; 4] = ["agent", "proxy", "reader", "operator"];
 const NAMELESS: &str = "nameless";
 
 /// How long etcd's tool may take.
-const TOOL_WITHIN: Duration = Duration::from_secs(30);
+const TOOL_WITHIN: Duration = Duration::from_mins(2);
+
+/// How often users and roles are made until it succeeds: a young etcd on a busy machine changes its leader.
+const TRIES: usize = 3;
 
 /// Certificates and passwords.
 #[derive(Debug)]
@@ -96,7 +99,13 @@ impl Guard {
 
     /// Makes users and roles as a site does, and switches authentication on.
     pub(super) async fn switch_on(&self, endpoints: &[SocketAddr]) -> Result<(), PlaygroundError> {
-        self.auth(endpoints, &[SCOPE]).await?;
+        let mut made = self.auth(endpoints, &[SCOPE]).await;
+        for _ in 1..TRIES {
+            if made.is_err() {
+                made = self.auth(endpoints, &[SCOPE]).await;
+            }
+        }
+        made?;
         self.auth(endpoints, &["--enable"]).await
     }
 
