@@ -32,7 +32,7 @@ async fn nodes_change_hands_under_a_running_writer() {
         // So that there is nothing else to run from.
         fs::remove_file(cluster.playground.node(name).config()).expect("removes");
     }
-    there_and_back(cluster).await;
+    Box::pin(there_and_back(cluster)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +46,7 @@ async fn nodes_change_hands_with_imported_settings() {
         check(&programs::built().expect("built").agent, &config);
     }
     imported_proxy(&mut cluster).await;
-    there_and_back(cluster).await;
+    Box::pin(there_and_back(cluster)).await;
 }
 
 /// The proxy is started from what `pgvanectl import` makes of the HAProxy that would have stood in its place.
