@@ -266,7 +266,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failed> {
         Command::AddNode(args) => {
             let file = doctor::settings_file(config.as_ref());
             add_node::readable(&file)?;
-            add_node::run(&target()?, &file, &args).await
+            Box::pin(add_node::run(&target()?, &file, &args)).await
         }
         Command::Drill(args) => Box::pin(drill::run(&target()?, &args)).await,
         Command::Backup(args) => Box::pin(backup::run(&target()?, &args)).await,
