@@ -282,7 +282,15 @@ impl Etcd {
         let new = format!("{name}-new");
         let member = Member::prepare(home, loopback(new.clone(), ports)?, true)?;
         let peer = format!("--peer-urls=https://{}", member.options.peer);
-        self.ctl(&["member", "add", &new, &peer]).await?;
+        let started = Instant::now();
+        // It wants the others to have been connected for a while.
+        while let Err(error) = self.ctl(&["member", "add", &new, &peer]).await {
+            let may_pass = error.to_string().contains("unhealthy cluster");
+            if !may_pass || started.elapsed() > READY_WITHIN {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         self.guard()?.sign_member(home, &member.tls_dir(), member.options.client)?;
         self.members.push(member);
         self.restart(home)?;
