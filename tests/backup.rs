@@ -12,14 +12,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::process::Child;
 use tokio::time::timeout;
+use xtask::playground::Playground;
 use xtask::playground::node::MoreOfNode;
 use xtask::playground::ports::Ports;
-use xtask::playground::{Options, Playground};
-use xtask::{drill, install, programs};
+use xtask::{drill, programs};
 
 use self::cluster_support::desk::{Desk, as_servers};
 use self::cluster_support::writer::{Habit, Writer};
-use self::cluster_support::{SOON, ask, healthy, rows, until};
+use self::cluster_support::{SOON, ask, cluster_with, healthy, rows, until};
 
 /// A copy so slow that it can be interrupted at leisure.
 const SLOW: &[&str] = &["--from-primary", "--compress", "none", "--max-rate", "1M"];
@@ -115,18 +115,8 @@ impl Bench {
         let tables = format!(
             "[bootstrap.method]\nname = \"backup\"\ncommand = \"{command}\"\nparameters = {{ {parameters} }}\n{recovery}"
         );
-        start(1, vec![MoreOfNode { tables, ..MoreOfNode::default() }]).await
+        cluster_with(1, vec![MoreOfNode { tables, ..MoreOfNode::default() }]).await
     }
-}
-
-async fn start(nodes: usize, more: Vec<MoreOfNode>) -> Playground {
-    let servers = install::servers().expect("PostgreSQL and etcd");
-    let programs = programs::built().expect("the programs are built");
-    // The role of clients comes with a backup.
-    let options = Options { nodes, proxies: 0, ttl: 10, more, ..Options::default() };
-    let say = |line: &str| eprintln!("  {line}");
-    let started = Playground::start(&options, &programs, &servers, &say).await;
-    started.unwrap_or_else(|e| panic!("{e}"))
 }
 
 async fn ended(child: Child) -> Output {
@@ -145,7 +135,7 @@ fn ids(rows: &[i64]) -> BTreeSet<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn backups_of_a_cluster_that_is_written_to_become_clusters_again() {
     let bench = Bench::new();
-    let playground = start(3, (0..3).map(|_| bench.archives()).collect()).await;
+    let playground = cluster_with(3, (0..3).map(|_| bench.archives()).collect()).await;
     let p = &playground;
     drill::create_table(p).await.expect("a table");
     let primary = p.node("pg1").postgres();
@@ -248,7 +238,7 @@ async fn execute(playground: &Playground, sql: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_more_node_joins_and_a_drill_says_what_it_cost() {
     let bench = Bench::new();
-    let mut playground = start(2, vec![]).await;
+    let mut playground = cluster_with(2, vec![]).await;
     healthy(&mut playground).await;
     let p = &playground;
     let (postgres, rest) = {

@@ -108,7 +108,7 @@ impl Stage {
 
     async fn follower(&self) -> String {
         let leader = self.etcd_leader().await;
-        let names = self.playground.etcd.members().iter().map(|member| member.name().to_owned());
+        let names = self.playground.etcd.names();
         names.into_iter().find(|name| *name != leader).expect("three members")
     }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::process::Command;
 use tokio::time::timeout;
+use xtask::install;
+use xtask::playground::Playground;
 use xtask::playground::node::MoreOfNode;
-use xtask::playground::{Options, Playground};
-use xtask::{install, programs};
 
 use self::cluster_support::desk::{Desk, as_servers};
-use self::cluster_support::{SOON, ask, healthy, until};
+use self::cluster_support::{SOON, ask, cluster_with, healthy, until};
 
 struct Bench {
     desk: Desk,
@@ -78,17 +78,8 @@ impl Bench {
             "[bootstrap.method]\nname = \"pgbackrest\"\ncommand = \"{}\"\nkeep_existing_recovery_conf = true\n",
             file.display()
         );
-        start(1, vec![MoreOfNode { tables, ..MoreOfNode::default() }]).await
+        cluster_with(1, vec![MoreOfNode { tables, ..MoreOfNode::default() }]).await
     }
-}
-
-async fn start(nodes: usize, more: Vec<MoreOfNode>) -> Playground {
-    let servers = install::servers().expect("PostgreSQL and etcd");
-    let programs = programs::built().expect("the programs are built");
-    let options = Options { nodes, proxies: 0, ttl: 10, more, ..Options::default() };
-    let say = |line: &str| eprintln!("  {line}");
-    let started = Playground::start(&options, &programs, &servers, &say).await;
-    started.unwrap_or_else(|e| panic!("{e}"))
 }
 
 async fn done(mut command: Command) -> Output {
@@ -109,7 +100,7 @@ async fn execute(playground: &Playground, sql: &str) {
 async fn it_makes_replicas_and_clusters_as_they_were_at_a_moment() {
     let bench = Bench::new();
     // There is no backup yet, so the replica is a copy.
-    let mut playground = start(2, ["pg1", "pg2"].map(|name| bench.node(name)).to_vec()).await;
+    let mut playground = cluster_with(2, ["pg1", "pg2"].map(|name| bench.node(name)).to_vec()).await;
     for name in ["pg1", "pg2"] {
         let node = playground.node(name);
         let (data, port) = (node.dir().join("data"), node.postgres().port());

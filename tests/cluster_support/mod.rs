@@ -17,6 +17,7 @@ use hyper::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use xtask::playground::etcd::access::EtcdAccess;
+use xtask::playground::node::MoreOfNode;
 use xtask::playground::ports::Ports;
 use xtask::playground::proxy::MoreSettings;
 use xtask::playground::{Options, Playground, http};
@@ -32,13 +33,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A cluster without proxies.
 pub(crate) async fn cluster(nodes: usize, ttl: u32, apis: Vec<SocketAddr>) -> Playground {
-    let servers = install::servers().expect("PostgreSQL and etcd");
-    let programs = programs::built().expect("the programs are built");
-    let options = Options { nodes, proxies: 0, ttl, apis, ..Options::default() };
-    let say = |line: &str| eprintln!("  {line}");
-    let playground = Playground::start(&options, &programs, &servers, &say).await.expect("a cluster");
+    let playground = started(&Options { nodes, proxies: 0, ttl, apis, ..Options::default() }).await;
     drill::create_table(&playground).await.expect("a table");
     playground
+}
+
+/// A cluster without proxies whose agents are told more, `pg1` first; it has no table of writers yet.
+pub(crate) async fn cluster_with(nodes: usize, more: Vec<MoreOfNode>) -> Playground {
+    started(&Options { nodes, proxies: 0, ttl: 10, more, ..Options::default() }).await
+}
+
+async fn started(options: &Options) -> Playground {
+    let servers = install::servers().expect("PostgreSQL and etcd");
+    let programs = programs::built().expect("the programs are built");
+    let say = |line: &str| eprintln!("  {line}");
+    let started = Playground::start(options, &programs, &servers, &say).await;
+    started.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// One node that leads, and a proxy.

@@ -242,12 +242,8 @@ pub async fn strike(
         }
         Drill::CutFromEtcd => {
             say(&format!("cutting {leader} from etcd"));
-            let etcds: Vec<_> = playground.etcd.members().iter().map(|m| m.name().to_owned()).collect();
-            for etcd in etcds {
-                let network = playground.network()?;
-                network.cut(leader, &etcd).map_err(PlaygroundError::Refused)?;
-                network.cut(&etcd, leader).map_err(PlaygroundError::Refused)?;
-            }
+            let etcds = playground.etcd.names();
+            cut_from(playground, leader, &etcds)?;
         }
         Drill::UnplugReplica => {
             let replica = playground.nodes.iter().map(|n| n.name.clone()).find(|name| name != leader);
@@ -255,6 +251,16 @@ pub async fn strike(
             say(&format!("pulling the cable of {replica}"));
             playground.network()?.plug(&replica, false).map_err(PlaygroundError::Refused)?;
         }
+    }
+    Ok(())
+}
+
+/// Cuts `part` from all of `others`, in both directions.
+fn cut_from(playground: &mut Playground, part: &str, others: &[String]) -> Result<(), PlaygroundError> {
+    let network = playground.network()?;
+    for other in others {
+        network.cut(part, other).map_err(PlaygroundError::Refused)?;
+        network.cut(other, part).map_err(PlaygroundError::Refused)?;
     }
     Ok(())
 }

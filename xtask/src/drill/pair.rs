@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::clients::{Clients, Crowd};
 use super::story::{median, ms};
-use super::{create_table, survivors, switchover};
+use super::{create_table, cut_from, survivors, switchover};
 use crate::install::Servers;
 use crate::playground::proxy::MoreSettings;
 use crate::playground::vip::{self, Vip};
@@ -234,14 +234,13 @@ impl Pair {
             PairEvent::Freeze => playground.proxies[place].signal(Signal::STOP),
             PairEvent::Drain => playground.proxies[place].signal(Signal::TERM),
             PairEvent::Disagree => {
-                let etcds: Vec<_> =
-                    playground.etcd.members().iter().map(|member| member.name().to_owned()).collect();
-                cut(playground, holder, &etcds)?;
+                let etcds = playground.etcd.names();
+                cut_from(playground, holder, &etcds)?;
                 change_leader(playground).await?;
             }
             PairEvent::CutFromNodes => {
                 let nodes: Vec<_> = playground.nodes.iter().map(|node| node.name.clone()).collect();
-                cut(playground, holder, &nodes)?;
+                cut_from(playground, holder, &nodes)?;
             }
             PairEvent::Unplug => {
                 playground.network()?.plug(holder, false).map_err(PlaygroundError::Refused)?;
@@ -285,16 +284,6 @@ fn is_well(log: &str) -> bool {
 
 fn place(playground: &Playground, name: &str) -> usize {
     playground.proxies.iter().position(|proxy| proxy.options().name == name).unwrap_or_default()
-}
-
-/// Cuts `part` from all of `others`, in both directions.
-fn cut(playground: &mut Playground, part: &str, others: &[String]) -> Result<(), PlaygroundError> {
-    for other in others {
-        let network = playground.network()?;
-        network.cut(part, other).map_err(PlaygroundError::Refused)?;
-        network.cut(other, part).map_err(PlaygroundError::Refused)?;
-    }
-    Ok(())
 }
 
 /// Has another node lead.

@@ -88,10 +88,7 @@ async fn victim(playground: &Playground, fault: &Fault) -> Option<(String, bool)
             let equipped = playground.network.iter().flat_map(|(_, equipment)| equipment.clocks.keys());
             (equipped.cloned().collect(), playground.look().await.leader().ok())
         }
-        Aim::Etcd => {
-            let names = playground.etcd.members().iter().map(|member| member.name().to_owned()).collect();
-            (names, playground.etcd.leader().await)
-        }
+        Aim::Etcd => (playground.etcd.names(), playground.etcd.leader().await),
         Aim::Proxy => (playground.proxies.iter().map(|proxy| proxy.options().name.clone()).collect(), None),
     };
     let part = match fault.victim {
@@ -271,8 +268,7 @@ async fn switchover(playground: &Playground, leader: &str) -> String {
 
 /// Kills all members but this one.
 async fn lose_etcd(playground: &mut Playground, but: &str) {
-    let all = playground.etcd.members().iter().map(|member| member.name().to_owned());
-    for other in all.filter(|name| name != but).collect::<Vec<_>>() {
+    for other in playground.etcd.names().into_iter().filter(|name| name != but) {
         playground.etcd.member_mut(&other).kill().await;
     }
 }
@@ -288,7 +284,7 @@ fn which(direction: Direction) -> &'static str {
 /// Whom the victim of a cut is cut from: what they are called together, and their names.
 async fn far_end(playground: &Playground, fault: &Fault, part: &str) -> (String, Vec<String>) {
     let nodes = playground.nodes.iter().map(|node| node.name.clone());
-    let etcds: Vec<_> = playground.etcd.members().iter().map(|member| member.name().to_owned()).collect();
+    let etcds = playground.etcd.names();
     match fault.kind {
         Kind::CutNodes => ("all other nodes".to_owned(), nodes.filter(|name| name != part).collect()),
         Kind::CutEtcdPeers => {

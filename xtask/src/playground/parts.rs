@@ -99,7 +99,7 @@ impl Playground {
         for clock in equipment.clocks.values() {
             clock.set(0).map_err(PlaygroundError::io("cannot set a clock"))?;
         }
-        let etcds = self.etcd.members().iter().map(|member| member.name().to_owned());
+        let etcds = self.etcd.names().into_iter();
         let proxies = self.proxies.iter().map(|proxy| proxy.options().name.clone());
         let nodes = self.nodes.iter().map(|node| node.name.clone());
         for part in etcds.chain(proxies).chain(nodes).collect::<Vec<_>>() {

@@ -330,6 +330,11 @@ impl Etcd {
         self.members.iter().map(|member| member.options.client).collect()
     }
 
+    /// The members' names.
+    pub fn names(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.name().to_owned()).collect()
+    }
+
     /// The members, in the order of their names.
     pub fn members(&self) -> &[Member] {
         &self.members

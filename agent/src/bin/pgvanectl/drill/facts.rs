@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgvane_cluster::records::host_port;
 use pgvane_cluster::settings::SynchronousMode;
 use pgvane_cluster::view::ClusterView;
 
@@ -45,14 +46,7 @@ impl Facts {
             ttl: settings.ttl,
             synchronous: settings.synchronous_mode != SynchronousMode::Off,
             failsafe: settings.failsafe_mode,
-            etcd: endpoints.iter().filter_map(|url| address(url)).collect(),
+            etcd: endpoints.iter().filter_map(|url| host_port(url, 2379)).collect(),
         }
     }
-}
-
-/// Host and port of a URL.
-fn address(url: &str) -> Option<(String, u16)> {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next()?;
-    let (host, port) = authority.rsplit_once(':')?;
-    Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
 }
