@@ -74,7 +74,8 @@ impl ServerState {
     }
 
     /// Takes in an answer. A server that does not answer keeps the role it had (trap 12: slow SQL is not a
-    /// dead primary); one that was told to promote counts as a primary until its effect has ended.
+    /// dead primary); one that was told to promote counts as a primary until its effect has ended, and not before:
+    /// `pre_promote` may still forbid it.
     pub fn probed(&mut self, answer: Result<SqlView, ProbeError>, promoting: bool) {
         let Ok(view) = answer else { return };
         if let Process::Starting { .. } = self.process {
@@ -83,10 +84,7 @@ impl ServerState {
         if self.process == Process::Absent {
             return;
         }
-        self.role = match (view.in_recovery, promoting) {
-            (true, false) => LocalRole::Standby,
-            (true, true) | (false, _) => LocalRole::Primary,
-        };
+        self.role = role_by(view.in_recovery, promoting, self.role);
         self.view = Some(view);
     }
 
@@ -149,6 +147,15 @@ impl ServerState {
     }
 }
 
+fn role_by(in_recovery: bool, promoting: bool, before: LocalRole) -> LocalRole {
+    match (in_recovery, promoting) {
+        (false, _) => LocalRole::Primary,
+        // Standby, until it is about to be told.
+        (true, true) if before == LocalRole::Primary => LocalRole::Primary,
+        (true, _) => LocalRole::Standby,
+    }
+}
+
 fn replication_state(view: &SqlView) -> Option<&'static str> {
     match (view.in_recovery, view.streaming, view.restores) {
         (true, true, _) => Some("streaming"),
@@ -200,5 +207,23 @@ fn server_answer(view: &SqlView) -> ServerAnswer {
         timeline: Some(view.timeline),
         wal,
         replication: view.replication.iter().map(walsender).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_is_one_until_it_is_told_to_promote() {
+        use LocalRole::{Primary, Standby, Unknown};
+        for before in [Primary, Standby, Unknown] {
+            assert_eq!(role_by(false, false, before), Primary);
+            assert_eq!(role_by(false, true, before), Primary);
+            assert_eq!(role_by(true, false, before), Standby);
+        }
+        assert_eq!(role_by(true, true, Standby), Standby, "pre_promote runs");
+        assert_eq!(role_by(true, true, Unknown), Standby);
+        assert_eq!(role_by(true, true, Primary), Primary, "the order is out");
     }
 }
