@@ -185,10 +185,14 @@ impl Mixed {
 
     /// The answer of PostgreSQL on `name`, as text.
     pub(crate) async fn sql(&self, name: &str, query: &str) -> String {
-        let (client, connection) =
-            self.playground.node(name).superuser().connect(NoTls).await.expect("connects");
+        let failed = |error: tokio_postgres::Error| -> String {
+            format!("{name} {query}: {error:?}\n{}", self.playground.log_tails(80))
+        };
+        let connected = self.playground.node(name).superuser().connect(NoTls).await;
+        let (client, connection) = connected.unwrap_or_else(|error| panic!("{}", failed(error)));
         let driver = tokio::spawn(connection);
-        let row = client.query_one(query, &[]).await.expect("answers");
+        let answer = client.query_one(query, &[]).await;
+        let row = answer.unwrap_or_else(|error| panic!("{}", failed(error)));
         driver.abort();
         row.get(0)
     }

@@ -61,7 +61,7 @@ async fn outage(cluster: &mut Mixed, leader: &str, away: Away) {
         Away::Killed => cluster.playground.etcd.kill().await,
         Away::Frozen => cluster.playground.etcd.signal(Signal::STOP),
     }
-    // At once, whether or not this member has noticed: Patroni asks after 3 s of its own and never again.
+    // At once, whether or not this member has noticed: Patroni asks once its own patience has ended, and never again.
     assert_eq!(cluster.vouches("pg3", leader).await, (200, "Accepted".to_owned()));
     tokio::time::sleep(Duration::from_secs(u64::from(TTL) + 5)).await;
     // Still, and not only until what was promised first ran out.

@@ -47,7 +47,8 @@ pub fn run(lint: bool, long: bool, rest: &[String]) -> Result<(), String> {
 /// The one test that keeps every core busy by itself. The others mostly wait.
 const SIMULATION: &str = "many_schedules";
 
-/// The simulation beside the other tests, with what they leave of the cores.
+/// The simulation beside the other tests, with what they leave of the cores: of the idle class, so that whatever
+/// else is woken runs at once.
 struct Beside {
     started: Instant,
     cargo: Child,
@@ -61,8 +62,8 @@ impl Beside {
         let failed = |e: io::Error| format!("the simulation does not start: {e}");
         let said = tempfile::tempfile().map_err(failed)?;
         let also_said = || said.try_clone().map_err(failed);
-        let mut cargo = Command::new("nice");
-        cargo.args(["-n", "19"]).arg(programs::cargo().get_program()).current_dir(root());
+        let mut cargo = Command::new("chrt");
+        cargo.args(["--idle", "0"]).arg(programs::cargo().get_program()).current_dir(root());
         cargo.args([
             "test",
             "--locked",

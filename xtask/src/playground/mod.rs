@@ -336,10 +336,14 @@ impl Playground {
             None => [home::secret()?, home::secret()?],
         };
         let follows = options.follows.as_ref().map(Followed::settings).unwrap_or_default();
-        // What Patroni's rules make of such a ttl, or its floors; our agent derives its deadlines from ttl alone.
+        // What Patroni's rules make of such a ttl; our agent derives its deadlines from ttl alone. Patroni itself
+        // turns often and is patient, to bear a busy machine.
         let slow = (options.ttl / 3).max(1);
-        let (loop_wait, retry_timeout) =
-            if options.daemons.contains(&Daemon::Patroni) { (1, 3) } else { (slow, slow) };
+        let (loop_wait, retry_timeout) = if options.daemons.contains(&Daemon::Patroni) {
+            (1, (options.ttl.saturating_sub(1) / 2).max(3))
+        } else {
+            (slow, slow)
+        };
         for number in 1..=options.nodes {
             let name = format!("pg{number}");
             let NodeGround { rest, postgres, place, dir } = ground.node(&name, &self.home)?;
