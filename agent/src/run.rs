@@ -18,7 +18,7 @@ use crate::api::{self, Api, ApiSnapshot, LocalPostgres, Operations};
 use crate::config::{Config, LogFormat};
 use crate::decide::world::{DataDir, LocalRole, OwnLease, Process};
 use crate::enact::callbacks::Runner;
-use crate::enact::{Context, server as effects};
+use crate::enact::{Context, postmaster, server as effects};
 use crate::guard::client::{Doing, GuardClient, GuardOptions, Report};
 use crate::keepalive::{self, LeaseNews, Pulse};
 use crate::known_config::KnownConfig;
@@ -27,7 +27,7 @@ use crate::parts::Parts;
 use crate::postgres::controldata::ControlData;
 use crate::postgres::process::{self, Postmaster};
 use crate::postgres::{Instance, descent};
-use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish, watch_server};
+use crate::reconcile::{Ended, Reconciler, Sinks, Sources, Start, Wish};
 use crate::reload::Reloader;
 use crate::server::ServerState;
 use crate::timing::Timing;
@@ -259,7 +259,7 @@ async fn found_server(ctx: &Arc<Context<EtcdStore>>) -> Result<ServerState, Stri
         return Ok(ServerState::absent(data));
     };
     warn!(pid = postmaster.pid(), "PostgreSQL runs already; adopting it");
-    watch_server(ctx, &postmaster);
+    postmaster::watch(ctx, &postmaster);
     // A server that has its signal file is in recovery: it removes the file before it accepts writes.
     let standby = matches!(&data, DataDir::Present(control) if control.standby);
     Ok(ServerState {

@@ -10,7 +10,6 @@ use pgvane_agent::decide::world::{DataDir, Guard, OwnLease, Peer, Process, Slot}
 use pgvane_agent::event::ServerEvent;
 use pgvane_agent::keepalive::pace;
 use pgvane_agent::postgres::probe::ProbeError;
-use pgvane_agent::reconcile::SERVING;
 use pgvane_cluster::store::KeepAlive;
 
 use crate::agent::{hurry, name, observe, reached, tell};
@@ -108,7 +107,7 @@ pub(crate) fn server_event(sim: &Sim, n: usize, proc: Proc, change: &ServerEvent
         if ended && matches!(agent.guard, Guard::Armed { .. }) {
             agent.guard = Guard::Outdated;
         }
-        let expected = agent.doing(Slot::Postgres).is_some_and(|what| !SERVING.contains(&what));
+        let expected = agent.doing(Slot::Postgres).is_some_and(|what| !action::SERVING.contains(&what));
         if ended && !expected {
             agent.memory.absorb(now, &Outcome::PostgresEnded);
         }

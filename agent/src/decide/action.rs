@@ -194,6 +194,8 @@ pub const COPY_SLOTS: &str = "copy_slots";
 pub const STOP: &str = "stop";
 /// Label of [`Action::Release`].
 pub const RELEASE: &str = "release";
+/// Those during which the server is supposed to serve: an end of it is a crash.
+pub const SERVING: [&str; 3] = [PROMOTE, CHECKPOINT, FOLLOW];
 
 impl Action {
     /// What the effect occupies; `None` for those that do not run on.

@@ -4,6 +4,7 @@ mod before_stop;
 pub mod callbacks;
 mod copy_slots;
 pub mod members;
+pub mod postmaster;
 mod promotion;
 mod rejoin;
 pub mod server;
