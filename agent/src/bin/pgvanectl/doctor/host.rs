@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgvane_agent::config::{Config, WatchdogMode};
+use pgvane_agent::postgres::process::Postmaster;
 use pgvane_agent::timing::DEFAULT_CLOCK_DRIFT_PPM;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -68,21 +69,41 @@ fn judge_clock_rate(ppm: f64, bound: u32) -> Finding {
     Finding::good(WHAT, found)
 }
 
-/// How many files a process may open, as who runs this may. The unit sets the agent's own limit.
-pub(super) fn files() -> Finding {
-    judge_files(getrlimit(Resource::Nofile).current)
+/// How many files a process of PostgreSQL may open: as it runs, else what this session could give it. Not what this
+/// session has itself: logins and sudo begin with 1024 nearly everywhere.
+pub(super) fn files(config: &Config) -> Finding {
+    let running = Postmaster::find(&config.postgresql.data_dir).ok().flatten();
+    let limits = running.and_then(|p| fs::read_to_string(format!("/proc/{}/limits", p.pid())).ok());
+    match limits.as_deref().and_then(open_files) {
+        Some(limit) => judge_files(limit, "by PostgreSQL as it runs"),
+        None => judge_files(
+            getrlimit(Resource::Nofile).maximum.unwrap_or(UNLIMITED),
+            "that this session could give PostgreSQL",
+        ),
+    }
 }
 
-fn judge_files(limit: Option<u64>) -> Finding {
+const UNLIMITED: u64 = u64::MAX;
+
+/// The limit in force in a process's `limits` (proc(5)).
+fn open_files(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft = line.split_whitespace().next()?;
+    if soft == "unlimited" { Some(UNLIMITED) } else { soft.parse().ok() }
+}
+
+fn judge_files(limit: u64, whose: &str) -> Finding {
     const WHAT: &str = "open files";
     match limit {
-        Some(limit) if limit < FILES_WANTED => Finding::warning(
+        UNLIMITED => Finding::good(WHAT, "no limit"),
+        limit if limit < FILES_WANTED => Finding::warning(
             WHAT,
-            format!("at most {limit} in this session"),
-            format!("see that the agent's service has LimitNOFILE of {FILES_WANTED} or more"),
+            format!("at most {limit} {whose}"),
+            format!(
+                "see that the agent's service has LimitNOFILE of {FILES_WANTED} or more, and restart PostgreSQL"
+            ),
         ),
-        Some(limit) => Finding::good(WHAT, format!("at most {limit}")),
-        None => Finding::good(WHAT, "no limit"),
+        limit => Finding::good(WHAT, format!("at most {limit} {whose}")),
     }
 }
 
@@ -204,8 +225,23 @@ mod tests {
 
     #[test]
     fn few_files_are_a_warning() {
-        assert_eq!(judge_files(Some(1024)).level, Level::Warning);
-        assert_eq!(judge_files(Some(65536)).level, Level::Good);
-        assert_eq!(judge_files(None).level, Level::Good);
+        assert_eq!(judge_files(1024, "").level, Level::Warning);
+        assert_eq!(judge_files(65536, "").level, Level::Good);
+        assert_eq!(judge_files(UNLIMITED, "").found, "no limit");
+    }
+
+    #[test]
+    fn the_limit_in_force_is_read() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max processes             95977                95977                processes \n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(limits), Some(1024));
+        assert_eq!(
+            open_files("Max open files            unlimited            unlimited            files"),
+            Some(UNLIMITED)
+        );
+        assert_eq!(open_files(""), None);
+        let own = fs::read_to_string("/proc/self/limits").expect("proc is mounted");
+        assert_eq!(open_files(&own), getrlimit(Resource::Nofile).current.or(Some(UNLIMITED)));
     }
 }

@@ -70,7 +70,7 @@ pub(crate) async fn run(file: &Path, args: &DoctorArgs) -> Result<ExitCode, Fail
     findings.extend(host::programs(&config));
     findings.push(host::clock_source());
     findings.push(host::clock_rate(&config).await);
-    findings.push(host::files());
+    findings.push(host::files(&config));
     findings.push(host::watchdog(&config));
     findings.extend(certificates::files(&config, args.limits()));
     findings.extend(Box::pin(of_cluster(file, &config, args.limits())).await);
