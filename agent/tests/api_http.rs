@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use hyper::Method;
 use pgvane_agent::api::{
-    Api, ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, LocalPostgres, Operations, RestartAnswer,
-    RestartAsk, Settings, serve,
+    Api, ApiSnapshot, Command, FailsafeAsk, LocalPostgres, Operations, RestartAnswer, RestartAsk, Settings,
+    serve,
 };
 use pgvane_agent::config::{
     Access, Ctl, HostPort, Login, Restapi, Secret, ServerTls, ServerTokens, VerifyClient,
 };
+use pgvane_agent::decide::consent::Refusal;
 use pgvane_agent::decide::restart::Filters;
 use pgvane_agent::peers::{self, Caller, PeerAnswer};
 use pgvane_agent::reach;
@@ -590,9 +591,11 @@ async fn members_vouch_through_the_loop() {
     let login = login();
     let loop_task = tokio::spawn(async move {
         for answer in [
-            FailsafeAnswer::Accepted { position: Lsn(77) },
-            FailsafeAnswer::RunningPrimary,
-            FailsafeAnswer::Disabled,
+            Ok(Lsn(77)),
+            Err(Refusal::IAmPrimary),
+            Err(Refusal::ModeIsOff),
+            Err(Refusal::StoreAnswersHere),
+            Err(Refusal::VouchedFor("z".into())),
         ] {
             let Some(Command::Failsafe { ask, reply }) = node.commands.recv().await else {
                 panic!("a question is expected")
@@ -613,7 +616,9 @@ async fn members_vouch_through_the_loop() {
     assert_eq!(vouch().await, BTreeMap::new());
     assert_eq!(vouch().await[&"a".into()], "500 Running as a leader");
     assert_eq!(vouch().await[&"a".into()], "502 failsafe_mode is off");
-    loop_task.await.expect("the loop was asked three times");
+    assert_eq!(vouch().await[&"a".into()], "503 the store answers this node");
+    assert_eq!(vouch().await[&"a".into()], "503 this node vouched for z");
+    loop_task.await.expect("the loop was asked as often");
 }
 
 #[tokio::test]

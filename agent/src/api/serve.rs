@@ -22,9 +22,10 @@ use super::answer::{Refused, Reply, bare, json, text};
 use super::document::{self, Change};
 use super::health::{self, Query};
 use super::settings::{Means, Settings};
-use super::snapshot::{ApiSnapshot, Command, FailsafeAnswer, FailsafeAsk, RestartAnswer};
+use super::snapshot::{ApiSnapshot, Command, FailsafeAsk, RestartAnswer};
 use super::switchover::{self, Kind};
 use super::{body, restart};
+use crate::decide::consent::Refusal;
 use crate::metrics;
 use crate::namesake::instance;
 use crate::peers::Caller;
@@ -256,15 +257,19 @@ impl<S: Store> Api<S> {
         })?;
         let (reply, answer) = oneshot::channel();
         match self.judged(Command::Failsafe { ask, reply }, answer).await? {
-            FailsafeAnswer::Accepted { position } => {
+            Ok(position) => {
                 let mut reply = text(StatusCode::OK, "Accepted");
                 reply.headers_mut().insert("lsn", position.0.into());
                 Ok(reply)
             }
-            FailsafeAnswer::RunningPrimary => {
+            // The first two in Patroni's words (contract 6.1); to it every status but 200 is a no.
+            Err(Refusal::IAmPrimary) => {
                 Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Running as a leader"))
             }
-            FailsafeAnswer::Disabled => Err(Refused::new(StatusCode::BAD_GATEWAY, "failsafe_mode is off")),
+            Err(refusal @ Refusal::ModeIsOff) => {
+                Err(Refused::new(StatusCode::BAD_GATEWAY, refusal.to_string()))
+            }
+            Err(refusal) => Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string())),
         }
     }
 

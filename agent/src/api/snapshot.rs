@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::decide::consent::Refusal;
 use crate::decide::restart::Filters;
 
 /// Everything the API answers from: whole, replaced at every turn of the loop.
@@ -267,16 +268,6 @@ impl FailsafeAsk {
     }
 }
 
-/// What the loop says to [`FailsafeAsk`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FailsafeAnswer {
-    /// This node treats the asker as leader for [`FailsafeAsk::promise_for`] from when the question arrived.
-    Accepted {
-        /// This node's own position.
-        position: Lsn,
-    },
-    /// This node is a running primary itself.
-    RunningPrimary,
-    /// failsafe_mode is off.
-    Disabled,
-}
+/// What the loop says to [`FailsafeAsk`]. `Ok`: this node treats the asker as leader for [`FailsafeAsk::promise_for`] from
+/// when the question arrived; its own position.
+pub type FailsafeAnswer = Result<Lsn, Refusal>;

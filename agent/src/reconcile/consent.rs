@@ -39,23 +39,12 @@ impl<S: Store> Reconciler<S> {
                 let file = self.vouch_file.clone();
                 tokio::task::spawn_blocking(move || match vouch::save(&file, &vouch, ttl) {
                     // Dropped by an asker that no longer waits: it does not count on us then.
-                    Ok(()) => drop(reply.send(FailsafeAnswer::Accepted { position })),
+                    Ok(()) => drop(reply.send(Ok(position))),
                     Err(error) => error!(%error, "our promise could not be kept on disk; it is not given"),
                 });
             }
             Err(Refusal::StoreAnswersHere) if asked_at.is_none() => self.ask_store(ask, reply),
-            Err(refusal) => {
-                info!(leader = %ask.name, %refusal, "we do not vouch");
-                match refusal {
-                    Refusal::IAmPrimary => drop(reply.send(FailsafeAnswer::RunningPrimary)),
-                    Refusal::ModeIsOff => drop(reply.send(FailsafeAnswer::Disabled)),
-                    // An unanswered question counts as no.
-                    Refusal::IAmCampaigning
-                    | Refusal::StoreAnswersHere
-                    | Refusal::VouchedFor(_)
-                    | Refusal::AnotherLeads(_) => drop(reply),
-                }
-            }
+            Err(refusal) => refuse(&ask, reply, refusal),
         }
     }
 
@@ -67,12 +56,15 @@ impl<S: Store> Reconciler<S> {
             let answer =
                 tokio::time::timeout(STORE_ANSWERS_WITHIN, ctx.store.snapshot(ctx.space.prefix())).await;
             match answer {
-                // An unanswered question counts as no.
-                Ok(Ok(_)) => {
-                    info!(leader = %ask.name, refusal = %Refusal::StoreAnswersHere, "we do not vouch");
-                }
+                Ok(Ok(_)) => refuse(&ask, reply, Refusal::StoreAnswersHere),
                 Ok(Err(_)) | Err(_) => ctx.report(Event::StoreSilent { asked_at, ask, reply }),
             }
         });
     }
+}
+
+fn refuse(ask: &FailsafeAsk, reply: oneshot::Sender<FailsafeAnswer>, refusal: Refusal) {
+    info!(leader = %ask.name, %refusal, "we do not vouch");
+    // Whoever waits no longer does not count on us either.
+    drop(reply.send(Err(refusal)));
 }
