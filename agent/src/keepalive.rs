@@ -98,7 +98,7 @@ impl Trouble {
 /// Keeps a lease for ever. `adopted` is a predecessor's lease that may still live.
 pub async fn keep<S: Store>(
     store: Arc<S>,
-    timing: watch::Receiver<Timing>,
+    mut timings: watch::Receiver<Timing>,
     pulse: Arc<Pulse>,
     adopted: OwnLease,
     news: mpsc::UnboundedSender<LeaseNews>,
@@ -110,7 +110,7 @@ pub async fn keep<S: Store>(
         OwnLease::None => Duration::ZERO,
     };
     loop {
-        let timing = *timing.borrow();
+        let timing = *timings.borrow_and_update();
         let now = Tick::now();
         if !pulse.is_fresh(now, timing.renew_interval * PULSE_TURNS) {
             warn!(since = ?pulse.last(), "the decision loop does not turn; the lease is not renewed");
@@ -135,7 +135,11 @@ pub async fn keep<S: Store>(
                 if news.send(LeaseNews::Is(held)).is_err() {
                     return std::future::pending().await;
                 }
-                tokio::time::sleep(Tick::now().until(now + pace(&timing, held))).await;
+                tokio::select! {
+                    () = tokio::time::sleep(Tick::now().until(now + pace(&timing, held))) => {}
+                    // The lease of a changed ttl is asked for at once.
+                    Ok(()) = timings.changed() => {}
+                }
             }
             Ok(OwnLease::None) => {
                 info!("the lease is gone; asking for a new one");

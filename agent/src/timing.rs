@@ -101,6 +101,14 @@ impl Timing {
         if ttl > timing.needed() { Ok(timing) } else { Err(TimingError { timing }) }
     }
 
+    /// The deadlines of a lease that was granted for `ttl`. A changed lease time counts once a lease is granted for
+    /// it: till then a shorter lease would look late by the budgets of a longer one, and a longer one, which is
+    /// renewed less often, by the interval of a shorter.
+    #[must_use]
+    pub fn of_lease(&self, ttl: Duration, set: &TimingOverrides) -> Timing {
+        if ttl == self.ttl { *self } else { Timing::derive(ttl, set).unwrap_or(*self) }
+    }
+
     /// What must fit within the lease time.
     fn needed(&self) -> Duration {
         self.renew_interval * 2
@@ -157,6 +165,15 @@ mod tests {
         assert_eq!(t.lease_safe_until(sent, t.ttl), Tick::from_millis(12_920));
         assert_eq!(t.guard_deadline(sent, t.ttl), Tick::from_millis(12_620));
         assert_eq!(t.step_down_at(sent, t.ttl), Tick::from_millis(12_120));
+    }
+
+    #[test]
+    fn a_changed_lease_time_counts_once_a_lease_is_granted_for_it() {
+        let (short, long, none) = (derive(10_000 * MS), derive(30_000 * MS), TimingOverrides::default());
+        assert_eq!(short.of_lease(long.ttl, &none), long);
+        assert_eq!(long.of_lease(short.ttl, &none), short);
+        assert_eq!(short.of_lease(short.ttl, &none), short);
+        assert_eq!(short.of_lease(100 * MS, &none), short, "no room for any deadline");
     }
 
     #[test]

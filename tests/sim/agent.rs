@@ -300,10 +300,8 @@ impl Agent {
 
     fn timing_in_force(&self) -> Timing {
         match self.lease {
-            OwnLease::Held { ttl, .. } if ttl < self.timing.ttl => {
-                Timing::derive(ttl, &TimingOverrides::default()).unwrap_or(self.timing)
-            }
-            OwnLease::Held { .. } | OwnLease::None => self.timing,
+            OwnLease::Held { ttl, .. } => self.timing.of_lease(ttl, &TimingOverrides::default()),
+            OwnLease::None => self.timing,
         }
     }
 }

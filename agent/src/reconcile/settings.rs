@@ -14,14 +14,11 @@ use crate::timing::Timing;
 use crate::watchdog::Watch;
 
 impl<S: Store> Reconciler<S> {
-    /// The deadlines of the lease we hold. A longer ttl counts once a lease is granted for it: its budgets would
-    /// make the renewal of a shorter lease look late.
+    /// The deadlines of the lease we hold.
     pub(super) fn timing_in_force(&self) -> Timing {
         match self.lease {
-            OwnLease::Held { ttl, .. } if ttl < self.timing.ttl => {
-                Timing::derive(ttl, &self.overrides).unwrap_or(self.timing)
-            }
-            OwnLease::Held { .. } | OwnLease::None => self.timing,
+            OwnLease::Held { ttl, .. } => self.timing.of_lease(ttl, &self.overrides),
+            OwnLease::None => self.timing,
         }
     }
 
