@@ -188,12 +188,36 @@ async fn grant<S: Store>(store: &S, sent_at: Tick, timing: &Timing) -> Result<Ow
 
 #[cfg(test)]
 mod tests {
+    use pgvane_cluster::store::model::ModelStore;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::timing::TimingOverrides;
+
+    /// The old lease would be renewed after 5 s only.
+    #[tokio::test]
+    async fn a_lease_of_a_changed_ttl_is_asked_for_at_once() {
+        let derive = |s| Timing::derive(Duration::from_secs(s), &TimingOverrides::default()).expect("fits");
+        let (timing, timings) = watch::channel(derive(30));
+        let pulse = Arc::new(Pulse::default());
+        pulse.beat(Tick::now());
+        let (news, mut told) = mpsc::unbounded_channel();
+        let keeping = tokio::spawn(keep(Arc::new(ModelStore::new()), timings, pulse, OwnLease::None, news));
+        let mut next = async || timeout(Duration::from_secs(2), told.recv()).await.expect("in time");
+        let ttl = |news| match news {
+            Some(LeaseNews::Is(OwnLease::Held { ttl, .. })) => ttl.as_secs(),
+            other => panic!("a lease is expected, not {other:?}"),
+        };
+        assert_eq!(ttl(next().await), 30);
+        timing.send_replace(derive(10));
+        assert_eq!(ttl(next().await), 10);
+        keeping.abort();
+    }
 
     #[test]
     fn a_lease_that_is_shorter_than_thought_is_renewed_in_time() {
         let ttl = Duration::from_secs(30);
-        let timing = Timing::derive(ttl, &crate::timing::TimingOverrides::default()).expect("fits");
+        let timing = Timing::derive(ttl, &TimingOverrides::default()).expect("fits");
         let held = |ttl| OwnLease::Held { id: LeaseId(1), sent_at: Tick::ZERO, ttl };
         assert_eq!(pace(&timing, held(ttl)), timing.renew_interval);
         assert_eq!(pace(&timing, held(Duration::from_secs(3))), Duration::from_millis(500));
