@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
+use super::asking::within_reign;
 use super::server::{address, ended, find, start_following, stop_and_report};
 use super::{Context, Order};
 use crate::decide::Outcome;
 use crate::decide::world::Upstream;
 use crate::event::Event;
 use crate::postgres::control::Shutdown;
+use crate::postgres::slots::Copied;
 use crate::postgres::{PostgresError, rewind, slots, wal};
 
 /// Copies the slots `names` from the primary `leader`, and goes on as a standby of `upstream`.
@@ -28,6 +30,15 @@ pub(super) async fn copy_slots<S: Store>(
     ended(ctx, "copying slots", done).await
 }
 
+async fn states<S: Store>(
+    ctx: &Context<S>,
+    leader: &Upstream,
+    names: &BTreeSet<String>,
+) -> Result<Vec<Copied>, PostgresError> {
+    let client = rewind::connect(&ctx.instance, &address(leader)).await?;
+    slots::states(&client, names).await
+}
+
 async fn copy<S: Store>(
     ctx: &Context<S>,
     order: &Order,
@@ -35,9 +46,8 @@ async fn copy<S: Store>(
     upstream: &Upstream,
     names: &BTreeSet<String>,
 ) -> Result<(), PostgresError> {
-    let client = rewind::connect(&ctx.instance, &address(leader)).await?;
     let pg_wal = ctx.instance.data_dir.join("pg_wal");
-    let mut copies = slots::states(&client, names).await?;
+    let mut copies = within_reign(ctx, order, states(ctx, leader, names)).await?;
     copies.retain(|copy| wal::has(&pg_wal, copy.restart));
     if copies.is_empty() {
         return Ok(());

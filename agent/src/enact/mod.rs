@@ -1,5 +1,6 @@
 //! Actions become effects. Each is a future of its own that reports through events and ends in outcomes.
 
+mod asking;
 mod before_stop;
 pub mod callbacks;
 mod copy_slots;

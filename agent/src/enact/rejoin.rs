@@ -5,6 +5,7 @@ use pgvane_cluster::settings::StandbyCluster;
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
+use super::asking::within_reign;
 use super::server::{
     address, clone_from, configure, ended, find, outcome, point, start_following, stop_and_report,
 };
@@ -64,14 +65,16 @@ async fn try_rejoin<S: Store>(
     let from = resolved(ctx, order, leader).await;
     let source = address(&from);
     let kind = kind(order);
-    let theirs = rewind::leader_history(&ctx.instance, &source, kind).await?;
+    let history = Box::pin(rewind::leader_history(&ctx.instance, &source, kind));
+    let theirs = within_reign(ctx, order, history).await?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
         stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
     }
     let ours = look(ctx, ControlData::read(&ctx.instance).await?);
     let list = leaders_list(order);
     let content = if ours.needs_a_look(list, &theirs) {
-        compare_wal(ctx, &source, ours.place(), Some(&theirs)).await
+        let compared = async { Ok(compare_wal(ctx, &source, ours.place(), Some(&theirs)).await) };
+        within_reign(ctx, order, Box::pin(compared)).await?
     } else {
         Content::Unknown
     };
@@ -85,7 +88,7 @@ async fn try_rejoin<S: Store>(
         Course::Rewind => {
             info!(leader = %leader.name, "our history is not part of the leader's");
             if theirs.checkpointed < theirs.timeline {
-                rewind::checkpoint_leader(&ctx.instance, &source).await?;
+                within_reign(ctx, order, rewind::checkpoint_leader(&ctx.instance, &source)).await?;
             }
             let mut control = ours.control;
             archive::push_ready(&ctx.instance, &order.settings.postgresql).await;
@@ -220,7 +223,13 @@ async fn reunite<S: Store>(
         }
         Rewound::Impossible(why) => (why, may_clone_on_divergence(ctx, order)),
         Rewound::Untouched(error)
-            if rewind::leader_history(&ctx.instance, source, kind(order)).await.is_err() =>
+            if within_reign(
+                ctx,
+                order,
+                Box::pin(rewind::leader_history(&ctx.instance, source, kind(order))),
+            )
+            .await
+            .is_err() =>
         {
             // The next leader is asked, or this one once it answers again.
             return Err(error);
@@ -266,11 +275,15 @@ async fn replace<S: Store>(
 
 /// Points a running standby elsewhere, unless a look at the WAL shows that it is on another history.
 pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) -> Vec<Outcome> {
-    if let Some(epoch) = order.view.as_ref().and_then(|v| v.leader.as_ref()).map(|key| key.epoch)
-        && parted(ctx, order, upstream).await
-    {
-        warn!(upstream = %upstream.name, "our WAL is not that of the server to follow");
-        return vec![Outcome::Done(Slot::Postgres), Outcome::Parted(epoch)];
+    if let Some(epoch) = order.view.as_ref().and_then(|v| v.leader.as_ref()).map(|key| key.epoch) {
+        match within_reign(ctx, order, Box::pin(async { Ok(parted(ctx, order, upstream).await) })).await {
+            Ok(false) => {}
+            Ok(true) => {
+                warn!(upstream = %upstream.name, "our WAL is not that of the server to follow");
+                return vec![Outcome::Done(Slot::Postgres), Outcome::Parted(epoch)];
+            }
+            Err(error) => return outcome("follow", Err(error)),
+        }
     }
     outcome("follow", point(ctx, order, upstream).await)
 }

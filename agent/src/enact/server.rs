@@ -501,6 +501,11 @@ pub(super) async fn ended<S: Store>(
 pub(super) fn outcome(what: &str, done: Result<(), PostgresError>) -> Vec<Outcome> {
     match done {
         Ok(()) => vec![Outcome::Done(Slot::Postgres)],
+        // Nothing to be tried again: what is due now follows at once.
+        Err(PostgresError::ReignOver) => {
+            info!(what, "given up: the leader changed meanwhile");
+            vec![Outcome::Done(Slot::Postgres)]
+        }
         Err(error) => {
             error!(what, %error, "an effect on PostgreSQL failed");
             vec![Outcome::Failed(Slot::Postgres)]

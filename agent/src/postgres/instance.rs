@@ -129,6 +129,9 @@ pub enum PostgresError {
     /// The server ended while it was starting.
     #[error("PostgreSQL did not start; the end of its log:\n{0}")]
     DidNotStart(String),
+    /// Another server was asked for longer than the reign lasted that it was asked in.
+    #[error("the leader changed meanwhile")]
+    ReignOver,
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),

@@ -1,0 +1,78 @@
+//! Questions to another server, which may be dead, or accept connections and never answer.
+
+use std::future::Future;
+
+use pgvane_cluster::follow::Observation;
+use pgvane_cluster::ids::Epoch;
+use pgvane_cluster::store::Store;
+use pgvane_cluster::view::ClusterView;
+use tokio::sync::watch;
+
+use super::{Context, Order};
+use crate::postgres::PostgresError;
+
+/// Asks for as long as the reign lasts that `order` was decided in. The next leader may be this node: its promotion
+/// would wait for a server that is gone.
+pub(super) async fn within_reign<S: Store, T>(
+    ctx: &Context<S>,
+    order: &Order,
+    question: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, PostgresError> {
+    until_over(ctx.observation.clone(), epoch(order.view.as_deref()), question).await
+}
+
+async fn until_over<T>(
+    mut observation: watch::Receiver<Observation>,
+    reign: Option<Epoch>,
+    question: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, PostgresError> {
+    tokio::select! {
+        answer = question => answer,
+        // The follower lives as long as the agent.
+        Ok(_) = observation.wait_for(|now| epoch(now.view.as_deref()) != reign) => Err(PostgresError::ReignOver),
+    }
+}
+
+fn epoch(view: Option<&ClusterView>) -> Option<Epoch> {
+    view.and_then(|view| view.leader.as_ref()).map(|key| key.epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use pgvane_cluster::clock::Tick;
+    use pgvane_cluster::follow::Contact;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::api::fixture;
+
+    fn led_by(name: Option<&str>) -> Observation {
+        let keys: Vec<_> = name.map(|name| ("leader", name)).into_iter().collect();
+        Observation {
+            view: Some(Arc::new(fixture::view(&keys))),
+            confirmed_at: Tick::ZERO,
+            contact: Contact::Up,
+            leader_lease: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_asked_until_the_leader_changes() {
+        let (store, observation) = watch::channel(led_by(Some("a")));
+        let reign = epoch(store.borrow().view.as_deref());
+        assert!(reign.is_some());
+        let answered = until_over(observation.clone(), reign, ready(Ok(7))).await;
+        assert_eq!(answered.expect("in time"), 7);
+        let asking = tokio::spawn(until_over(observation.clone(), reign, pending::<Result<(), _>>()));
+        store.send_replace(led_by(Some("a")));
+        tokio::task::yield_now().await;
+        assert!(!asking.is_finished(), "the same reign, seen again");
+        store.send_replace(led_by(None));
+        let over = timeout(Duration::from_secs(5), asking).await.expect("in time").expect("no panic");
+        assert!(matches!(over, Err(PostgresError::ReignOver)), "{over:?}");
+    }
+}
