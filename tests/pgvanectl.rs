@@ -437,6 +437,8 @@ async fn it_brings_a_former_primary_back_behind_the_leader() {
     assert!(why.contains("pause is on"), "{why}");
     // In pause nothing tries by itself, so that it is this command that does it.
     drop(said(&playground, &["edit-config", "--force", "--set", "postgresql.use_pg_rewind=true"]).await);
+    // As after a reboot, where it stands in /tmp.
+    std::fs::remove_file(playground.node("pg1").dir().join("data.pgpass")).expect("a password file");
     drop(said(&playground, &["resume", "--wait"]).await);
     let done = said(&playground, &["rewind", "pg1", "--force"]).await;
     assert!(done.contains("follows pg2") || done.contains("streams from pg2"), "{done}");

@@ -177,6 +177,10 @@ pub async fn run(
     if !local.checksums && !local.wal_log_hints {
         return Rewound::Impossible("neither data checksums nor wal_log_hints are on".to_owned());
     }
+    // It may be in a directory that is emptied at every boot: /tmp/pgpass0 is in most patroni.yml.
+    if let Err(error) = settings::write_pgpass(instance) {
+        return Rewound::Untouched(error);
+    }
     if let Err(error) = data_dir::mark(instance) {
         return Rewound::Failed(error);
     }
