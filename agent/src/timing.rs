@@ -85,28 +85,28 @@ impl Timing {
     /// The deadlines for `ttl`. Refused when one missed renewal, a clean stop, the guard's work and the margin
     /// do not fit in it.
     pub fn derive(ttl: Duration, set: &TimingOverrides) -> Result<Timing, TimingError> {
-        let share = ttl / 6;
         let timing = Timing {
             ttl,
-            renew_interval: set
-                .renew_interval
-                .unwrap_or_else(|| share.clamp(Duration::from_millis(250), Duration::from_secs(5))),
+            renew_interval: set.renew_interval.unwrap_or_else(|| share(ttl).max(Duration::from_millis(250))),
             request_slack: (ttl / 10).clamp(Duration::from_millis(100), Duration::from_secs(2)),
-            stop_budget: set
-                .stop_budget
-                .unwrap_or_else(|| share.clamp(Duration::from_millis(200), Duration::from_secs(5))),
+            stop_budget: set.stop_budget.unwrap_or_else(|| share(ttl).max(Duration::from_millis(200))),
             guard_budget: set.guard_budget.unwrap_or(DEFAULT_GUARD_BUDGET),
             clock_drift_ppm: set.clock_drift_ppm.unwrap_or(DEFAULT_CLOCK_DRIFT_PPM),
         };
         if ttl > timing.needed() { Ok(timing) } else { Err(TimingError { timing }) }
     }
 
-    /// The deadlines of a lease that was granted for `ttl`. A changed lease time counts once a lease is granted for
-    /// it: till then a shorter lease would look late by the budgets of a longer one, and a longer one, which is
-    /// renewed less often, by the interval of a shorter.
+    /// The deadlines of a lease that was granted for `ttl`. A longer lease time counts once a lease is granted for
+    /// it: its budgets would make the renewal of a shorter lease look late. A shorter one counts at once.
     #[must_use]
     pub fn of_lease(&self, ttl: Duration, set: &TimingOverrides) -> Timing {
-        if ttl == self.ttl { *self } else { Timing::derive(ttl, set).unwrap_or(*self) }
+        if ttl < self.ttl { Timing::derive(ttl, set).unwrap_or(*self) } else { *self }
+    }
+
+    /// The time between renewals of a lease that was granted for `ttl`. One that is longer than these deadlines was
+    /// renewed as seldom as its own allowed, until it is replaced.
+    pub fn interval_of(&self, ttl: Duration) -> Duration {
+        if ttl > self.ttl { self.renew_interval.max(share(ttl)) } else { self.renew_interval }
     }
 
     /// What must fit within the lease time.
@@ -140,6 +140,11 @@ impl Timing {
     }
 }
 
+/// The part of a lease that one renewal, or a clean stop, gets.
+fn share(ttl: Duration) -> Duration {
+    (ttl / 6).min(Duration::from_secs(5))
+}
+
 /// `span` before `instant`, but never before `floor`: a granted time shorter than the budgets ends at once.
 fn before(instant: Tick, span: Duration, floor: Tick) -> Tick {
     (instant - span).max(floor)
@@ -168,12 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_lease_time_counts_once_a_lease_is_granted_for_it() {
-        let (short, long, none) = (derive(10_000 * MS), derive(30_000 * MS), TimingOverrides::default());
-        assert_eq!(short.of_lease(long.ttl, &none), long);
+    fn a_lease_of_another_ttl_is_not_late_before_its_time() {
+        let (short, long, none) = (derive(12_000 * MS), derive(30_000 * MS), TimingOverrides::default());
         assert_eq!(long.of_lease(short.ttl, &none), short);
-        assert_eq!(short.of_lease(short.ttl, &none), short);
+        assert_eq!(short.of_lease(long.ttl, &none), short);
         assert_eq!(short.of_lease(100 * MS, &none), short, "no room for any deadline");
+        assert_eq!(short.interval_of(short.ttl), 2000 * MS);
+        assert_eq!(short.interval_of(long.ttl), 5000 * MS);
+        assert_eq!(long.interval_of(short.ttl), 5000 * MS);
     }
 
     #[test]

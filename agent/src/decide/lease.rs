@@ -68,7 +68,9 @@ impl Authority {
 pub fn renewal_is_late(world: &World) -> bool {
     match world.lease {
         OwnLease::None => true,
-        OwnLease::Held { sent_at, .. } => world.now.since(sent_at) > world.timing.renew_interval * 3 / 2,
+        OwnLease::Held { sent_at, ttl, .. } => {
+            world.now.since(sent_at) > world.timing.interval_of(ttl) * 3 / 2
+        }
     }
 }
 

@@ -117,6 +117,11 @@ fn a_renewal_is_late_after_one_and_a_half_intervals() {
     assert!(!renewal_is_late(&world));
     renewed(&mut world, ms(751));
     assert!(renewal_is_late(&world));
+    // One of before ttl was lowered: renewed every 5 s, and just now asked for anew.
+    if let OwnLease::Held { ttl, .. } = &mut world.lease {
+        *ttl = ms(30_000);
+    }
+    assert!(!renewal_is_late(&world));
     world.lease = OwnLease::None;
     assert!(renewal_is_late(&world));
 }
