@@ -7,10 +7,10 @@
 //! its hands, to WAL that it had sent before; all of that lies before the flush position that the new connection
 //! then reads. Whether backends wait is proved by a commit of ours that is seen to.
 
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{fs, io};
 
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::Lsn;
@@ -18,6 +18,7 @@ use pgvane_cluster::settings::PostgresqlSettings;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
+use super::files::{self, Files};
 use super::process::Postmaster;
 use super::settings::{ordinary, quote, replace};
 use super::{Instance, PostgresError, control, probe};
@@ -96,8 +97,7 @@ fn value(line: &str) -> Option<String> {
 
 /// The value that the configuration has.
 pub fn configured(instance: &Instance) -> String {
-    let conf = instance.data_dir.join("postgresql.conf");
-    instance.standby_names.write(&conf).held().unwrap_or_default().to_owned()
+    instance.standby_names.write(&Files::of(instance).conf).held().unwrap_or_default().to_owned()
 }
 
 /// Holds `names` in the configuration from now on, the running server's included once it reads it; `None` hands it
@@ -107,14 +107,21 @@ pub fn hold(
     dynamic: &PostgresqlSettings,
     names: Option<&str>,
 ) -> Result<bool, PostgresError> {
-    let conf = instance.data_dir.join("postgresql.conf");
+    // What the operator's file says of it stays there.
+    files::keep_base(instance)?;
+    let conf = Files::of(instance).conf;
     let mut writing = instance.standby_names.write(&conf);
     *writing.0 = names.map_or(Held::Parameters, |names| Held::Value(names.to_owned()));
     let value_now = match names {
         Some(names) => Some(names.to_owned()),
         None => instance.vetted.accepted(instance, &ordinary(instance, dynamic)).remove(NAME),
     };
-    let text = fs::read_to_string(&conf).map_err(PostgresError::io(format!("{}", conf.display())))?;
+    let text = match fs::read_to_string(&conf) {
+        Ok(text) => text,
+        // It is written before the server starts.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(PostgresError::Io { what: conf.display().to_string(), error }),
+    };
     replace(&conf, with_value(&text, value_now.as_deref()), 0o600)
 }
 
@@ -260,5 +267,30 @@ mod tests {
         assert_eq!(has(), ["operators"]);
         settings::write(&next_agent, &dynamic, None).expect("writes");
         assert_eq!(has(), ["operators"]);
+    }
+
+    #[test]
+    fn the_file_is_the_one_that_the_server_reads() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let etc = dir.path().join("etc");
+        let mut i = instance(dir.path());
+        i.config_dir = Some(etc.clone());
+        fs::create_dir(&i.data_dir).expect("creates");
+        fs::create_dir(&etc).expect("creates");
+        fs::write(etc.join("postgresql.conf"), "# the operator's\nsynchronous_standby_names = 'x'\n")
+            .expect("writes");
+        let dynamic = pgvane_cluster::settings::ClusterSettings::default().postgresql;
+        assert!(hold(&i, &dynamic, Some("2 (a,b)")).expect("writes"));
+        let read = |name: &str| fs::read_to_string(etc.join(name)).expect("reads");
+        assert_eq!(
+            value(read("postgresql.conf").lines().last().expect("a line")),
+            Some("2 (a,b)".to_owned())
+        );
+        assert!(
+            read("postgresql.base.conf").ends_with("synchronous_standby_names = 'x'\n"),
+            "theirs is kept"
+        );
+        assert!(!i.data_dir.join("postgresql.conf").exists());
+        assert_eq!(configured(&Instance { standby_names: HeldNames::default(), ..i.clone() }), "2 (a,b)");
     }
 }
