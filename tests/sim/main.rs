@@ -168,7 +168,7 @@ const VARIANTS: &[(Mutation, &str, u64)] = &[
     (Mutation::SharedTimelines, "D1", BASE_SEED),
     (Mutation::IgnoresFence, "L1", BASE_SEED),
     (Mutation::MovesKeyFirst, "S1", 20_262_200),
-    (Mutation::PromisesOwnTtl, "S1", 20_261_900),
+    (Mutation::PromisesOwnTtl, "S1", 20_385_300),
     (Mutation::CommitsDoNotWait, "S2", BASE_SEED),
 ];
 
