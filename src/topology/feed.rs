@@ -244,6 +244,7 @@ impl Feed {
         });
         let policy = Policy { on_store_loss: self.input.on_store_loss, ttl: settings.ttl };
         let down = matches!(observation.contact, Contact::Down { .. });
+        self.evidence.note_expiry(&policy, now);
         let mut judgement = judge(&self.evidence, &policy, down, now);
         if leader.is_none() {
             // Nobody leads: there is no lease to outlive and nobody to ask.

@@ -13,6 +13,10 @@ use pgvane_cluster::clock::Tick;
 /// meanwhile.
 pub const RESUME_GRACE: Duration = Duration::from_secs(1);
 
+/// etcd tells what is left of a lease in whole seconds: of one that nobody renews, each answer is a little later than the
+/// one before.
+const ROUNDING: Duration = Duration::from_secs(1);
+
 /// What to do with the last leader when the store no longer proves it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnStoreLoss {
@@ -45,9 +49,34 @@ pub struct Evidence {
     pub refused_at: Option<Tick>,
     /// When this process was found to have been stopped or starved, if it was.
     pub resumed_at: Option<Tick>,
+    /// `lease_until` as it was when it proved nothing any more; `None` again once the lease was renewed.
+    pub expired: Option<Tick>,
 }
 
 impl Evidence {
+    /// Until when the lease proves anything.
+    fn deadline(&self, policy: &Policy) -> Option<Tick> {
+        let until = self.expired.filter(|_| !self.is_renewed()).or(self.lease_until)?;
+        Some(until - policy.margin())
+    }
+
+    /// Whether the lease was renewed since it proved nothing any more: the same one, only counted otherwise, would prove
+    /// the leader and lose it again with every answer until it ends.
+    fn is_renewed(&self) -> bool {
+        match (self.expired, self.lease_until) {
+            (Some(expired), Some(until)) => until >= expired + ROUNDING,
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Takes note of a lease that proves nothing any more at `now`.
+    pub fn note_expiry(&mut self, policy: &Policy, now: Tick) {
+        if !self.is_renewed() {
+            return;
+        }
+        self.expired = self.lease_until.filter(|until| now >= *until - policy.margin());
+    }
+
     /// When the leader's agent said "no", if nobody has said otherwise since.
     fn last_word_is_no(&self) -> Option<Tick> {
         let is_later = |refused: &Tick, other: Option<Tick>| other.is_none_or(|other| other < *refused);
@@ -144,11 +173,10 @@ impl Judgement {
 /// Judges the last known leader at `now`. `store_down` is whether the store left the last question
 /// unanswered.
 pub fn judge(evidence: &Evidence, policy: &Policy, store_down: bool, now: Tick) -> Judgement {
-    let Some(lease_until) = evidence.lease_until else {
+    let Some(deadline) = evidence.deadline(policy) else {
         return Judgement::new(Standing::NeverSeen, Tick::ZERO);
     };
     let holds = policy.on_store_loss == OnStoreLoss::Hold;
-    let deadline = lease_until - policy.margin();
     // While the store is silent the leader's own "no" is the newest word: it may have handed over behind our back.
     if let Some(refused) = evidence.last_word_is_no().filter(|_| holds && store_down) {
         return Judgement { ask: true, refresh: true, ..Judgement::new(Standing::Lost, refused.min(now)) };
@@ -209,6 +237,26 @@ mod tests {
 
     fn standing(evidence: Evidence, policy: &Policy, now: Tick) -> Standing {
         judge(&evidence, policy, true, now).standing
+    }
+
+    /// A machine that died: nobody renews, and each answer of etcd's is rounded down anew.
+    #[test]
+    fn a_lease_that_is_only_counted_otherwise_proves_nothing_again() {
+        let mut evidence = leased();
+        evidence.note_expiry(&FENCE, at(89));
+        assert_eq!(standing(evidence, &FENCE, at(89)), Standing::Proven);
+        evidence.note_expiry(&FENCE, at(99));
+        assert_eq!(standing(evidence, &FENCE, at(99)), Standing::Lost);
+        for more in [100, 500, 999] {
+            evidence.lease_until = Some(at(100) + Duration::from_millis(more));
+            evidence.note_expiry(&FENCE, at(99));
+            assert_eq!(standing(evidence, &FENCE, at(99)), Standing::Lost, "{more} ms more");
+        }
+        evidence.lease_until = Some(at(110));
+        assert_eq!(standing(evidence, &FENCE, at(99)), Standing::Proven, "renewed");
+        evidence.note_expiry(&FENCE, at(99));
+        assert_eq!(evidence.expired, None);
+        assert_eq!(standing(evidence, &FENCE, at(109)), Standing::Lost);
     }
 
     #[test]
@@ -298,7 +346,8 @@ mod tests {
             resumed_at in any_tick(), fence in any::<bool>(), down in any::<bool>(), now in 0_u64..250_000,
         ) {
             let now = Tick::from_millis(now);
-            let evidence = Evidence { lease_until, confirmed_at, vouched_at, refused_at, resumed_at };
+            let evidence =
+                Evidence { lease_until, confirmed_at, vouched_at, refused_at, resumed_at, expired: None };
             let policy = if fence { FENCE } else { HOLD };
             let j = judge(&evidence, &policy, down, now);
             prop_assert_eq!(j.standing.may_route(), now < j.valid_until);

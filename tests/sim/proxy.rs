@@ -224,6 +224,7 @@ fn turn(sim: &Sim, p: usize, now: Tick) -> Judgement {
     proxy.evidence.lease_until =
         view.as_ref().map(|_| lease.map_or(confirmed_at + ttl, |lease| lease.lives_until));
     let policy = Policy { on_store_loss, ttl };
+    proxy.evidence.note_expiry(&policy, now);
     let mut judgement = judge(&proxy.evidence, &policy, down, now);
     if leader.is_none() {
         judgement = Judgement { wake_at: None, ask: false, refresh: false, ..judgement };
