@@ -229,9 +229,9 @@ fn a_data_directory_that_postgresql_would_refuse_is_refused_first() {
     refused("postgresql.data_dir data has mode 0777; PostgreSQL wants 0700 or 0750");
     assert_eq!(fs::read_dir(&data).expect("lists").count(), 1, "nothing was touched");
 
-    let (code, said) = bench.run(&agent_settings(free()).replace("data\"", "none/data\""), &[]);
+    let (code, said) = bench.run(&agent_settings(free()).replace("data\"", "/proc/none/data\""), &[]);
     assert_eq!(code, Some(78), "{said}");
-    let why = "none: No such file or directory (os error 2); this user must be able to create files there \
+    let why = "/proc/none: No such file or directory (os error 2); this user must be able to make it \
                (postgresql.data_dir)";
     assert_eq!(said, format!("pgvane-agent: {why}\n"));
 }
