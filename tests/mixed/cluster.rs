@@ -151,6 +151,12 @@ impl Mixed {
         fold::from_snapshot(&self.space, &snapshot, None)
     }
 
+    /// Whether the store leaves a question unanswered.
+    pub(crate) async fn store_is_silent(&self) -> bool {
+        let answer = self.store.snapshot(self.space.prefix());
+        !matches!(tokio::time::timeout(Duration::from_millis(200), answer).await, Ok(Ok(_)))
+    }
+
     /// Who holds the leader key.
     pub(crate) async fn leader(&self) -> String {
         self.view().await.leader.map(|key| key.name.to_string()).unwrap_or_default()

@@ -61,6 +61,8 @@ async fn outage(cluster: &mut Mixed, leader: &str, away: Away) {
         Away::Killed => cluster.playground.etcd.kill().await,
         Away::Frozen => cluster.playground.etcd.signal(Signal::STOP),
     }
+    // Its threads stop one by one, and may have answered meanwhile.
+    cluster.until("etcd is silent", async || cluster.store_is_silent().await).await;
     // At once, whether or not this member has noticed: Patroni asks once its own patience has ended, and never again.
     assert_eq!(cluster.vouches("pg3", leader).await, (200, "Accepted".to_owned()));
     tokio::time::sleep(Duration::from_secs(u64::from(TTL) + 5)).await;
