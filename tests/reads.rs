@@ -60,10 +60,15 @@ async fn until_sessions(playground: &Playground, proxy: usize, name: &str, sessi
 
 /// Does this on a member as superuser.
 async fn on(playground: &Playground, name: &str, sql: &str) {
+    tried(playground, name, sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
+async fn tried(playground: &Playground, name: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
     let (client, connection) = playground.node(name).superuser().connect(NoTls).await.expect("a superuser");
     let driver = tokio::spawn(connection);
-    client.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let done = client.batch_execute(sql).await;
     driver.abort();
+    done
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,6 +192,9 @@ async fn reads_avoid_a_replica_that_lags_and_come_back_to_it() {
     assert_eq!(before.iter().map(|(_, server)| *server).filter(|server| *server == three).count(), 1);
 
     on(&playground, "pg3", "SELECT pg_wal_replay_pause()").await;
+    // It is only asked for until then: what comes meanwhile is replayed.
+    let paused = "DO $$ BEGIN ASSERT pg_get_wal_replay_pause_state() = 'paused'; END $$";
+    until(&playground, "replay is paused", async || tried(&playground, "pg3", paused).await.is_ok()).await;
     write_wal(&playground, 4 << 20).await;
     until_lag(&playground, proxy, "pg3", |lag| lag >= 4 << 20).await;
     until_lag(&playground, proxy, "pg2", |lag| lag < 1 << 10).await;

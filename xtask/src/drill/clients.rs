@@ -20,6 +20,10 @@ use crate::playground::{CLIENT_ROLE, Playground, PlaygroundError};
 /// Makes the writers' table, or empties it.
 pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS writes (id bigint PRIMARY KEY, at timestamptz DEFAULT now()); TRUNCATE writes;";
 
+/// Where the rows of the next clients begin, and how many numbers they have.
+static NUMBERS: AtomicI64 = AtomicI64::new(1);
+const NUMBERS_EACH: i64 = 1_000_000_000;
+
 /// What the table holds, from a number on.
 pub(super) const SURVIVORS: &str = "SELECT id FROM writes WHERE id >= $1";
 
@@ -114,7 +118,9 @@ impl Clients {
     /// the network keeps a primary from being seen.
     pub fn start_crowd(playground: &Playground, crowd: Crowd) -> Result<Clients, PlaygroundError> {
         let names = playground.nodes.iter().map(|node| (node.postgres(), node.name.clone())).collect();
-        let shared = Arc::new(Shared { names, next: AtomicI64::new(1), ..Shared::default() });
+        // A statement of clients that were stopped may still wait for the table, and write to what is theirs now.
+        let next = AtomicI64::new(NUMBERS.fetch_add(NUMBERS_EACH, Ordering::Relaxed));
+        let shared = Arc::new(Shared { names, next, ..Shared::default() });
         let end = CancellationToken::new();
         let mut clients = Clients { shared, tasks: JoinSet::new(), proxies: Vec::new(), end };
         for (number, proxy) in playground.proxies.iter().take(crowd.proxies).enumerate() {
