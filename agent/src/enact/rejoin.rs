@@ -64,9 +64,7 @@ async fn try_rejoin<S: Store>(
 ) -> Result<Way, PostgresError> {
     let from = resolved(ctx, order, leader).await;
     let source = address(&from);
-    let kind = kind(order);
-    let history = Box::pin(rewind::leader_history(&ctx.instance, &source, kind));
-    let theirs = within_reign(ctx, order, history).await?;
+    let theirs = history(ctx, order, &source).await?;
     if let Some(postmaster) = find(&ctx.instance.data_dir)? {
         stop_and_report(ctx, &postmaster, Shutdown::Fast, ctx.instance.pg_ctl_timeout).await?;
     }
@@ -137,6 +135,15 @@ pub(super) async fn remote_server(instance: &Instance, remote: &StandbyCluster) 
         }
     }
     servers.into_iter().next()
+}
+
+/// The history of the server to follow.
+async fn history<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    source: &HostPort,
+) -> Result<LeaderHistory, PostgresError> {
+    within_reign(ctx, order, Box::pin(rewind::leader_history(&ctx.instance, source, kind(order)))).await
 }
 
 fn kind(order: &Order) -> Source {
@@ -222,15 +229,7 @@ async fn reunite<S: Store>(
             return Ok(Way::Rewound);
         }
         Rewound::Impossible(why) => (why, may_clone_on_divergence(ctx, order)),
-        Rewound::Untouched(error)
-            if within_reign(
-                ctx,
-                order,
-                Box::pin(rewind::leader_history(&ctx.instance, source, kind(order))),
-            )
-            .await
-            .is_err() =>
-        {
+        Rewound::Untouched(error) if history(ctx, order, source).await.is_err() => {
             // The next leader is asked, or this one once it answers again.
             return Err(error);
         }
