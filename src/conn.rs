@@ -1,6 +1,7 @@
 //! One side's connection: TCP or a Unix socket in plain text, or TCP with TLS that ends here.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use futures_util::FutureExt;
 use rustix::net::RecvFlags;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -98,27 +100,29 @@ impl Conn {
 
     /// Sends what fits now, and the end, as the close that follows must not wait: thousands may have to hear it.
     pub(crate) fn send_last(&mut self, bytes: &[u8]) {
-        self.discard();
         if let Conn::Tcp(socket) = self {
-            // The close sends them, and the end with them.
             let _ = socket::send_before_end(socket, bytes);
-            return;
+            // Not left to the close: a close that finds unread bytes throws away what was not sent.
+            let _ = SockRef::from(&*socket).shutdown(Shutdown::Write);
+        } else {
+            let _ = self.send(bytes).now_or_never();
+            let _ = self.shutdown().now_or_never();
         }
-        let _ = self.send(bytes).now_or_never();
-        let _ = self.shutdown().now_or_never();
+        self.discard();
     }
 
-    /// Reads what has come and nobody will read: it would turn the close into a reset, which overtakes what was sent
-    /// before it. Of one who goes on sending, no more than a socket holds.
+    /// Reads what has come and nobody will read: it would turn the close into a reset, which may overtake what was
+    /// sent before it. Of one who goes on sending, no more than a socket holds.
     pub(crate) fn discard(&self) {
         let mut bytes = [0; 4096];
         for _ in 0..DISCARDS {
+            // The kernel is asked, for the runtime may not know yet of what has just come.
             let read = match (self, self.tcp()) {
-                (_, Some(socket)) => socket.try_read(&mut bytes),
-                (Conn::Unix(socket), _) => socket.try_read(&mut bytes),
+                (_, Some(socket)) => rustix::net::recv(socket, &mut bytes, RecvFlags::DONTWAIT),
+                (Conn::Unix(socket), _) => rustix::net::recv(socket, &mut bytes, RecvFlags::DONTWAIT),
                 _ => return,
             };
-            if !read.is_ok_and(|n| n > 0) {
+            if !read.is_ok_and(|(n, _)| n > 0) {
                 return;
             }
         }
@@ -214,5 +218,30 @@ impl Stream for Conn {
             Conn::Tcp(stream) => Some(stream),
             Conn::Unix(_) | Conn::Tls(_) | Conn::Lost => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as Client};
+
+    use super::*;
+
+    /// A client in the middle of its work when its session is cut: what it sends reaches the kernel, and the runtime
+    /// has had no turn to hear of it.
+    #[tokio::test]
+    async fn the_last_words_arrive_whatever_the_client_has_just_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut client = Client::connect(listener.local_addr().expect("bound")).expect("connect");
+        let (accepted, _) = listener.accept().expect("accept");
+        accepted.set_nonblocking(true).expect("an option");
+        let mut conn = Conn::try_from(Accepted::Tcp(accepted)).expect("registers");
+        client.write_all(&[b'Q'; 10_000]).expect("there is room");
+        conn.send_last(b"why");
+        drop(conn);
+        let mut heard = vec![];
+        client.read_to_end(&mut heard).expect("an end, and no reset");
+        assert_eq!(heard, b"why");
     }
 }

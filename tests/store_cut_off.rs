@@ -10,9 +10,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use cluster_support::relay::{Manner, Relay};
-use cluster_support::writer::{Habit, Journal, Write, Writer};
+use cluster_support::writer::{Failure, Habit, Journal, Write, Writer};
 use cluster_support::{
-    add_proxy, cluster, healthy, promotion, rows, switchover, topology, until, until_standing,
+    LOOK_EVERY, SOON, add_proxy, cluster, healthy, promotion, rows, switchover, topology, until,
+    until_standing,
 };
 use rustix::process::Signal;
 use xtask::playground::Playground;
@@ -99,6 +100,21 @@ impl Scene {
     }
 }
 
+/// Waits until the writer failed with this SQLSTATE later than `since`.
+async fn failure(playground: &Playground, writer: &Writer, code: &str, since: Instant) -> Failure {
+    let started = Instant::now();
+    loop {
+        let journal = writer.journal().clone();
+        if let Some(failure) = journal.failed_with(code, since) {
+            return failure;
+        }
+        let is_in_time = started.elapsed() < SOON;
+        let others = journal.failures;
+        assert!(is_in_time, "no {code} since {since:?}, but {others:?}\n{}", playground.log_tails(60));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// etcd does not answer for three lease times, to nobody; `strike` and `heal` say how.
 async fn outage(strike: impl AsyncFnOnce(&mut Playground), heal: impl FnOnce(&mut Playground)) {
     let mut scene = Scene::new(1, "hold_timeout = \"500ms\"").await;
@@ -107,17 +123,14 @@ async fn outage(strike: impl AsyncFnOnce(&mut Playground), heal: impl FnOnce(&mu
     let playground = &scene.playground;
 
     // Who fences cuts the session in time, says why, and takes nobody in.
-    let failure = |writer: &Writer, code| writer.journal().failed_with(code, lost);
-    until(playground, "the cut", async || failure(&scene.fence.keeps, ADMIN_SHUTDOWN).is_some()).await;
-    let cut = failure(&scene.fence.keeps, ADMIN_SHUTDOWN).expect("there is one");
+    let cut = failure(playground, &scene.fence.keeps, ADMIN_SHUTDOWN, lost).await;
     assert_eq!(
         cut.text,
         "pgvane: cluster demo: nobody can prove any more that pg1 is the primary; connect again"
     );
     let after = cut.at - lost;
     assert!(after < TTL + SLACK, "cut after {after:?}\n{}", playground.log_tails(60));
-    until(playground, "a refusal", async || failure(&scene.fence.renews, CANNOT_CONNECT_NOW).is_some()).await;
-    let refused = failure(&scene.fence.renews, CANNOT_CONNECT_NOW).expect("there is one").text;
+    let refused = failure(playground, &scene.fence.renews, CANNOT_CONNECT_NOW, lost).await.text;
     let why =
         "cluster demo: nobody proves any more that the last leader pg1 leads; etcd does not answer (for ";
     assert!(refused.contains(why) && refused.ends_with("; gave up after 500ms"), "{refused}");
@@ -202,7 +215,7 @@ async fn failover_unseen(fall: Fall, manner: Manner) {
             node.kill_agent(Duration::from_secs(10)).await;
         }
     }
-    let promoted_us = tokio::time::timeout(cluster_support::SOON, promoted).await;
+    let promoted_us = tokio::time::timeout(SOON, promoted).await;
     let promoted_us = promoted_us
         .unwrap_or_else(|_| panic!("pg2 is not promoted\n{}", scene.playground.log_tails(60)))
         .expect("pg2 answers");
@@ -276,10 +289,7 @@ async fn a_primary_that_nobody_can_vouch_for_is_left() {
     until_standing(&playground, hold.proxy, "lost").await;
     let after = silenced.elapsed();
     assert!(after < TTL + SLACK, "given up after {after:?}\n{}", playground.log_tails(60));
-    until(&playground, "the cut", async || {
-        hold.keeps.journal().failed_with(ADMIN_SHUTDOWN, silenced).is_some()
-    })
-    .await;
+    failure(&playground, &hold.keeps, ADMIN_SHUTDOWN, silenced).await;
     until_held(&playground, &hold).await;
     // Nothing is known to be wrong with it: one word of its agent is enough.
     api.turn(Manner::Pass);

@@ -29,7 +29,7 @@ use self::writer::config;
 pub(crate) const SOON: Duration = Duration::from_secs(40);
 
 /// Time between two looks at what is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A cluster without proxies.
 pub(crate) async fn cluster(nodes: usize, ttl: u32, apis: Vec<SocketAddr>) -> Playground {
