@@ -8,6 +8,7 @@ use proxy_support::client::{Client, Welcome};
 use proxy_support::server::{Manner, Server};
 use proxy_support::shown::shown;
 use proxy_support::{Cluster, Proxy, listener, primary, replica};
+use xtask::playground::ports::Ports;
 
 async fn served() -> (Cluster, Server, Server) {
     let cluster = Cluster::new().await;
@@ -18,9 +19,9 @@ async fn served() -> (Cluster, Server, Server) {
     (cluster, one, two)
 }
 
-/// A port that is free now.
+/// A port that stays free.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+    Ports::new().free().expect("a free port")
 }
 
 /// A listener of its own name at `address`.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use xtask::playground::ports::Ports;
 
 use super::soon;
 
@@ -57,7 +58,8 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) async fn start(name: &str, manner: Manner) -> Server {
-        Server::start_at(name, manner, "127.0.0.1:0".parse().expect("an address")).await
+        // It may end and come back there.
+        Server::start_at(name, manner, Ports::new().free().expect("a port")).await
     }
 
     pub(crate) async fn start_at(name: &str, manner: Manner, address: SocketAddr) -> Server {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pgvane_agent::guard::client::{Arming, GuardClient, GuardOptions, StoreAccess};
@@ -252,6 +253,18 @@ impl Drop for Postgres {
     }
 }
 
+/// A port that nobody listens on, and below those that outgoing connections take meanwhile.
+fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + u16::try_from(std::process::id().wrapping_add(tried) % 5000).expect("it fits");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// An etcd of this test's own.
 pub struct Etcd {
     child: Child,
@@ -262,9 +275,7 @@ pub struct Etcd {
 impl Etcd {
     pub fn start() -> Etcd {
         let dir = TempDir::new().expect("a directory");
-        let free =
-            || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-        let (url, peer) = (format!("http://127.0.0.1:{}", free()), format!("http://127.0.0.1:{}", free()));
+        let [url, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", free_port()));
         let mut child = Command::new("etcd")
             .args(["--name=t", "--logger=zap", "--log-outputs=stderr"])
             .arg(format!("--data-dir={}", dir.path().join("etcd").display()))

@@ -11,6 +11,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use rustix::process::{Pid, geteuid};
 
@@ -66,12 +67,16 @@ pub struct Network {
 
 /// Why there can be no such network here; nothing is said where there can be one.
 pub fn missing() -> Option<String> {
+    // Tried once, for two at a time would be in each other's way.
+    static MISSING: LazyLock<Option<String>> = LazyLock::new(|| try_one().err());
+    MISSING.clone()
+}
+
+fn try_one() -> Result<(), String> {
     if !geteuid().is_root() {
-        return Some("network namespaces need root".to_owned());
+        return Err("network namespaces need root".to_owned());
     }
-    if let Err(error) = install::namespace_tools() {
-        return Some(error.to_string());
-    }
+    install::namespace_tools().map_err(|error| error.to_string())?;
     let name = format!("pgvane-try-{}", std::process::id());
     let tried = line(&format!("ip netns add {name}")).and_then(|()| {
         line(&format!("nsenter --net={NAMES}/{name} nft list ruleset"))?;
@@ -79,7 +84,7 @@ pub fn missing() -> Option<String> {
         line(&format!("ip -n {name} link add middle type bridge"))
     });
     let _ = line(&format!("ip netns del {name}"));
-    tried.err()
+    tried
 }
 
 impl Network {
