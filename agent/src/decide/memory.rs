@@ -121,6 +121,8 @@ pub struct Memory {
     pub wal_grew: Option<(Lsn, Tick)>,
     /// Slots that failed and may not be used for a while.
     pub pauses: BTreeMap<Slot, Pause>,
+    /// Under whom the last step on PostgreSQL was begun; `None` where nobody led.
+    pub begun_under: Option<Epoch>,
     /// The restart under way.
     pub restart: Option<Restart>,
     /// The restart for later; our member record keeps it over the end of an agent.
@@ -215,6 +217,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 impl Memory {
     /// Notes a step that is about to be taken.
     pub fn begin(&mut self, now: Tick, action: &Action) {
+        if action.slot() == Some(Slot::Postgres) {
+            self.begun_under = self.reign();
+        }
         match action {
             Action::AskFailsafe { .. } => self.consent_asked_at = Some(now),
             Action::Release { epoch, .. } => self.released = Some(Released { epoch: *epoch, done: false }),
@@ -334,12 +339,28 @@ impl Memory {
     fn pause(&mut self, now: Tick, slot: Slot) {
         let failures = self.pauses.get(&slot).map_or(0, |p| p.failures) + 1;
         let length = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_PAUSE);
-        self.pauses.insert(slot, Pause { until: now + length, failures });
+        let is_over = slot == Slot::Postgres && self.begun_under != self.reign();
+        let until = if is_over { now } else { now + length };
+        self.pauses.insert(slot, Pause { until, failures });
+    }
+
+    /// Ends the pause of PostgreSQL, for the leader is another: that our server could not follow the last one is no
+    /// reason to keep a promotion waiting. One attempt at once: failures are counted on.
+    fn try_again(&mut self, now: Tick) {
+        if let Some(pause) = self.pauses.get_mut(&Slot::Postgres) {
+            pause.until = pause.until.min(now);
+        }
+    }
+
+    /// Who leads, as last seen; `None` while nobody does.
+    fn reign(&self) -> Option<Epoch> {
+        self.leader_since.map(|(epoch, _)| epoch).filter(|_| self.leaderless_since.is_none())
     }
 
     /// Takes in what is seen: who leads, whether a standby streams, whether PostgreSQL is back.
     pub fn note(&mut self, now: Tick, dcs: &Dcs, local: &Local, me: &NodeName) {
         if let Dcs::Known(view) = dcs {
+            let before = self.reign();
             self.witness.note(now, view, local, me);
             match &view.leader {
                 Some(key) => {
@@ -358,6 +379,9 @@ impl Memory {
                     }
                 }
                 None => self.leaderless_since = self.leaderless_since.or(Some(now)),
+            }
+            if self.reign() != before {
+                self.try_again(now);
             }
         }
         self.note_wishes(dcs, local, me);

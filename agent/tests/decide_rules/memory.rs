@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use pgvane_agent::decide::action::Request;
+use pgvane_agent::decide::action::{Action, Request};
 use pgvane_agent::decide::memory::{HandOver, Memory, Outcome, Pause};
 use pgvane_agent::decide::world::{Process, Slot, World};
 use pgvane_cluster::clock::Tick;
-use pgvane_cluster::ids::Revision;
+use pgvane_cluster::ids::{Epoch, Revision};
+use pgvane_cluster::view::ClusterView;
 
 use crate::decide_support::{
-    HEAD, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead, leaderless, leading,
-    member, ms, stopped, store_away, vouch,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead,
+    leaderless, leading, member, ms, stopped, store_away, upstream, vouch,
 };
 
 const OPERATOR: Request = Request::Operator(REQUESTED);
@@ -47,6 +48,58 @@ fn pauses_double_up_to_ten_seconds_and_end_with_a_success() {
     assert_eq!(memory.paused_until(NOW, Slot::Store), None);
     memory.absorb(NOW, &Outcome::Failed(Slot::Store));
     assert_eq!(memory.paused_until(NOW, Slot::Store), Some(NOW + ms(250)));
+}
+
+fn fails_to_rejoin(world: &mut World) {
+    world.memory.begin(world.now, &Action::Rejoin { leader: upstream("pg1") });
+    world.memory.absorb(world.now, &Outcome::Failed(Slot::Postgres));
+}
+
+/// How long PostgreSQL is left alone from now on.
+fn pause(world: &World) -> Option<Duration> {
+    world.memory.paused_until(world.now, Slot::Postgres).map(|until| until.since(world.now))
+}
+
+/// The epoch after [`EPOCH`].
+fn we_won(view: &mut ClusterView) {
+    lead(view, ME, LEASE);
+    view.leader.as_mut().expect("we").epoch = Epoch(EPOCH.0 + 1);
+}
+
+/// A replica asks a leader that is gone for its history, again and again; then it is to lead.
+#[test]
+fn another_leader_ends_the_pause_of_postgres_but_failures_are_counted_on() {
+    let mut world = following();
+    note(&mut world);
+    for _ in 0..5 {
+        fails_to_rejoin(&mut world);
+    }
+    world.memory.absorb(world.now, &Outcome::Failed(Slot::Peers));
+    note(&mut world);
+    assert_eq!(pause(&world), Some(ms(4000)), "the same leader, seen again");
+    edit(&mut world, |view| view.leader = None);
+    note(&mut world);
+    assert_eq!(pause(&world), None, "nobody leads");
+    assert!(world.memory.paused_until(world.now, Slot::Peers).is_some(), "the others are the same");
+    fails_to_rejoin(&mut world);
+    note(&mut world);
+    assert_eq!(pause(&world), Some(ms(8000)), "one attempt");
+    edit(&mut world, we_won);
+    note(&mut world);
+    assert_eq!(pause(&world), None, "we lead");
+}
+
+#[test]
+fn a_step_that_fails_when_its_leader_has_gone_keeps_nothing_waiting() {
+    let mut world = following();
+    note(&mut world);
+    world.memory.begin(world.now, &Action::Rejoin { leader: upstream("pg1") });
+    edit(&mut world, we_won);
+    note(&mut world);
+    world.memory.absorb(world.now, &Outcome::Failed(Slot::Postgres));
+    assert_eq!(pause(&world), None);
+    fails_to_rejoin(&mut world);
+    assert_eq!(pause(&world), Some(ms(500)));
 }
 
 #[test]
