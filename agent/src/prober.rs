@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgvane_cluster::clock::Tick;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
+use tracing::warn;
 
 use crate::decide::world::DataDir;
 use crate::event::Event;
 use crate::postgres::Instance;
 use crate::postgres::probe::Probe;
+use crate::postgres::unanswered::Unanswered;
 
 /// Time between two questions: a candidate's position is never older than this when the race begins.
 pub const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -32,6 +35,7 @@ pub async fn ask_for_ever(
     events: mpsc::UnboundedSender<Event>,
 ) -> Infallible {
     let mut probe = Probe::default();
+    let mut unanswered = Unanswered::default();
     let mut instance = Arc::clone(&instances.borrow_and_update());
     loop {
         if wanted.wait_for(|w| *w).await.is_err() {
@@ -47,6 +51,11 @@ pub async fn ask_for_ever(
             let _ = events.send(Event::Data(DataDir::Absent));
         }
         let answer = probe.ask(&instance).await;
+        if unanswered.note(Tick::now(), answer.as_ref().err())
+            && let Err(error) = &answer
+        {
+            warn!(%error, "PostgreSQL is there and cannot be asked");
+        }
         // The loop is gone only when the agent ends.
         let _ = events.send(Event::Probed(Box::new(answer)));
         tokio::select! {

@@ -23,6 +23,7 @@ pub mod settings;
 pub mod slots;
 pub mod standby_names;
 pub mod tls;
+pub mod unanswered;
 pub mod vetted;
 pub mod wal;
 

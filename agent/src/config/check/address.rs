@@ -49,6 +49,11 @@ pub(super) fn connect_address(
     }
 }
 
+/// The port that `connect_address` names: what is listened on where nothing else is said.
+pub(super) fn named_port(connect_address: Option<&Spanned<String>>) -> Option<u16> {
+    host_port(connect_address?.get_ref()).map(|address| address.port)
+}
+
 /// An address that others are told of; `port` where it names none.
 pub(super) fn reachable(text: &Spanned<String>, key: &str, port: u16, cx: &Check<'_>) -> Checked<HostPort> {
     let written = text.get_ref();

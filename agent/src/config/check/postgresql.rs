@@ -9,7 +9,7 @@ use pgvane_cluster::settings_file::Spanned;
 use super::super::default;
 use super::super::raw::{RawCallbacks, RawPostgresql, RawReplicaMethod, RawRole, RawValues};
 use super::super::{Callbacks, HostPort, Postgresql, ReplicaMethod, Role};
-use super::address::{connect_address, is_wildcard, reachable};
+use super::address::{connect_address, is_wildcard, named_port, reachable};
 use super::commands::{self, arguments, optional_script, options, script};
 use super::context::{missing, refuse};
 use super::{Check, Checked};
@@ -62,7 +62,7 @@ pub(super) fn check(raw: RawPostgresql, cx: &mut Check<'_>) -> Checked<Postgresq
     if data_dir.file_name().is_none() {
         return cx.wrong(&raw.data_dir, "postgresql.data_dir", "a directory of its own is needed, not /");
     }
-    let (listen_addresses, port) = listen(raw.listen.as_ref(), cx)?;
+    let (listen_addresses, port) = listen(raw.listen.as_ref(), raw.connect_address.as_ref(), cx)?;
     let single = (!listen_addresses.contains(',') && !is_wildcard(&listen_addresses))
         .then(|| HostPort { host: listen_addresses.clone(), port });
     let superuser = role(raw.superuser, "superuser", default::SUPERUSER, cx)?;
@@ -158,8 +158,15 @@ fn pg_hba(
     }
 }
 
-fn listen(raw: Option<&Spanned<String>>, cx: &Check<'_>) -> Checked<(String, u16)> {
-    let Some(text) = raw else { return Ok((default::LISTEN_ADDRESSES.to_owned(), default::PORT)) };
+fn listen(
+    raw: Option<&Spanned<String>>,
+    connect_address: Option<&Spanned<String>>,
+    cx: &Check<'_>,
+) -> Checked<(String, u16)> {
+    let Some(text) = raw else {
+        let port = named_port(connect_address).unwrap_or(default::PORT);
+        return Ok((default::LISTEN_ADDRESSES.to_owned(), port));
+    };
     let written = text.get_ref().as_str();
     let bad = || {
         let why = format!("{written:?} is not ADDRESS[,ADDRESS]:PORT such as \"*:5432\"");

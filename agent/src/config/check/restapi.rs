@@ -10,7 +10,7 @@ use pgvane_cluster::settings_file::Spanned;
 use super::super::default;
 use super::super::raw::{RawCtl, RawRestapi};
 use super::super::{Access, Ctl, HostPort, Login, Restapi, ServerTls, ServerTokens, VerifyClient};
-use super::address::{connect_address, is_host_or_network, to_listen_on};
+use super::address::{connect_address, is_host_or_network, named_port, to_listen_on};
 use super::context::{missing, refuse};
 use super::etcd::login;
 use super::{Check, Checked};
@@ -18,7 +18,10 @@ use crate::config::Secret;
 
 pub(super) fn check(raw: RawRestapi, cx: &Check<'_>) -> Checked<Restapi> {
     let listen = match &raw.listen {
-        None => SocketAddr::from(default::REST_ADDRESS),
+        None => {
+            let (ip, port) = default::REST_ADDRESS;
+            SocketAddr::from((ip, named_port(raw.connect_address.as_ref()).unwrap_or(port)))
+        }
         Some(text) => match to_listen_on(text.get_ref(), cx) {
             Some(address) => address,
             None => {

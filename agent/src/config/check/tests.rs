@@ -96,6 +96,19 @@ fn with(section: &str, line: &str) -> String {
 }
 
 #[test]
+fn what_others_connect_to_is_listened_on() {
+    let moved = SMALL.replace("10.0.0.1:8008", "10.0.0.1:9008");
+    let moved = moved.replace("connect_address = \"10.0.0.1\"", "connect_address = \"10.0.0.1:6432\"");
+    let c = read(&moved).expect("valid");
+    assert_eq!(c.restapi.listen.to_string(), "0.0.0.0:9008");
+    assert_eq!((c.postgresql.listen_addresses.as_str(), c.postgresql.port), ("*", 6432));
+    let c = read(&moved.replacen("connect_address", "listen = \"127.0.0.1:8008\"\nconnect_address", 1));
+    assert_eq!(c.expect("valid").restapi.listen.to_string(), "127.0.0.1:8008", "a port that is mapped");
+    let c = read(SMALL).expect("valid");
+    assert_eq!((c.restapi.listen.port(), c.postgresql.port), (8008, 5432));
+}
+
+#[test]
 fn a_small_file_is_enough() {
     let c = read(SMALL).expect("valid");
     assert_eq!(c.namespace, "service");

@@ -24,7 +24,10 @@ pub(in crate::config) struct RawPostgresql {
     pub(in crate::config) bin_dir: Option<Spanned<PathBuf>>,
     /// `listen_addresses` (several with commas) and `port`.
     #[schemars(extend(
-        "default" = format!("{}:{}", default::LISTEN_ADDRESSES, default::PORT), "x-restart" = true
+        "x-default" = format!(
+            "`{}:` and the port that `connect_address` names, else {}", default::LISTEN_ADDRESSES, default::PORT
+        ),
+        "x-restart" = true
     ))]
     pub(in crate::config) listen: Option<Spanned<String>>,
     /// Where clients and the other members reach it, host or host:port. Needed unless `listen` names one address.

@@ -16,7 +16,13 @@ use super::exposed_at;
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawRestapi {
     /// Its address and port.
-    #[schemars(extend("default" = std::net::SocketAddr::from(default::REST_ADDRESS), "x-restart" = true))]
+    #[schemars(extend(
+        "x-default" = format!(
+            "`{}:` and the port that `connect_address` names, else {}",
+            std::net::IpAddr::from(default::REST_ADDRESS.0), default::REST_ADDRESS.1
+        ),
+        "x-restart" = true
+    ))]
     pub(in crate::config) listen: Option<Spanned<String>>,
     /// Where the others reach it. Needed unless `listen` names one address.
     #[schemars(extend("x-default" = "`listen`, where that is one address"))]
