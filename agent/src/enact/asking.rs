@@ -1,9 +1,9 @@
-//! Questions to another server, which may be dead, or accept connections and never answer.
+//! Questions to another server, and copies of it: it may be dead, or accept connections and never answer.
 
 use std::future::Future;
 
 use pgvane_cluster::follow::Observation;
-use pgvane_cluster::ids::Epoch;
+use pgvane_cluster::ids::{Epoch, NodeName};
 use pgvane_cluster::store::Store;
 use pgvane_cluster::view::ClusterView;
 use tokio::sync::watch;
@@ -21,15 +21,37 @@ pub(super) async fn within_reign<S: Store, T>(
     until_over(ctx.observation.clone(), epoch(order.view.as_deref()), question).await
 }
 
+/// Copies from `leader` until somebody else leads: its server has stopped by then, or is out of reach, and a copy from
+/// the next one can begin. While nobody leads the copy goes on, for an outage of etcd is no reason to lose hours of it.
+pub(super) async fn until_another_leads<S: Store, T>(
+    ctx: &Context<S>,
+    leader: &NodeName,
+    copy: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, PostgresError> {
+    until(ctx.observation.clone(), |view| leads_another(view, leader), copy).await
+}
+
+fn leads_another(view: Option<&ClusterView>, leader: &NodeName) -> bool {
+    view.and_then(|view| view.leader.as_ref()).is_some_and(|key| key.name != *leader)
+}
+
 async fn until_over<T>(
-    mut observation: watch::Receiver<Observation>,
+    observation: watch::Receiver<Observation>,
     reign: Option<Epoch>,
     question: impl Future<Output = Result<T, PostgresError>>,
 ) -> Result<T, PostgresError> {
+    until(observation, |view| epoch(view) != reign, question).await
+}
+
+async fn until<T>(
+    mut observation: watch::Receiver<Observation>,
+    mut is_over: impl FnMut(Option<&ClusterView>) -> bool,
+    work: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, PostgresError> {
     tokio::select! {
-        answer = question => answer,
+        answer = work => answer,
         // The follower lives as long as the agent.
-        Ok(_) = observation.wait_for(|now| epoch(now.view.as_deref()) != reign) => Err(PostgresError::ReignOver),
+        Ok(_) = observation.wait_for(|now| is_over(now.view.as_deref())) => Err(PostgresError::ReignOver),
     }
 }
 
@@ -73,6 +95,21 @@ mod tests {
         assert!(!asking.is_finished(), "the same reign, seen again");
         store.send_replace(led_by(None));
         let over = timeout(Duration::from_secs(5), asking).await.expect("in time").expect("no panic");
+        assert!(matches!(over, Err(PostgresError::ReignOver)), "{over:?}");
+    }
+
+    #[tokio::test]
+    async fn a_copy_goes_on_until_another_member_leads() {
+        let (store, observation) = watch::channel(led_by(Some("a")));
+        let is_over = |view: Option<&ClusterView>| leads_another(view, &"a".into());
+        let copying = tokio::spawn(until(observation, is_over, pending::<Result<(), _>>()));
+        for leader in [None, Some("a")] {
+            store.send_replace(led_by(leader));
+            tokio::task::yield_now().await;
+            assert!(!copying.is_finished(), "{leader:?}");
+        }
+        store.send_replace(led_by(Some("b")));
+        let over = timeout(Duration::from_secs(5), copying).await.expect("in time").expect("no panic");
         assert!(matches!(over, Err(PostgresError::ReignOver)), "{over:?}");
     }
 }

@@ -15,6 +15,7 @@ use pgvane_cluster::store::Store;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
+use super::asking::until_another_leads;
 use super::{Context, Order, before_stop, promotion, rejoin, store};
 use crate::config::{BootstrapMethod, HostPort, ReplicaMethod};
 use crate::decide::Outcome;
@@ -158,7 +159,16 @@ pub(super) async fn clone_from<S: Store>(
 ) -> Result<(), PostgresError> {
     let source = from.map_or("nobody", |from| from.name.as_str());
     info!(source, "cloning the data directory");
-    copy::create(&ctx.instance, from.map(address).as_ref()).await?;
+    let address = from.map(address);
+    let copy = copy::create(&ctx.instance, address.as_ref());
+    let copied = match from.filter(|from| leads(order, from)) {
+        Some(leader) => until_another_leads(ctx, &leader.name, Box::pin(copy)).await,
+        None => copy.await,
+    };
+    if matches!(copied, Err(PostgresError::ReignOver)) {
+        copy::give_up(&ctx.instance);
+    }
+    copied?;
     settings::write(&ctx.instance, &order.settings.postgresql, Some(&following(ctx, order, from)))?;
     // A standby's from here on: nothing can take it for the primary it was copied from.
     data_dir::unmark(&ctx.instance)?;
@@ -166,6 +176,12 @@ pub(super) async fn clone_from<S: Store>(
     ctx.report(Event::Descent(descent::load(&ctx.instance, &control)));
     info!(source, "cloned the data directory");
     Ok(())
+}
+
+/// Whether it leads this cluster, rather than being followed by its leader.
+fn leads(order: &Order, from: &Upstream) -> bool {
+    let key = order.view.as_ref().and_then(|view| view.leader.as_ref());
+    order.settings.standby_cluster.is_none() && key.is_some_and(|key| key.name == from.name)
 }
 
 pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {

@@ -47,6 +47,14 @@ pub async fn create(instance: &Instance, source: Option<&HostPort>) -> Result<()
     Err(last.unwrap_or_else(|| PostgresError::Other(none.to_owned())))
 }
 
+/// Removes what a copy left beside the old data that nobody will finish.
+pub fn give_up(instance: &Instance) {
+    let fresh = data_dir::with_suffix(&instance.data_dir, "new");
+    if let Err(error) = data_dir::remove(&fresh) {
+        warn!(%error, "an unfinished copy is left behind; the next one takes it away");
+    }
+}
+
 /// What every method's result is brought to: configuration files in place, nothing left that promotes or recovers.
 fn finish(instance: &Instance, method: &ReplicaMethod) -> Result<(), PostgresError> {
     if !instance.data_dir.join("PG_VERSION").exists() {

@@ -156,15 +156,22 @@ pub fn postgresql_conf(
     text
 }
 
+/// A dead server is noticed without waiting for the kernel's two hours.
+const KEEPALIVES: [(&str, &str); 3] =
+    [("keepalives_idle", "5"), ("keepalives_interval", "2"), ("keepalives_count", "3")];
+
+/// And where it has not acknowledged what was sent to it, without waiting for its quarter of an hour. Milliseconds.
+const USER_TIMEOUT: (&str, &str) = ("tcp_user_timeout", "11000");
+
+fn owned((name, value): (&'static str, &str)) -> (&'static str, String) {
+    (name, value.to_owned())
+}
+
 /// The connection string of a standby; its password stands in the password file.
 pub fn conninfo(instance: &Instance, upstream: &HostPort) -> String {
-    let more = [
-        ("application_name", instance.member.as_str().to_owned()),
-        // A dead upstream is noticed without waiting for the kernel's two hours.
-        ("keepalives_idle", "5".to_owned()),
-        ("keepalives_interval", "2".to_owned()),
-        ("keepalives_count", "3".to_owned()),
-    ];
+    let mut more = vec![("application_name", instance.member.as_str().to_owned())];
+    // Of what it sends, it waits for answers itself (wal_receiver_timeout).
+    more.extend(KEEPALIVES.map(owned));
     connection_string(instance, &instance.replication, upstream, &more)
 }
 
@@ -174,10 +181,8 @@ fn remote_conninfo(instance: &Instance, remote: &StandbyCluster) -> Option<Strin
     let mut more = vec![
         // A member of the remote cluster may have our name, and commits there may wait for it (trap 7).
         ("application_name", format!("{}@{}", instance.member, instance.scope)),
-        ("keepalives_idle", "5".to_owned()),
-        ("keepalives_interval", "2".to_owned()),
-        ("keepalives_count", "3".to_owned()),
     ];
+    more.extend(KEEPALIVES.map(owned));
     if let Some(ports) = remote.port.as_ref().filter(|ports| ports.contains(',')) {
         more.push(("port", ports.clone()));
     }
@@ -236,6 +241,7 @@ pub fn connection_string(
 pub fn tool_connection(instance: &Instance, role: &Role, server: &HostPort, application: &str) -> String {
     let mut shown = role.clone();
     let mut more = vec![("application_name", application.to_owned())];
+    more.extend(KEEPALIVES.into_iter().chain([USER_TIMEOUT]).map(owned));
     if shown.connection.remove(SECRET).is_some() {
         more.push(("service", service_name(role)));
     }
@@ -522,6 +528,9 @@ pub(super) mod tests {
         i.replication.connection.insert("sslpassword".to_owned(), "s3cret".to_owned());
         let shown = tool_connection(&i, &i.replication, &i.connect_address, "a");
         assert!(shown.contains("service='pgvane_rep'") && !shown.contains("s3cret"), "{shown}");
+        for patience in ["keepalives_idle='5'", "tcp_user_timeout='11000'"] {
+            assert!(shown.contains(patience), "{patience} in {shown}");
+        }
         assert_eq!(services(&i), "[pgvane_rep]\nsslpassword=s3cret\n");
     }
 
