@@ -310,8 +310,7 @@ impl Memory {
             }
             Outcome::Rejoined(_) => self.rewind = false,
             Outcome::Released => {
-                let planned = |h: HandOver| matches!(h.request, Request::Operator(_));
-                self.handed_over = self.hand_over.take().is_some_and(planned);
+                self.end_hand_over();
                 self.released = self.released.map(|r| Released { done: true, ..r });
             }
             Outcome::RequestCleared => self.hand_over = None,
@@ -334,6 +333,12 @@ impl Memory {
             Outcome::StandbyNamesSet(value) => self.sync.names_are(now, value),
             Outcome::StandbyNamesUnknown => self.sync.names_at = Some(now),
         }
+    }
+
+    /// Whoever asked for it wants us to follow now.
+    fn end_hand_over(&mut self) {
+        let planned = |h: HandOver| matches!(h.request, Request::Operator(_));
+        self.handed_over |= self.hand_over.take().is_some_and(planned);
     }
 
     fn pause(&mut self, now: Tick, slot: Slot) {
@@ -373,7 +378,8 @@ impl Memory {
                         self.leader_since = Some((key.epoch, now));
                     }
                     if key.name != *me {
-                        self.hand_over = None;
+                        // The next leader may be seen before we hear that our key is gone.
+                        self.end_hand_over();
                         self.crashed_at = None;
                         self.consent = None;
                     }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use pgvane_agent::decide::action::{Action, Request};
 use pgvane_agent::decide::memory::{HandOver, Memory, Outcome, Pause};
-use pgvane_agent::decide::world::{Process, Slot, World};
+use pgvane_agent::decide::world::{DataDir, Process, Slot, World};
 use pgvane_cluster::clock::Tick;
 use pgvane_cluster::ids::{Epoch, Revision};
 use pgvane_cluster::view::ClusterView;
 
 use crate::decide_support::{
-    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, consent, edit, following, handed_over, lead,
-    leaderless, leading, member, ms, stopped, store_away, upstream, vouch,
+    EPOCH, HEAD, LEASE, ME, NOW, OTHER_LEASE, REQUESTED, consent, control, edit, following, handed_over,
+    lead, leaderless, leading, member, ms, stopped, store_away, upstream, vouch,
 };
 
 const OPERATOR: Request = Request::Operator(REQUESTED);
@@ -132,6 +132,32 @@ fn a_hand_over_is_remembered_step_by_step() {
         let mut memory = memory.clone();
         memory.absorb(NOW, &end);
         assert_eq!(memory.hand_over, None);
+    }
+}
+
+/// In pause a former leader follows only where it was asked to hand over; the next leader may be seen before the answer
+/// of the store that our key is gone.
+#[test]
+fn a_hand_over_was_asked_for_whichever_is_heard_first() {
+    for is_seen_first in [true, false] {
+        for (request, follows) in [(OPERATOR, true), (Request::Shutdown, false)] {
+            let mut world = leading();
+            stopped(&mut world, DataDir::Present(control(false, true)));
+            world.memory.hand_over = Some(handed_over(&world, request, ms(10), Some(HEAD)));
+            edit(&mut world, |view| lead(view, "pg3", OTHER_LEASE));
+            if is_seen_first {
+                note(&mut world);
+                world.memory.absorb(NOW, &Outcome::Released);
+            } else {
+                world.memory.absorb(NOW, &Outcome::Released);
+                note(&mut world);
+            }
+            assert_eq!(world.memory.handed_over, follows, "{request:?}, seen first: {is_seen_first}");
+            assert_eq!(world.memory.hand_over, None);
+            world.local.process = Process::Running;
+            note(&mut world);
+            assert!(!world.memory.handed_over, "it follows");
+        }
     }
 }
 
