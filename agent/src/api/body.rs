@@ -66,12 +66,14 @@ pub(super) fn patroni(s: &ApiSnapshot, now: Tick) -> Value {
     }
     let (name, scope) = (s.name.as_str(), s.scope.as_str());
     body.insert("patroni".to_owned(), json!({"version": PATRONI_VERSION, "scope": scope, "name": name}));
+    let decided = s.operations.decided.as_ref();
     body.insert(
         "pgvane".to_owned(),
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "is_leader": s.is_leader(now),
             "leader_for_ms": s.leader_until.map(|until| u64::try_from(now.until(until).as_millis()).unwrap_or(0)),
+            "decided": decided.map(|(action, why)| json!({"action": action, "reason": why.to_string()})),
         }),
     );
     Value::Object(body)

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::fixture::{NOW, PAIR, leader, replica, view};
 use super::*;
+use crate::decide::Reason;
 
 #[test]
 fn a_leader_tells_everything() {
@@ -32,6 +33,14 @@ fn a_leader_tells_everything() {
             "patroni": {"version": "4.1.4", "scope": "demo", "name": "a"},
         })
     );
+}
+
+#[test]
+fn an_agent_tells_what_it_does_and_why() {
+    let mut s = leader(view(PAIR));
+    assert_eq!(patroni(&s, NOW)["pgvane"]["decided"], json!(null));
+    s.operations.decided = Some(("wait", Reason::Leading));
+    assert_eq!(patroni(&s, NOW)["pgvane"]["decided"], json!({"action": "wait", "reason": "leading"}));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::decide::Reason;
 use crate::decide::consent::Refusal;
 use crate::decide::restart::Filters;
 
@@ -55,6 +56,8 @@ pub struct ApiSnapshot {
 /// What the loop does beside leading and following.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Operations {
+    /// The last step that was decided, and why.
+    pub decided: Option<(&'static str, Reason)>,
     /// The restart for later, as the member record has it.
     pub scheduled_restart: Option<Value>,
     /// Whether the guard holds a deadline.

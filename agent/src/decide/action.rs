@@ -275,6 +275,8 @@ pub enum Reason {
     Busy(Slot),
     /// We lead and serve.
     Leading,
+    /// We lead and serve, and will hand over once the others may lead.
+    CandidatesBound,
     /// We follow the leader and stream.
     Following,
     /// Pause is on.
@@ -453,6 +455,9 @@ impl fmt::Display for Reason {
         match self {
             Reason::Busy(slot) => write!(f, "an effect on {slot:?} has not ended"),
             Reason::Leading => f.write_str("leading"),
+            Reason::CandidatesBound => f.write_str(
+                "a switchover is requested; the others have promised not to lead while etcd was away, for up to ttl and a renewal",
+            ),
             Reason::Following => f.write_str("following the leader"),
             Reason::Paused => f.write_str("pause is on"),
             Reason::StoreAway => f.write_str("the store does not answer"),

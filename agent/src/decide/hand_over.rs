@@ -45,10 +45,16 @@ pub(super) fn check(world: &World, view: &ClusterView, key: &LeaderKey) -> Optio
     if wanted.value.scheduled_at.is_some() {
         return schedule::switchover(world, wanted);
     }
-    if others_may_be_bound(world) {
+    if waits_for_others(world, view) {
         return None;
     }
     Some(begin(world, view, key, wanted))
+}
+
+/// Whether a hand-over is wanted now and will begin when the others may lead.
+pub(super) fn waits_for_others(world: &World, view: &ClusterView) -> bool {
+    let is_wanted = view.failover.as_ref().is_some_and(|wanted| wanted.value.scheduled_at.is_none());
+    is_wanted && others_may_be_bound(world)
 }
 
 /// Whether a member may still be bound by a promise not to race, given to us in an outage of the store that has just ended:

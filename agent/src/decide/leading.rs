@@ -66,7 +66,9 @@ fn serve(world: &World, view: &ClusterView, key: &LeaderKey) -> Decision {
     if let Some(decision) = wished::of_primary(world) {
         return decision;
     }
-    sync::keep(world, view, key).unwrap_or_else(|| world.wait(Reason::Leading))
+    let reason =
+        if hand_over::waits_for_others(world, view) { Reason::CandidatesBound } else { Reason::Leading };
+    sync::keep(world, view, key).unwrap_or_else(|| world.wait(reason))
 }
 
 /// PostgreSQL does not run and we hold the key. Handing over now would lose what the standbys have not

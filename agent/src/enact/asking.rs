@@ -13,45 +13,42 @@ use crate::postgres::PostgresError;
 
 /// Asks for as long as the reign lasts that `order` was decided in. The next leader may be this node: its promotion
 /// would wait for a server that is gone.
-pub(super) async fn within_reign<S: Store, T>(
+pub(super) fn within_reign<S: Store, T>(
     ctx: &Context<S>,
     order: &Order,
     question: impl Future<Output = Result<T, PostgresError>>,
-) -> Result<T, PostgresError> {
-    until_over(ctx.observation.clone(), epoch(order.view.as_deref()), question).await
+) -> impl Future<Output = Result<T, PostgresError>> {
+    let reign = epoch(order.view.as_deref());
+    until(ctx.observation.clone(), move |view| epoch(view) != reign, question)
 }
 
 /// Copies from `leader` until somebody else leads: its server has stopped by then, or is out of reach, and a copy from
 /// the next one can begin. While nobody leads the copy goes on, for an outage of etcd is no reason to lose hours of it.
-pub(super) async fn until_another_leads<S: Store, T>(
+pub(super) fn until_another_leads<S: Store, T>(
     ctx: &Context<S>,
     leader: &NodeName,
     copy: impl Future<Output = Result<T, PostgresError>>,
-) -> Result<T, PostgresError> {
-    until(ctx.observation.clone(), |view| leads_another(view, leader), copy).await
+) -> impl Future<Output = Result<T, PostgresError>> {
+    until(ctx.observation.clone(), |view| leads_another(view, leader), copy)
 }
 
 fn leads_another(view: Option<&ClusterView>, leader: &NodeName) -> bool {
     view.and_then(|view| view.leader.as_ref()).is_some_and(|key| key.name != *leader)
 }
 
-async fn until_over<T>(
-    observation: watch::Receiver<Observation>,
-    reign: Option<Epoch>,
-    question: impl Future<Output = Result<T, PostgresError>>,
-) -> Result<T, PostgresError> {
-    until(observation, |view| epoch(view) != reign, question).await
-}
-
-async fn until<T>(
+/// Not an `async fn`, and boxed: what works for long is large.
+fn until<T>(
     mut observation: watch::Receiver<Observation>,
     mut is_over: impl FnMut(Option<&ClusterView>) -> bool,
     work: impl Future<Output = Result<T, PostgresError>>,
-) -> Result<T, PostgresError> {
-    tokio::select! {
-        answer = work => answer,
-        // The follower lives as long as the agent.
-        Ok(_) = observation.wait_for(|now| is_over(now.view.as_deref())) => Err(PostgresError::ReignOver),
+) -> impl Future<Output = Result<T, PostgresError>> {
+    let work = Box::pin(work);
+    async move {
+        tokio::select! {
+            answer = work => answer,
+            // The follower lives as long as the agent.
+            Ok(_) = observation.wait_for(|now| is_over(now.view.as_deref())) => Err(PostgresError::ReignOver),
+        }
     }
 }
 
@@ -87,9 +84,10 @@ mod tests {
         let (store, observation) = watch::channel(led_by(Some("a")));
         let reign = epoch(store.borrow().view.as_deref());
         assert!(reign.is_some());
-        let answered = until_over(observation.clone(), reign, ready(Ok(7))).await;
+        let is_over = move |view: Option<&ClusterView>| epoch(view) != reign;
+        let answered = until(observation.clone(), is_over, ready(Ok(7))).await;
         assert_eq!(answered.expect("in time"), 7);
-        let asking = tokio::spawn(until_over(observation.clone(), reign, pending::<Result<(), _>>()));
+        let asking = tokio::spawn(until(observation.clone(), is_over, pending::<Result<(), _>>()));
         store.send_replace(led_by(Some("a")));
         tokio::task::yield_now().await;
         assert!(!asking.is_finished(), "the same reign, seen again");

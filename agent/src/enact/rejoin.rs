@@ -72,7 +72,7 @@ async fn try_rejoin<S: Store>(
     let list = leaders_list(order);
     let content = if ours.needs_a_look(list, &theirs) {
         let compared = async { Ok(compare_wal(ctx, &source, ours.place(), Some(&theirs)).await) };
-        within_reign(ctx, order, Box::pin(compared)).await?
+        within_reign(ctx, order, compared).await?
     } else {
         Content::Unknown
     };
@@ -143,7 +143,7 @@ async fn history<S: Store>(
     order: &Order,
     source: &HostPort,
 ) -> Result<LeaderHistory, PostgresError> {
-    within_reign(ctx, order, Box::pin(rewind::leader_history(&ctx.instance, source, kind(order)))).await
+    within_reign(ctx, order, rewind::leader_history(&ctx.instance, source, kind(order))).await
 }
 
 fn kind(order: &Order) -> Source {
@@ -275,7 +275,7 @@ async fn replace<S: Store>(
 /// Points a running standby elsewhere, unless a look at the WAL shows that it is on another history.
 pub(super) async fn follow<S: Store>(ctx: &Context<S>, order: &Order, upstream: &Upstream) -> Vec<Outcome> {
     if let Some(epoch) = order.view.as_ref().and_then(|v| v.leader.as_ref()).map(|key| key.epoch) {
-        match within_reign(ctx, order, Box::pin(async { Ok(parted(ctx, order, upstream).await) })).await {
+        match within_reign(ctx, order, async { Ok(parted(ctx, order, upstream).await) }).await {
             Ok(false) => {}
             Ok(true) => {
                 warn!(upstream = %upstream.name, "our WAL is not that of the server to follow");

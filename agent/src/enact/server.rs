@@ -162,8 +162,8 @@ pub(super) async fn clone_from<S: Store>(
     let address = from.map(address);
     let copy = copy::create(&ctx.instance, address.as_ref());
     let copied = match from.filter(|from| leads(order, from)) {
-        Some(leader) => until_another_leads(ctx, &leader.name, Box::pin(copy)).await,
-        None => copy.await,
+        Some(leader) => until_another_leads(ctx, &leader.name, copy).await,
+        None => Box::pin(copy).await,
     };
     if matches!(copied, Err(PostgresError::ReignOver)) {
         copy::give_up(&ctx.instance);

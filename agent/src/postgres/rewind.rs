@@ -1,6 +1,7 @@
 //! Did our history part from the leader's, and if so: pg_rewind (contract 8.3).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pgvane_cluster::ids::{Lsn, Timeline};
 use pgvane_cluster::records::HistoryEntry;
@@ -155,7 +156,12 @@ pub async fn connect(
         .user(&instance.rewind.username)
         .dbname(&instance.database)
         .application_name("pgvane rewind check")
-        .connect_timeout(std::time::Duration::from_secs(3));
+        .connect_timeout(Duration::from_secs(3))
+        // As [`settings::tool_connection`]: it may die in between.
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(11));
     if let Some(password) = &instance.rewind.password {
         config.password(password.expose());
     }

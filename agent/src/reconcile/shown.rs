@@ -65,6 +65,7 @@ impl<S: Store> Reconciler<S> {
             failsafe_active: authority.is_some_and(|a| a.by_consent),
             pending_restart: record.pending_restart_reason.clone(),
             operations: Operations {
+                decided: self.last.clone(),
                 scheduled_restart: record.scheduled_restart.clone(),
                 guard_armed: matches!(world.local.guard, Guard::Armed { .. }),
                 renewals_late: self.renewals_late,

@@ -8,6 +8,7 @@ use pgvane_cluster::ids::{Lsn, NodeName};
 use pgvane_cluster::records::StatusRecord;
 use pgvane_cluster::store::Store;
 use pgvane_cluster::view::ClusterView;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::names::{collisions, slot_name};
@@ -25,6 +26,10 @@ use crate::postgres::{rewind, slots as server, wal};
 
 /// Time between two looks at slots that are as they should be.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// Longest time for one: a leader that has stopped answering must not keep us from the slots of the next one, which may be
+/// this node.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// What is remembered between two looks.
 #[derive(Debug, Default)]
@@ -94,8 +99,10 @@ impl SlotKeeper {
         let ctx = Arc::clone(ctx);
         tokio::spawn(async move {
             let _done = done;
-            if let Err(error) = look.take(&ctx).await {
-                debug!(%error, "slots were not looked after");
+            match timeout(LONGEST, look.take(&ctx)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "slots were not looked after"),
+                Err(_) => warn!("slots could not be looked after within {LONGEST:?}; trying again"),
             }
         });
     }

@@ -226,6 +226,7 @@ fn waiting(scene: &Scene, reason: &Reason, fresh: bool) -> Option<Words> {
         // A server that was a primary already has nothing to be promoted to.
         Reason::Leading if fresh => Words::result("acquired session lock as a leader"),
         Reason::Leading
+        | Reason::CandidatesBound
         | Reason::Following
         | Reason::LeaderNotServing(_)
         | Reason::HistoryExpected(_)

@@ -62,9 +62,9 @@ fn nobody_is_asked_to_take_over_while_it_may_be_bound_by_a_promise_to_us() {
     let mut world = wanted();
     let longest = world.settings.ttl + world.timing.renew_interval;
     world.memory.consent_asked_at = Some(NOW - longest + ms(1));
-    check_wait(&world, &Reason::Leading);
+    check_wait(&world, &Reason::CandidatesBound);
     world.memory.hand_over = Some(HandOver { request: OPERATOR, checkpointed: true, stopped: None });
-    check_wait(&world, &Reason::Leading);
+    check_wait(&world, &Reason::CandidatesBound);
     world.memory.consent_asked_at = Some(NOW - longest);
     check(&world, &Action::StopToHandOver { request: OPERATOR }, &asked());
 }

@@ -45,6 +45,17 @@ pub(crate) async fn ask(
     }
 }
 
+/// What `member`'s agent says it waits for; `None` where it does something, or says nothing, as a Patroni daemon.
+pub(crate) async fn waits_for(target: &Target, view: &ClusterView, member: &NodeName) -> Option<String> {
+    let url = at(view.members.get(member)?.record.api_url.as_deref()?, "/patroni");
+    let asked = target.agents.request(Method::GET, &url, None);
+    let answer = tokio::time::timeout(ALIVE_WITHIN, asked).await.ok()?.ok()?;
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let decided = &body["pgvane"]["decided"];
+    let waits = decided["action"] == "wait";
+    decided["reason"].as_str().filter(|_| waits).map(str::to_owned)
+}
+
 /// What an answer says to an operator; anything but success is a failure.
 pub(crate) fn text_of(answer: &Answer) -> Result<String, Failed> {
     if answer.status.is_success() {

@@ -193,6 +193,7 @@ async fn carry_out(
     let answer = tokio::select! {
         answer = asked => answer?,
         never = show => never,
+        never = tell_waits(target, view, member, began) => never,
     };
     let took = Tick::now().since(began).as_secs_f64();
     // The answer may be faster than the watch.
@@ -203,6 +204,22 @@ async fn carry_out(
         eprintln!("{took:>7.2} s  {}", stage(&view));
     }
     say(&format!("{} ({took:.2} s)\n", call::text_of(&answer)?))
+}
+
+/// Tells what `member` waits for, whenever that changes. It is asked on: a hand-over that is not over in a second waits for
+/// something.
+async fn tell_waits(target: &Target, view: &ClusterView, member: &NodeName, began: Tick) -> ! {
+    let mut told = None;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let waits = call::waits_for(target, view, member).await;
+        if waits != told
+            && let Some(why) = &waits
+        {
+            eprintln!("{:>7.2} s  {member} waits: {why}", Tick::now().since(began).as_secs_f64());
+        }
+        told = waits;
+    }
 }
 
 /// Where a change of leadership stands, in words.
