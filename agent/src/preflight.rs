@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 
 use crate::config::Config;
+use crate::postgres::files::Files;
 use crate::postgres::process::Postmaster;
 
 /// Looks at the directories the agent needs; makes none but the one that the data directory is to be in. A server that
@@ -57,12 +58,8 @@ fn configured(config: &Config) -> Result<(), String> {
     let dir = postgresql.config_dir.as_ref().unwrap_or(data_dir);
     let name = &postgresql.config_base_name;
     let is_whole = data_dir.join("global/pg_control").exists();
-    let files = [
-        dir.join(format!("{name}.conf")),
-        dir.join(format!("{name}.base.conf")),
-        data_dir.join("postgresql.conf"),
-        data_dir.join(format!("{name}.conf.backup")),
-    ];
+    let Files { conf, base, .. } = Files::within(dir, name);
+    let files = [conf, base, data_dir.join("postgresql.conf"), data_dir.join(format!("{name}.conf.backup"))];
     if !is_whole || postgresql.custom_conf.is_some() || files.iter().any(|file| file.exists()) {
         return Ok(());
     }

@@ -38,6 +38,9 @@ pub async fn ask_for_ever(
     let mut unanswered = Unanswered::default();
     let mut instance = Arc::clone(&instances.borrow_and_update());
     loop {
+        if !*wanted.borrow() {
+            unanswered = Unanswered::default();
+        }
         if wanted.wait_for(|w| *w).await.is_err() {
             return std::future::pending().await;
         }

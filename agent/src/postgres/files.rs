@@ -49,7 +49,11 @@ impl Files {
     /// Those of `instance`.
     pub fn of(instance: &Instance) -> Files {
         let dir = instance.config_dir.as_ref().unwrap_or(&instance.data_dir);
-        let name = &instance.config_base_name;
+        Files::within(dir, &instance.config_base_name)
+    }
+
+    /// Those in `dir`, where the main one is called so.
+    pub fn within(dir: &Path, name: &str) -> Files {
         Files {
             conf: dir.join(format!("{name}.conf")),
             base: dir.join(format!("{name}.base.conf")),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
+use pgvane_agent::decide::Reason;
 use pgvane_agent::peers::{Answer, at};
 use pgvane_cluster::ids::NodeName;
 use pgvane_cluster::view::ClusterView;
@@ -53,7 +54,8 @@ pub(crate) async fn waits_for(target: &Target, view: &ClusterView, member: &Node
     let body: Value = serde_json::from_slice(&answer.body).ok()?;
     let decided = &body["pgvane"]["decided"];
     let waits = decided["action"] == "wait";
-    decided["reason"].as_str().filter(|_| waits).map(str::to_owned)
+    let rests = |why: &&str| [Reason::Leading, Reason::Following].iter().any(|r| r.to_string() == **why);
+    decided["reason"].as_str().filter(|why| waits && !rests(why)).map(str::to_owned)
 }
 
 /// What an answer says to an operator; anything but success is a failure.
