@@ -471,8 +471,9 @@ async fn removes(stage: &mut Stage) {
     assert_eq!(stage.leader().await, leader);
     assert_eq!(stage.run(&["show-config", SCOPE]).await, before);
     stage.until_written().await;
-    let kept = rows(stage.playground.node(&leader).postgres()).await;
+    // First what was acknowledged: the writer goes on.
     let journal = stage.writer.journal().clone();
+    let kept = rows(stage.playground.node(&leader).postgres()).await;
     let lost: Vec<i64> =
         journal.writes.iter().map(|write| write.id).filter(|id| !kept.contains(id)).collect();
     assert_eq!(lost, Vec::<i64>::new(), "of {} acknowledged rows", journal.writes.len());

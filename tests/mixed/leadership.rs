@@ -224,12 +224,19 @@ const RECEIVER: &str = "SELECT concat_ws(' ', w.pid, w.sender_port, a.backend_st
 /// Trap 3: Patroni's node is frozen as a primary and wakes when nobody holds the key. What our leader wrote of its
 /// own promotion tells it that it was left behind, so it neither leads nor keeps another from it.
 async fn a_stale_primary_stands_aside(cluster: &mut Mixed) {
-    let timeline = cluster.view().await.cluster_timeline();
+    let before = cluster.view().await.cluster_timeline();
     let frozen = Frozen::freeze(cluster.playground.node("pg1").postmaster().expect("runs"));
     cluster.playground.node_mut("pg1").signal_agent(Signal::STOP);
     leads_instead_of(cluster, "pg1").await;
     cluster
-        .until("the history tells of it", async || cluster.view().await.cluster_timeline() > timeline)
+        .until("the others are on its timeline", async || {
+            let view = cluster.view().await;
+            let timeline =
+                |name: &str| view.members.get(&NodeName::from(name)).and_then(|m| m.record.timeline);
+            // Else two of them would begin a timeline of the same number, and one be left behind for good.
+            view.cluster_timeline() > before
+                && ["pg2", "pg3"].map(timeline).iter().all(|t| *t == view.cluster_timeline())
+        })
         .await;
     cluster.delete(&Key::Leader).await;
     drop(frozen);
