@@ -9,6 +9,7 @@ use pgvane_cluster::view::ClusterView;
 use tokio::sync::watch;
 
 use super::{Context, Order};
+use crate::decide::world::Upstream;
 use crate::postgres::PostgresError;
 
 /// Asks for as long as the reign lasts that `order` was decided in. The next leader may be this node: its promotion
@@ -22,33 +23,61 @@ pub(super) fn within_reign<S: Store, T>(
     until(ctx.observation.clone(), move |view| epoch(view) != reign, question)
 }
 
-/// Copies from `leader` until somebody else leads: its server has stopped by then, or is out of reach, and a copy from
-/// the next one can begin. While nobody leads the copy goes on, for an outage of etcd is no reason to lose hours of it.
+/// Copies `from` until another member leads, where it was the leader: see [`another_leads`].
 pub(super) fn until_another_leads<S: Store, T>(
     ctx: &Context<S>,
-    leader: &NodeName,
+    order: &Order,
+    from: &Upstream,
     copy: impl Future<Output = Result<T, PostgresError>>,
 ) -> impl Future<Output = Result<T, PostgresError>> {
-    until(ctx.observation.clone(), |view| leads_another(view, leader), copy)
+    either(Box::pin(copy), another_leads(ctx, order, from))
 }
 
-fn leads_another(view: Option<&ClusterView>, leader: &NodeName) -> bool {
-    view.and_then(|view| view.leader.as_ref()).is_some_and(|key| key.name != *leader)
+/// Completes when another member leads than `from`, which led when `order` was decided: its server has stopped by then, or
+/// is out of reach, and a copy of the next one can begin. While nobody leads nothing is over, for an outage of etcd is no
+/// reason to lose hours of work. Never, where `from` did not lead, or is of another cluster.
+pub(super) fn another_leads<S: Store>(
+    ctx: &Context<S>,
+    order: &Order,
+    from: &Upstream,
+) -> impl Future<Output = ()> {
+    let is_ours = order.settings.standby_cluster.is_none();
+    let led = is_ours && order.view.as_deref().and_then(leader).is_some_and(|name| *name == from.name);
+    let (name, observation) = (from.name.clone(), ctx.observation.clone());
+    seen(observation, move |view| led && view.and_then(leader).is_some_and(|now| *now != name))
+}
+
+fn leader(view: &ClusterView) -> Option<&NodeName> {
+    view.leader.as_ref().map(|key| &key.name)
 }
 
 /// Not an `async fn`, and boxed: what works for long is large.
 fn until<T>(
-    mut observation: watch::Receiver<Observation>,
-    mut is_over: impl FnMut(Option<&ClusterView>) -> bool,
+    observation: watch::Receiver<Observation>,
+    is_over: impl FnMut(Option<&ClusterView>) -> bool,
     work: impl Future<Output = Result<T, PostgresError>>,
 ) -> impl Future<Output = Result<T, PostgresError>> {
-    let work = Box::pin(work);
-    async move {
-        tokio::select! {
-            answer = work => answer,
-            // The follower lives as long as the agent.
-            Ok(_) = observation.wait_for(|now| is_over(now.view.as_deref())) => Err(PostgresError::ReignOver),
-        }
+    either(Box::pin(work), seen(observation, is_over))
+}
+
+async fn either<T>(
+    work: impl Future<Output = Result<T, PostgresError>>,
+    over: impl Future<Output = ()>,
+) -> Result<T, PostgresError> {
+    tokio::select! {
+        answer = work => answer,
+        () = over => Err(PostgresError::ReignOver),
+    }
+}
+
+/// Waits until the view is so.
+async fn seen(
+    mut observation: watch::Receiver<Observation>,
+    mut is_so: impl FnMut(Option<&ClusterView>) -> bool,
+) {
+    if observation.wait_for(|now| is_so(now.view.as_deref())).await.is_err() {
+        // The follower lives as long as the agent.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -99,7 +128,8 @@ mod tests {
     #[tokio::test]
     async fn a_copy_goes_on_until_another_member_leads() {
         let (store, observation) = watch::channel(led_by(Some("a")));
-        let is_over = |view: Option<&ClusterView>| leads_another(view, &"a".into());
+        let is_over =
+            |view: Option<&ClusterView>| view.and_then(leader).is_some_and(|now| now.as_str() != "a");
         let copying = tokio::spawn(until(observation, is_over, pending::<Result<(), _>>()));
         for leader in [None, Some("a")] {
             store.send_replace(led_by(leader));

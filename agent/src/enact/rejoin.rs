@@ -5,7 +5,7 @@ use pgvane_cluster::settings::StandbyCluster;
 use pgvane_cluster::store::Store;
 use tracing::{info, warn};
 
-use super::asking::within_reign;
+use super::asking::{another_leads, within_reign};
 use super::server::{
     address, clone_from, configure, ended, find, outcome, point, start_following, stop_and_report,
 };
@@ -215,8 +215,8 @@ async fn reunite<S: Store>(
         &ctx.instance,
         ours,
         source,
-        may_rewind(ctx, order),
-        settings::restores(&ctx.instance, &order.settings.postgresql),
+        (may_rewind(ctx, order), settings::restores(&ctx.instance, &order.settings.postgresql)),
+        another_leads(ctx, order, leader),
     )
     .await
     {

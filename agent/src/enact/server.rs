@@ -161,8 +161,8 @@ pub(super) async fn clone_from<S: Store>(
     info!(source, "cloning the data directory");
     let address = from.map(address);
     let copy = copy::create(&ctx.instance, address.as_ref());
-    let copied = match from.filter(|from| leads(order, from)) {
-        Some(leader) => until_another_leads(ctx, &leader.name, copy).await,
+    let copied = match from {
+        Some(from) => until_another_leads(ctx, order, from, copy).await,
         None => Box::pin(copy).await,
     };
     if matches!(copied, Err(PostgresError::ReignOver)) {
@@ -176,12 +176,6 @@ pub(super) async fn clone_from<S: Store>(
     ctx.report(Event::Descent(descent::load(&ctx.instance, &control)));
     info!(source, "cloned the data directory");
     Ok(())
-}
-
-/// Whether it leads this cluster, rather than being followed by its leader.
-fn leads(order: &Order, from: &Upstream) -> bool {
-    let key = order.view.as_ref().and_then(|view| view.leader.as_ref());
-    order.settings.standby_cluster.is_none() && key.is_some_and(|key| key.name == from.name)
 }
 
 pub(super) async fn start_primary<S: Store>(ctx: &Context<S>, order: &Order) -> Vec<Outcome> {

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use pgvane_cluster::ids::NodeName;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
 use super::settings;
@@ -195,11 +196,35 @@ impl Instance {
     }
 
     /// Runs a program to its end; its output when it succeeded, the end of it as the error when not.
-    pub async fn run(&self, program: &'static str, mut command: Command) -> Result<String, PostgresError> {
-        let output = command.output().await.map_err(PostgresError::io(format!(
-            "{} cannot be run; is bin_dir right?",
-            self.program(program).display()
-        )))?;
+    pub async fn run(&self, program: &'static str, command: Command) -> Result<String, PostgresError> {
+        self.run_until(program, command, std::future::pending()).await
+    }
+
+    /// As [`Instance::run`], and ends it when `over` completes: what it has said by then is the error.
+    pub async fn run_until(
+        &self,
+        program: &'static str,
+        mut command: Command,
+        over: impl Future<Output = ()>,
+    ) -> Result<String, PostgresError> {
+        let not_run = || {
+            PostgresError::io(format!("{} cannot be run; is bin_dir right?", self.program(program).display()))
+        };
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(not_run())?;
+        // Its number is its own until it is waited for to the end, as is done here alone.
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let mut ended = Box::pin(child.wait_with_output());
+        let output = tokio::select! {
+            biased;
+            output = &mut ended => output,
+            () = over => {
+                if let Some(pid) = pid {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                ended.await
+            }
+        };
+        let output = output.map_err(not_run())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() {
             Ok(text(&output.stdout))
@@ -242,4 +267,34 @@ impl Instance {
 pub(super) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::postgres::settings::tests::instance;
+
+    #[tokio::test]
+    async fn a_program_that_is_ended_has_said_how_far_it_came() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut i = instance(root.path());
+        i.bin_dir = root.path().to_owned();
+        let (program, begun) = (root.path().join("pg_rewind"), root.path().join("begun"));
+        let script = format!("#!/bin/sh\necho need to copy >&2\ntouch {}\nexec sleep 600\n", begun.display());
+        fs::write(&program, script).expect("writes");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("an owner may");
+        let over = async {
+            while !begun.exists() {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let run = i.run_until("pg_rewind", i.command("pg_rewind"), over);
+        let error = timeout(Duration::from_secs(20), run).await.expect("it is ended").expect_err("it failed");
+        assert!(error.to_string().contains("need to copy"), "{error}");
+    }
 }

@@ -169,13 +169,13 @@ pub async fn connect(
 }
 
 /// Rewinds the stopped server to the leader's history.
-/// `restores`: missing WAL can be fetched with the server's own restore_command.
+/// `restores`: missing WAL can be fetched with the server's own restore_command. It is given up when `over` completes.
 pub async fn run(
     instance: &Instance,
     local: &ControlData,
     leader: &HostPort,
-    enabled: bool,
-    restores: bool,
+    (enabled, restores): (bool, bool),
+    over: impl Future<Output = ()>,
 ) -> Rewound {
     if !enabled {
         return Rewound::Impossible("use_pg_rewind is off".to_owned());
@@ -202,7 +202,7 @@ pub async fn run(
         command.arg("--restore-target-wal");
     }
     command.args(&instance.rewind_options);
-    match instance.run("pg_rewind", command).await {
+    match instance.run_until("pg_rewind", command, over).await {
         Ok(_) => match data_dir::unmark(instance) {
             Ok(()) => Rewound::Done,
             Err(error) => Rewound::Failed(error),
