@@ -1,12 +1,14 @@
 //! A primary all of whose processes end: replicas see their streams closed at once. At a `ttl` so long that they ask
 //! the dead leader for its history before its lease ends.
 
+mod cluster_support;
+
 use std::fs;
 use std::time::{Duration, Instant};
 
+use cluster_support::{SOON, ask, until};
 use hyper::Method;
 use rustix::process::Signal;
-use tokio_postgres::NoTls;
 use xtask::playground::parts::Role;
 use xtask::playground::picture::Agent;
 use xtask::playground::{Options, Playground, PlaygroundError, Prepared, Wanted, http, network};
@@ -17,9 +19,6 @@ const TTL_S: u32 = 10;
 
 /// Where nothing has to come before the lease ends.
 const SHORT_TTL_S: u32 = 3;
-
-/// Bound on a start and a failover; only something broken reaches it.
-const SOON: Duration = Duration::from_mins(1);
 
 /// What is left of the primary's machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,23 +103,16 @@ fn a_copy_of_it_gives_way_to_one_of_the_next_leader() {
         fs::write(&file, slow).expect("writes");
         post(playground, "/reload", "").await;
         post(playground, "/reinitialize", r#"{"force": true, "from-leader": true}"#).await;
-        let copies =
-            "SELECT FROM pg_stat_replication WHERE application_name = 'pg_basebackup' AND state = 'backup'";
-        let superuser = playground.node("pg1").superuser();
-        let (leader, connection) = superuser.connect(NoTls).await.expect("the leader answers");
-        let driver = tokio::spawn(connection);
-        soon(playground, "the copy", async || {
-            leader.query(copies, &[]).await.is_ok_and(|rows| !rows.is_empty())
-        })
-        .await;
-        drop((leader, driver));
+        let copies = "SELECT pid::text FROM pg_stat_replication \
+                      WHERE application_name = 'pg_basebackup' AND state = 'backup'";
+        until(playground, "the copy", async || !ask(playground, "pg1", copies).await.is_empty()).await;
         fs::write(&file, settings).expect("writes");
         post(playground, "/reload", "").await;
         let dead = die(playground, Left::Nothing).await?;
         assert_eq!(dead, "pg1");
         assert_eq!(successor(playground, &dead).await, "pg2");
         let began = Instant::now();
-        soon(playground, "pg3 follows", async || streams(playground, "pg3").await).await;
+        until(playground, "pg3 follows", async || streams(playground, "pg3").await).await;
         eprintln!("  pg3 follows {:?} after the promotion", began.elapsed());
         Ok((playground.log("pg3"), playground.log_tails(80)))
     });
@@ -131,9 +123,8 @@ fn a_copy_of_it_gives_way_to_one_of_the_next_leader() {
 }
 
 async fn streams(playground: &Playground, name: &str) -> bool {
-    let streams = |agent: &Agent| agent.replication_state.as_deref() == Some("streaming");
     let agents = playground.look().await.nodes;
-    agents.iter().any(|(n, agent)| n == name && agent.as_ref().is_ok_and(streams))
+    agents.iter().any(|(n, agent)| n == name && agent.as_ref().is_ok_and(Agent::streams))
 }
 
 /// A request to pg3's agent, which accepts it.
@@ -143,19 +134,10 @@ async fn post(playground: &Playground, path: &str, body: &str) {
     assert!(answer.0.is_success(), "{path}: {answer:?}");
 }
 
-/// Waits for `what`.
-async fn soon(playground: &Playground, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so().await {
-        assert!(started.elapsed() < SOON, "waited in vain: {what}\n{}", playground.log_tails(80));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 /// Waits until another node than `dead` serves as the leader.
 async fn successor(playground: &Playground, dead: &str) -> String {
     let mut next = None;
-    soon(playground, "a successor", async || {
+    until(playground, "a successor", async || {
         next = playground.look().await.leader().ok().filter(|leader| leader != dead);
         next.is_some()
     })

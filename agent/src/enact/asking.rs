@@ -20,53 +20,56 @@ pub(super) fn within_reign<S: Store, T>(
     question: impl Future<Output = Result<T, PostgresError>>,
 ) -> impl Future<Output = Result<T, PostgresError>> {
     let reign = epoch(order.view.as_deref());
-    until(ctx.observation.clone(), move |view| epoch(view) != reign, question)
+    unless(seen(ctx.observation.clone(), move |view| epoch(view) != reign), question)
 }
 
 /// Copies `from` until another member leads, where it was the leader: see [`another_leads`].
 pub(super) fn until_another_leads<S: Store, T>(
     ctx: &Context<S>,
     order: &Order,
-    from: &Upstream,
+    from: Option<&Upstream>,
     copy: impl Future<Output = Result<T, PostgresError>>,
 ) -> impl Future<Output = Result<T, PostgresError>> {
-    either(Box::pin(copy), another_leads(ctx, order, from))
+    unless(another_leads(ctx, order, from), copy)
 }
 
 /// Completes when another member leads than `from`, which led when `order` was decided: its server has stopped by then, or
 /// is out of reach, and a copy of the next one can begin. While nobody leads nothing is over, for an outage of etcd is no
-/// reason to lose hours of work. Never, where `from` did not lead, or is of another cluster.
+/// reason to lose hours of work. Never, where `from` is nobody, did not lead, or is of another cluster.
 pub(super) fn another_leads<S: Store>(
     ctx: &Context<S>,
     order: &Order,
-    from: &Upstream,
+    from: Option<&Upstream>,
 ) -> impl Future<Output = ()> {
     let is_ours = order.settings.standby_cluster.is_none();
-    let led = is_ours && order.view.as_deref().and_then(leader).is_some_and(|name| *name == from.name);
-    let (name, observation) = (from.name.clone(), ctx.observation.clone());
-    seen(observation, move |view| led && view.and_then(leader).is_some_and(|now| *now != name))
+    let led = order
+        .view
+        .as_deref()
+        .and_then(leader)
+        .filter(|name| is_ours && from.is_some_and(|from| from.name == **name));
+    let led = led.cloned();
+    seen(ctx.observation.clone(), move |view| led.as_ref().is_some_and(|led| leads_another(view, led)))
+}
+
+fn leads_another(view: Option<&ClusterView>, led: &NodeName) -> bool {
+    view.and_then(leader).is_some_and(|now| now != led)
 }
 
 fn leader(view: &ClusterView) -> Option<&NodeName> {
     view.leader.as_ref().map(|key| &key.name)
 }
 
-/// Not an `async fn`, and boxed: what works for long is large.
-fn until<T>(
-    observation: watch::Receiver<Observation>,
-    is_over: impl FnMut(Option<&ClusterView>) -> bool,
+/// Does `work` unless `over` comes first. Not an `async fn`, and boxed: what works for long is large.
+fn unless<T>(
+    over: impl Future<Output = ()>,
     work: impl Future<Output = Result<T, PostgresError>>,
 ) -> impl Future<Output = Result<T, PostgresError>> {
-    either(Box::pin(work), seen(observation, is_over))
-}
-
-async fn either<T>(
-    work: impl Future<Output = Result<T, PostgresError>>,
-    over: impl Future<Output = ()>,
-) -> Result<T, PostgresError> {
-    tokio::select! {
-        answer = work => answer,
-        () = over => Err(PostgresError::ReignOver),
+    let work = Box::pin(work);
+    async move {
+        tokio::select! {
+            answer = work => answer,
+            () = over => Err(PostgresError::ReignOver),
+        }
     }
 }
 
@@ -114,9 +117,10 @@ mod tests {
         let reign = epoch(store.borrow().view.as_deref());
         assert!(reign.is_some());
         let is_over = move |view: Option<&ClusterView>| epoch(view) != reign;
-        let answered = until(observation.clone(), is_over, ready(Ok(7))).await;
+        let answered = unless(seen(observation.clone(), is_over), ready(Ok(7))).await;
         assert_eq!(answered.expect("in time"), 7);
-        let asking = tokio::spawn(until(observation.clone(), is_over, pending::<Result<(), _>>()));
+        let over = seen(observation.clone(), is_over);
+        let asking = tokio::spawn(unless(over, pending::<Result<(), _>>()));
         store.send_replace(led_by(Some("a")));
         tokio::task::yield_now().await;
         assert!(!asking.is_finished(), "the same reign, seen again");
@@ -128,9 +132,8 @@ mod tests {
     #[tokio::test]
     async fn a_copy_goes_on_until_another_member_leads() {
         let (store, observation) = watch::channel(led_by(Some("a")));
-        let is_over =
-            |view: Option<&ClusterView>| view.and_then(leader).is_some_and(|now| now.as_str() != "a");
-        let copying = tokio::spawn(until(observation, is_over, pending::<Result<(), _>>()));
+        let over = seen(observation, |view| leads_another(view, &"a".into()));
+        let copying = tokio::spawn(unless(over, pending::<Result<(), _>>()));
         for leader in [None, Some("a")] {
             store.send_replace(led_by(leader));
             tokio::task::yield_now().await;

@@ -216,7 +216,7 @@ async fn reunite<S: Store>(
         ours,
         source,
         (may_rewind(ctx, order), settings::restores(&ctx.instance, &order.settings.postgresql)),
-        another_leads(ctx, order, leader),
+        another_leads(ctx, order, Some(leader)),
     )
     .await
     {

@@ -161,10 +161,7 @@ pub(super) async fn clone_from<S: Store>(
     info!(source, "cloning the data directory");
     let address = from.map(address);
     let copy = copy::create(&ctx.instance, address.as_ref());
-    let copied = match from {
-        Some(from) => until_another_leads(ctx, order, from, copy).await,
-        None => Box::pin(copy).await,
-    };
+    let copied = until_another_leads(ctx, order, from, copy).await;
     if matches!(copied, Err(PostgresError::ReignOver)) {
         copy::give_up(&ctx.instance);
     }

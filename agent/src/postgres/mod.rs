@@ -12,6 +12,7 @@ pub mod identify;
 pub mod instance;
 pub mod lineage;
 pub mod outgrown;
+mod patience;
 pub mod pending;
 mod pidfd;
 pub mod probe;

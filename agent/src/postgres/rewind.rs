@@ -8,7 +8,7 @@ use pgvane_cluster::records::HistoryEntry;
 
 use super::controldata::ControlData;
 use super::files::Files;
-use super::{Instance, PostgresError, data_dir, identify, recovery, settings, tls};
+use super::{Instance, PostgresError, data_dir, identify, patience, recovery, settings, tls};
 use crate::config::HostPort;
 use crate::history;
 
@@ -156,12 +156,8 @@ pub async fn connect(
         .user(&instance.rewind.username)
         .dbname(&instance.database)
         .application_name("pgvane rewind check")
-        .connect_timeout(Duration::from_secs(3))
-        // As [`settings::tool_connection`]: it may die in between.
-        .keepalives_idle(Duration::from_secs(5))
-        .keepalives_interval(Duration::from_secs(2))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_secs(11));
+        .connect_timeout(Duration::from_secs(3));
+    patience::set(&mut config);
     if let Some(password) = &instance.rewind.password {
         config.password(password.expose());
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use pgvane_cluster::settings::{PostgresqlSettings, StandbyCluster, is_own_recovery_parameter};
 
 use super::files::{self, Files};
-use super::{Instance, PostgresError, standby_names};
+use super::{Instance, PostgresError, patience, standby_names};
 use crate::config::{HostPort, Role};
 
 /// Settings that only the dynamic configuration may change; they go on the command line, where ALTER SYSTEM
@@ -156,22 +156,10 @@ pub fn postgresql_conf(
     text
 }
 
-/// A dead server is noticed without waiting for the kernel's two hours.
-const KEEPALIVES: [(&str, &str); 3] =
-    [("keepalives_idle", "5"), ("keepalives_interval", "2"), ("keepalives_count", "3")];
-
-/// And where it has not acknowledged what was sent to it, without waiting for its quarter of an hour. Milliseconds.
-const USER_TIMEOUT: (&str, &str) = ("tcp_user_timeout", "11000");
-
-fn owned((name, value): (&'static str, &str)) -> (&'static str, String) {
-    (name, value.to_owned())
-}
-
 /// The connection string of a standby; its password stands in the password file.
 pub fn conninfo(instance: &Instance, upstream: &HostPort) -> String {
     let mut more = vec![("application_name", instance.member.as_str().to_owned())];
-    // Of what it sends, it waits for answers itself (wal_receiver_timeout).
-    more.extend(KEEPALIVES.map(owned));
+    more.extend(patience::of_standby());
     connection_string(instance, &instance.replication, upstream, &more)
 }
 
@@ -182,7 +170,7 @@ fn remote_conninfo(instance: &Instance, remote: &StandbyCluster) -> Option<Strin
         // A member of the remote cluster may have our name, and commits there may wait for it (trap 7).
         ("application_name", format!("{}@{}", instance.member, instance.scope)),
     ];
-    more.extend(KEEPALIVES.map(owned));
+    more.extend(patience::of_standby());
     if let Some(ports) = remote.port.as_ref().filter(|ports| ports.contains(',')) {
         more.push(("port", ports.clone()));
     }
@@ -241,7 +229,7 @@ pub fn connection_string(
 pub fn tool_connection(instance: &Instance, role: &Role, server: &HostPort, application: &str) -> String {
     let mut shown = role.clone();
     let mut more = vec![("application_name", application.to_owned())];
-    more.extend(KEEPALIVES.into_iter().chain([USER_TIMEOUT]).map(owned));
+    more.extend(patience::of_program());
     if shown.connection.remove(SECRET).is_some() {
         more.push(("service", service_name(role)));
     }

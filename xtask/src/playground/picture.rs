@@ -94,7 +94,8 @@ impl Agent {
         self.pgvane.is_none_or(|own| own.is_leader) && is_leader && self.state == "running"
     }
 
-    fn streams(&self) -> bool {
+    /// Whether it is a replica that streams.
+    pub fn streams(&self) -> bool {
         self.role == "replica"
             && self.state == "running"
             && self.replication_state.as_deref() == Some("streaming")
